@@ -1,0 +1,396 @@
+"""Unstructured pruning: which single weights to remove, and how to keep them removed.
+
+A *mask* is a boolean tensor of the shape of its weight: True keeps, False prunes. A *score* says
+how much a weight matters; masks prune the lowest scores. All masks are exact: asked for a sparsity
+of ``s`` over ``n`` weights, they prune ``round(s * n)`` of them, ties included (the earlier weight
+goes first). Scores are compared in single precision. Lesson 01 builds these functions.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+#: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
+Masks = dict[str, torch.Tensor]
+
+#: A score for each single weight: a function of the weights, or ready scores by parameter name.
+Score = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, torch.Tensor]
+
+# Large tensors are scored in pieces of this many weights, which bounds the memory that it takes.
+PIECE = 1 << 20
+
+
+# --- which weights ------------------------------------------------------------------------------
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that pruning may touch, by parameter name: linear and convolution layers.
+
+    Biases, normalisation and embeddings are left out: together they are few, and each of them
+    matters. A parameter shared by several layers (tied) appears once, under its first name.
+    """
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    found = {id(layer.weight) for layer in layers}
+    return {name: weight for name, weight in model.named_parameters() if id(weight) in found}
+
+
+def sparsity(model: nn.Module) -> float:
+    """Fraction of the prunable weights that are exactly zero."""
+    weights = prunable(model).values()
+    total = sum(weight.numel() for weight in weights)
+    return sum(_zeros(weight) for weight in weights) / total if total else 0.0
+
+
+def layer_sparsity(model: nn.Module) -> dict[str, float]:
+    """Fraction of exact zeros in each prunable weight, by parameter name."""
+    return {name: _zeros(weight) / weight.numel() for name, weight in prunable(model).items()}
+
+
+def _zeros(weight: torch.Tensor) -> int:
+    return weight.numel() - int(torch.count_nonzero(weight.detach()))
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+def magnitude(weight: torch.Tensor) -> torch.Tensor:
+    """Score of each weight: its absolute value (Han et al., 2015). Same shape as ``weight``."""
+    return weight.detach().abs()
+
+
+def largest_first(weight: torch.Tensor) -> torch.Tensor:
+    """Score that prunes the largest weights first: the opposite of :func:`magnitude`."""
+    return -magnitude(weight)
+
+
+def random_scores(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """A random score for every prunable weight: the baseline that a real score must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(weight.shape, generator=generator).to(weight.device)
+        for name, weight in prunable(model).items()
+    }
+
+
+def wanda(weight: torch.Tensor, input_norm: torch.Tensor) -> torch.Tensor:
+    """Score of each weight: |weight| times the norm of the input it reads (Sun et al., 2023).
+
+    Args:
+        weight: of a linear layer (out, in) or a convolution (out, in / groups, ...).
+        input_norm: (in,), the L2 norm of each input feature or channel; see :func:`input_norms`.
+
+    Raises:
+        ValueError: the number of norms is not a multiple of the layer's inputs.
+    """
+    out, per_group = weight.shape[:2]
+    groups, rest = divmod(input_norm.numel(), per_group)
+    if rest or groups < 1 or out % groups:
+        raise ValueError(
+            f"{input_norm.numel()} input norms do not fit a weight of shape {tuple(weight.shape)}: "
+            f"give one for each of its {per_group} inputs (times the groups of a convolution)."
+        )
+    norms = input_norm.view(groups, per_group).repeat_interleave(out // groups, dim=0)
+    return magnitude(weight) * norms.view(out, per_group, *[1] * (weight.dim() - 2))
+
+
+def wanda_scores(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Wanda's score of every prunable weight, the inputs measured on ``batches``."""
+    weights = prunable(model)
+    return {name: wanda(weights[name], norm) for name, norm in input_norms(model, batches).items()}
+
+
+@torch.no_grad()
+def input_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """L2 norm of what each input of each prunable layer sees, over all ``batches``.
+
+    Returns the weight's name mapped to (in,) float32: one norm per input feature of a linear layer
+    or per input channel of a convolution. Transposed convolutions are left out.
+    """
+    squares: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> Callable:
+        def add(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            features = -1 if isinstance(layer, nn.Linear) else 1
+            seen = inputs[0].float().movedim(features, 0).flatten(1).square().sum(1)
+            squares[name] = squares.get(name, 0) + seen
+
+        return add
+
+    names = {id(weight): name for name, weight in prunable(model).items()}
+    handles = [
+        layer.register_forward_pre_hook(watch(names[id(layer.weight)]))
+        for layer in model.modules()
+        if id(getattr(layer, "weight", None)) in names and not getattr(layer, "transposed", False)
+    ]
+    try:
+        for batch in batches:
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+# --- masks from scores --------------------------------------------------------------------------
+
+
+def global_masks(model: nn.Module, sparsity: float, score: Score = magnitude) -> Masks:
+    """Prune the lowest scores of the whole network: every weight competes with every other.
+
+    Raises:
+        ValueError: ``sparsity`` is not within 0 to 1, or a score is not a number.
+    """
+    return lowest_overall(*_scored(model, score), sparsity)
+
+
+def layer_masks(
+    model: nn.Module, sparsity: float | Mapping[str, float], score: Score = magnitude
+) -> Masks:
+    """Prune the lowest scores of each layer on its own.
+
+    Args:
+        sparsity: one for all layers, or one by parameter name (a layer not named stays dense).
+
+    Raises:
+        ValueError: a sparsity is not within 0 to 1, or a score is not a number.
+    """
+    tensors, function = _scored(model, score)
+    wanted = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(tensors, sparsity)
+    _known(wanted, tensors)
+    return {
+        name: lowest_overall({name: tensors[name]}, function, wanted.get(name, 0.0))[name]
+        for name in tensors
+    }
+
+
+def output_masks(model: nn.Module, sparsity: float, score: Score = magnitude) -> Masks:
+    """Prune the lowest scores of each output (row of the weight) on its own, as Wanda does."""
+    tensors, function = _scored(model, score)
+    masks = {}
+    for name, tensor in tensors.items():
+        rows = function(tensor.detach()).flatten(1)
+        masks[name] = lowest_per_row(rows, zeros_asked(sparsity, rows.shape[1])).view(tensor.shape)
+    return masks
+
+
+def nm_masks(model: nn.Module, n: int, m: int, score: Score = magnitude) -> Masks:
+    """Keep ``n`` of every ``m`` consecutive inputs, such as 2:4 (Mishra et al., 2021).
+
+    The groups run along the dimension that the product sums over: the inputs of a linear layer,
+    the input channels of a convolution. A layer whose inputs ``m`` does not divide stays dense.
+    """
+    tensors, function = _scored(model, score)
+    return {
+        name: nm_mask(function(tensor.detach()), n, m)
+        if tensor.shape[1] % m == 0
+        else torch.ones_like(tensor, dtype=torch.bool)
+        for name, tensor in tensors.items()
+    }
+
+
+def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
+    """Mask that keeps the ``n`` highest of every ``m`` consecutive scores along dimension 1.
+
+    Raises:
+        ValueError: not 0 <= n <= m, or ``m`` does not divide the size of dimension 1.
+    """
+    if not 0 <= n <= m or m < 1:
+        raise ValueError(f"An N:M mask keeps n of m with 0 <= n <= m; got {n}:{m}.")
+    if scores.dim() < 2 or scores.shape[1] % m:
+        raise ValueError(
+            f"{n}:{m} needs a dimension 1 that {m} divides; the shape is {tuple(scores.shape)}."
+        )
+    inputs_last = scores.movedim(1, -1)
+    kept = lowest_per_row(inputs_last.reshape(-1, m), m - n)
+    return kept.view(inputs_last.shape).movedim(-1, 1).contiguous()
+
+
+def lowest_per_row(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Mask that prunes the ``count`` lowest of each row of ``scores`` (rows, columns)."""
+    _refuse_nan(scores)
+    order = scores.argsort(dim=1, stable=True)
+    kept = torch.ones_like(scores, dtype=torch.bool)
+    return kept.scatter_(1, order[:, :count], False)
+
+
+def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsity: float) -> Masks:
+    """Prune the ``sparsity`` of all ``tensors`` together that ``score`` gives the lowest values.
+
+    Two walks over the weights find the highest score to prune, a third writes the masks; scores
+    exist for one piece at a time only. Sorting 100 M weights would take far more of both.
+
+    Raises:
+        ValueError: ``sparsity`` is not within 0 to 1, or a score is not a number.
+    """
+    count = zeros_asked(sparsity, sum(tensor.numel() for tensor in tensors.values()))
+
+    def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+        for piece in tensor.detach().reshape(-1).split(PIECE):
+            yield _sortable(score(piece))
+
+    threshold, ties = _kth_lowest(
+        lambda: (piece for tensor in tensors.values() for piece in pieces(tensor)), count
+    )
+    masks = {}
+    for name, tensor in tensors.items():
+        mask = torch.empty(tensor.numel(), dtype=torch.bool, device=tensor.device)
+        for kept, piece in zip(mask.split(PIECE), pieces(tensor), strict=True):
+            torch.gt(piece, threshold, out=kept)
+            tied = (piece == threshold).nonzero().squeeze(1)
+            kept[tied[ties:]] = True
+            ties = max(0, ties - len(tied))
+        masks[name] = mask.view(tensor.shape)
+    return masks
+
+
+def zeros_asked(sparsity: float, total: int) -> int:
+    """How many of ``total`` weights a sparsity prunes: ``round(sparsity * total)``.
+
+    Raises:
+        ValueError: ``sparsity`` is not within 0 to 1.
+    """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(
+            f"A sparsity is a fraction from 0 (dense) to 1 (all pruned); got {sparsity!r}."
+        )
+    return round(sparsity * total)
+
+
+def _kth_lowest(pieces: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[int, int]:
+    """The ``k``-th lowest of 32-bit integers, and how many of those equal to it are to be pruned.
+
+    A radix selection: count the upper 16 bits of all values, find the bin that holds rank ``k``,
+    then count the lower 16 bits of the values in that bin.
+    """
+    if k == 0:
+        return -(1 << 31), 0
+    upper, k = _bin_of_rank(((piece >> 16) + 0x8000 for piece in pieces()), k)
+    upper -= 0x8000
+    lower, k = _bin_of_rank((piece[piece >> 16 == upper] & 0xFFFF for piece in pieces()), k)
+    return (upper << 16) + lower, k
+
+
+def _bin_of_rank(digits: Iterable[torch.Tensor], k: int) -> tuple[int, int]:
+    """The digit that rank ``k`` (from 1) has among all ``digits``, and its rank within that bin."""
+    counts = sum(torch.bincount(digit, minlength=1 << 16) for digit in digits)
+    below = counts.cumsum(0)
+    found = int(torch.searchsorted(below, k))
+    return found, k - int(below[found] - counts[found])
+
+
+def _sortable(scores: torch.Tensor) -> torch.Tensor:
+    """Integers in the order of the floats ``scores``: their bits, the negative ones mirrored."""
+    _refuse_nan(scores)
+    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 turns a negative zero into zero
+    return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
+
+
+def _refuse_nan(scores: torch.Tensor) -> None:
+    if scores.isnan().any():
+        raise ValueError(
+            "A score is NaN, so the weights have no order. Did the training diverge? "
+            "Load the trained weights again, or lower the learning rate."
+        )
+
+
+def _scored(
+    model: nn.Module, score: Score
+) -> tuple[Mapping[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    """The tensors to rank, and the function that turns them into scores."""
+    weights = prunable(model)
+    if not weights:
+        raise ValueError(f"{type(model).__name__} has no linear or convolution layer to prune.")
+    if not isinstance(score, Mapping):
+        return weights, score
+    _fit(score, weights)
+    return score, lambda scores: scores
+
+
+# --- putting masks on a network -----------------------------------------------------------------
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module, masks: Masks) -> None:
+    """Set the pruned weights of ``model`` to zero, for good: nothing else remembers them.
+
+    Raises:
+        ValueError: a mask has an unknown name or another shape than its weight.
+    """
+    weights = prunable(model)
+    _fit(masks, weights)
+    for name, mask in masks.items():
+        weights[name].masked_fill_(~mask.to(weights[name].device), 0)
+
+
+@contextlib.contextmanager
+def hold(model: nn.Module, masks: Masks) -> Iterator[None]:
+    """Keep pruned weights at exactly zero while the network trains with any optimizer.
+
+    Within the context a pruned weight gets no gradient and is set back to zero after every step,
+    so that neither momentum nor weight decay revives it. Afterwards the zeros are ordinary values.
+
+    Raises:
+        ValueError: a mask has an unknown name or another shape than its weight.
+    """
+    apply_masks(model, masks)
+    weights = prunable(model)
+    pruned = {weights[name]: ~mask.to(weights[name].device) for name, mask in masks.items()}
+
+    def zero_weights(*_) -> None:
+        with torch.no_grad():
+            for weight, gone in pruned.items():
+                weight.masked_fill_(gone, 0)
+
+    def zero_gradient(weight: nn.Parameter) -> None:
+        weight.grad.masked_fill_(pruned[weight], 0)
+
+    handles = [register_optimizer_step_post_hook(zero_weights)]
+    for weight in pruned:
+        if weight.requires_grad:
+            handles.append(weight.register_post_accumulate_grad_hook(zero_gradient))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def masks_of(model: nn.Module) -> Masks:
+    """The masks that a pruned network shows: False wherever a prunable weight is exactly zero."""
+    return {name: weight.detach() != 0 for name, weight in prunable(model).items()}
+
+
+def cubic_sparsity(progress: float, final: float, initial: float = 0.0) -> float:
+    """Sparsity at ``progress`` (0 to 1) of gradual pruning: fast at first, then ever slower.
+
+    Zhu and Gupta (2017): ``final + (initial - final) * (1 - progress) ** 3``.
+
+    Raises:
+        ValueError: an argument is not within 0 to 1.
+    """
+    for name, value in (("progress", progress), ("final", final), ("initial", initial)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a fraction from 0 to 1; got {value!r}.")
+    return final + (initial - final) * (1 - progress) ** 3
+
+
+def _fit(given: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    _known(given, weights)
+    for name, tensor in given.items():
+        if tensor.shape != weights[name].shape:
+            raise ValueError(
+                f"{name} has the shape {tuple(weights[name].shape)}, "
+                f"but what was given for it has {tuple(tensor.shape)}."
+            )
+
+
+def _known(names: Iterable[str], weights: Mapping[str, torch.Tensor]) -> None:
+    for name in names:
+        if name not in weights:
+            raise ValueError(
+                f"No prunable weight is called {name!r}; there are: {', '.join(weights)}."
+            )

@@ -1,0 +1,125 @@
+"""The networks of the course, and their trained weights.
+
+Weights are safetensors files, half precision on disk, checked by SHA-256 and never unpickled. Each
+was made by ``python -m course_lib.recipes NAME``.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import resnet18 as torchvision_resnet18
+
+from course_lib.data import DATA, verified
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a skip connection (He et al., 2016).
+
+    The skip is the identity, or a 1x1 convolution where the block changes the shape.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.skip = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.skip = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.skip(x))
+
+
+class SmallResNet(nn.Module):
+    """ResNet-20 (He et al., 2016) with a stem of stride 2: 0.27 M weights, for 28x28 pictures.
+
+    Takes (N, 1, 28, 28) and returns logits (N, classes).
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64), depth: int = 3, classes: int = 10):
+        super().__init__()
+        self.stem = nn.Conv2d(1, widths[0], 3, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        blocks, channels = [], widths[0]
+        for stage, width in enumerate(widths):
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(ResidualBlock(channels, width, stride))
+                channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(F.relu(self.bn(self.stem(x))))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def small_resnet() -> SmallResNet:
+    """The network that lessons prune live: small enough to fine-tune while you watch."""
+    return SmallResNet()
+
+
+def resnet18() -> nn.Module:
+    """torchvision's ResNet-18 for 28x28 grey pictures: one-channel 3x3 stem, no max-pool.
+
+    The stem keeps stride 2, so the first stage works on 14x14 maps; 11.2 M weights.
+    """
+    model = torchvision_resnet18(num_classes=10)
+    model.conv1 = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+ARCHITECTURES = {"small_resnet": small_resnet, "resnet18": resnet18}
+
+
+def build(name: str) -> nn.Module:
+    """The network ``name`` with fresh random weights (seed them with ``torch.manual_seed``).
+
+    Raises:
+        ValueError: no network has that name.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"No network is called {name!r}; choose from {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[name]()
+
+
+def load_trained(name: str, root: Path = DATA) -> nn.Module:
+    """The trained network ``name``, float32, ready for inference (``eval`` mode).
+
+    Raises:
+        ValueError: no network has that name.
+        DataError: the weights are missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    model = build(name)
+    model.load_state_dict(load_file(verified(f"weights/{name}.safetensors", root)))
+    return model.eval()
+
+
+def save_weights(model: nn.Module, path: Path, about: dict[str, str]) -> None:
+    """Write the weights of ``model`` to ``path`` as fp16 safetensors, with ``about`` as metadata.
+
+    The file appears complete or not at all: it is written beside its place and then renamed.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, about)
+    os.replace(partial, path)

@@ -1,0 +1,129 @@
+"""Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course_lib.data import Images
+
+
+def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> torch.Tensor:
+    """Mirror half of the images and shift each by up to ``pad`` pixels; shape (N, C, H, W) kept."""
+    n, _, height, width = images.shape
+    flip = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+    images = torch.where(flip, images.flip(3), images)
+    background = images.amin().item()
+    padded = F.pad(images, (pad,) * 4, value=background)
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    picture = torch.arange(n)[:, None, None]
+    cropped = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)
+
+
+def batches(
+    data: Images, size: int, generator: torch.Generator, augmented: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One shuffled pass over ``data`` in full batches (the last incomplete one is left out)."""
+    order = torch.randperm(len(data.labels), generator=generator)
+    for index in order[: len(order) // size * size].split(size):
+        images = data.images[index]
+        yield augment(images, generator) if augmented else images, data.labels[index]
+
+
+def fit(
+    model: nn.Module,
+    data: Images,
+    *,
+    epochs: float,
+    lr: float,
+    seed: int,
+    batch_size: int = 128,
+    weight_decay: float = 5e-4,
+    schedule: str = "one-cycle",
+    after_epoch: Callable[[int, float], None] | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> nn.Module:
+    """Train ``model`` in place with SGD (Nesterov momentum 0.9) on augmented ``data``.
+
+    Args:
+        epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
+        lr: highest learning rate of the schedule.
+        seed: seeds the order and the augmentation; the same seed gives the same weights.
+        schedule: ``"one-cycle"`` (Smith and Topin, 2018: up, then down to nearly zero) or
+            ``"constant"``.
+        after_epoch: called with (epoch, mean training loss) after every full pass.
+        progress: wraps the step counter, for a progress bar.
+
+    Raises:
+        ValueError: unknown schedule, or not enough data for one step.
+    """
+    steps_per_epoch = len(data.labels) // batch_size
+    steps = round(epochs * steps_per_epoch)
+    if steps < 1:
+        raise ValueError(
+            f"{epochs} epochs of {len(data.labels)} pictures in batches of {batch_size} "
+            "are no training step; ask for more epochs or smaller batches."
+        )
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True
+    )
+    scheduler = _scheduler(schedule, optimizer, lr, steps)
+    stream = _endless(data, batch_size, torch.Generator().manual_seed(seed))
+    device = next(model.parameters()).device
+    losses = []
+    model.train()
+    for step in progress(range(1, steps + 1)):
+        images, labels = (tensor.to(device) for tensor in next(stream))
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        if after_epoch is not None and step % steps_per_epoch == 0:
+            after_epoch(step // steps_per_epoch, sum(losses) / len(losses))
+            losses.clear()
+            model.train()
+    return model.eval()
+
+
+def _endless(data: Images, size: int, generator: torch.Generator) -> Iterator:
+    while True:
+        yield from batches(data, size, generator)
+
+
+def _scheduler(name: str, optimizer: torch.optim.Optimizer, lr: float, steps: int):
+    if name == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, lr, total_steps=steps, pct_start=0.25, cycle_momentum=False
+        )
+    if name == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    raise ValueError(f"No schedule is called {name!r}; choose 'one-cycle' or 'constant'.")
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
+    """Share of ``data`` that ``model`` labels correctly, in percent; puts it into ``eval`` mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    correct = 0
+    for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size)):
+        predicted = model(images.to(device)).argmax(1).cpu()
+        correct += (predicted == labels).sum().item()
+    return 100 * correct / len(data.labels)
+
+
+def interval(percent: float, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of an accuracy of ``percent`` measured on ``n`` examples, in percent.
+
+    Wilson (1927): unlike the plain normal interval it stays inside 0 to 100.
+    """
+    z, p = 1.959964, percent / 100
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return 100 * (centre - half), 100 * (centre + half)
