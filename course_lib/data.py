@@ -8,6 +8,8 @@ is fetched and nothing damaged is used. Both loaders return the same three parts
 import gzip
 import hashlib
 import os
+import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +49,7 @@ class Images(NamedTuple):
 
 
 class Reviews(NamedTuple):
-    """Sentences: ``texts`` (N strings), ``ratings`` (N,) float32 in [-4, 4], ``labels`` (N,) 0/1."""
+    """Sentences: ``texts`` (N strings), ``ratings`` (N,) -4 to 4, ``labels`` (N,) 0 or 1."""
 
     texts: list[str]
     ratings: torch.Tensor
@@ -72,11 +74,20 @@ def checksums(root: Path = DATA) -> dict[str, str]:
 
 
 def record_checksum(name: str, root: Path = DATA) -> None:
-    """Note the SHA-256 of a file that a recipe has just written to ``data/``, in ``SHA256SUMS``."""
+    """Note the SHA-256 of a file that was made anew, in ``SHA256SUMS`` and ``data/README.md``."""
     known = checksums(root) | {name: _sha256(Path(root) / name)}
-    listing, partial = Path(root) / "SHA256SUMS", Path(root) / "SHA256SUMS.partial"
-    partial.write_text("".join(f"{known[name]}  {name}\n" for name in sorted(known)))
-    os.replace(partial, listing)
+    lines = (f"{digest}  {path}\n" for path, digest in sorted(known.items()))
+    _replace(Path(root) / "SHA256SUMS", "".join(lines))
+    readme = Path(root) / "README.md"
+    row = re.compile(rf"^(\| `{re.escape(name)}` \|.*\| )`\w*` \|$", re.MULTILINE)
+    _replace(readme, row.sub(rf"\g<1>`{known[name]}` |", readme.read_text(encoding="utf-8")))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and rename it, so that ``path`` is never half written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def verified(name: str, root: Path = DATA) -> Path:
@@ -142,12 +153,12 @@ def _idx_labels(part: str, root: Path) -> torch.Tensor:
 
 
 def movie_reviews(root: Path = DATA) -> Splits:
-    """Sentences of movie reviews with the mean of some twenty human ratings (Hutto and Gilbert, 2014).
+    """Sentences of movie reviews, rated by some twenty people each (Hutto and Gilbert, 2014).
 
-    A sentence is positive (1) when its mean rating is above zero, negative (0) when below; the few
-    rated exactly zero are left out. The part is chosen by a hash of the text, so that it depends on
-    nothing else and a repeated sentence never lands in two parts: a fifth is test, and a tenth of
-    the rest is validation.
+    A sentence is positive (1) when the mean of its ratings is above zero, negative (0) when below;
+    the few rated exactly zero are left out. The part is chosen by a hash of the text, so that it
+    depends on nothing else and a repeated sentence never lands in two parts: a fifth is test, and
+    a tenth of the rest is validation.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -169,3 +180,9 @@ def _part_of(text: str) -> str:
 def _reviews(rows: list[tuple[str, float]]) -> Reviews:
     ratings = torch.tensor([rating for _, rating in rows])
     return Reviews([text for text, _ in rows], ratings, (ratings > 0).long())
+
+
+# python -m course_lib.data FILE ...: after a file of data/ was made anew
+if __name__ == "__main__":
+    for changed in sys.argv[1:]:
+        record_checksum(changed)

@@ -7,6 +7,8 @@ goes first). Scores are compared in single precision. Lesson 01 builds these fun
 """
 
 import contextlib
+import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -228,21 +230,22 @@ def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsit
     """
     count = zeros_asked(sparsity, sum(tensor.numel() for tensor in tensors.values()))
 
-    def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    def scores(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         for piece in tensor.detach().reshape(-1).split(PIECE):
-            yield _sortable(score(piece))
+            yield _refuse_nan(score(piece).float())
 
     threshold, ties = _kth_lowest(
-        lambda: (piece for tensor in tensors.values() for piece in pieces(tensor)), count
+        lambda: (piece for tensor in tensors.values() for piece in scores(tensor)), count
     )
     masks = {}
     for name, tensor in tensors.items():
         mask = torch.empty(tensor.numel(), dtype=torch.bool, device=tensor.device)
-        for kept, piece in zip(mask.split(PIECE), pieces(tensor), strict=True):
+        for kept, piece in zip(mask.split(PIECE), scores(tensor), strict=True):
             torch.gt(piece, threshold, out=kept)
-            tied = (piece == threshold).nonzero().squeeze(1)
-            kept[tied[ties:]] = True
-            ties = max(0, ties - len(tied))
+            if ties is not None:
+                tied = (piece == threshold).nonzero().squeeze(1)
+                kept[tied[ties:]] = True
+                ties = max(0, ties - len(tied))
         masks[name] = mask.view(tensor.shape)
     return masks
 
@@ -260,41 +263,48 @@ def zeros_asked(sparsity: float, total: int) -> int:
     return round(sparsity * total)
 
 
-def _kth_lowest(pieces: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[int, int]:
-    """The ``k``-th lowest of 32-bit integers, and how many of those equal to it are to be pruned.
+def _kth_lowest(scores: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[float, int | None]:
+    """The ``k``-th lowest score, and how many of those equal to it to prune (None: every one).
 
-    A radix selection: count the upper 16 bits of all values, find the bin that holds rank ``k``,
-    then count the lower 16 bits of the values in that bin.
+    A radix selection: count the upper 16 bits of all scores, find the bin that holds rank ``k``,
+    then count the lower 16 bits of the scores in that bin.
     """
     if k == 0:
-        return -(1 << 31), 0
-    upper, k = _bin_of_rank(((piece >> 16) + 0x8000 for piece in pieces()), k)
+        return -math.inf, 0
+    upper, k, _ = _bin_of_rank(((_sortable(piece) >> 16) + 0x8000 for piece in scores()), k)
     upper -= 0x8000
-    lower, k = _bin_of_rank((piece[piece >> 16 == upper] & 0xFFFF for piece in pieces()), k)
-    return (upper << 16) + lower, k
+    candidates = (ordered[ordered >> 16 == upper] for ordered in map(_sortable, scores()))
+    lower, k, equal = _bin_of_rank((ordered & 0xFFFF for ordered in candidates), k)
+    bits = _mirror_negative(torch.tensor((upper << 16) + lower, dtype=torch.int32))
+    return bits.view(torch.float32).item(), None if k == equal else k
 
 
-def _bin_of_rank(digits: Iterable[torch.Tensor], k: int) -> tuple[int, int]:
-    """The digit that rank ``k`` (from 1) has among all ``digits``, and its rank within that bin."""
+def _bin_of_rank(digits: Iterable[torch.Tensor], k: int) -> tuple[int, int, int]:
+    """The digit at rank ``k`` (from 1) of all ``digits``, its rank in its bin, the bin's size."""
     counts = sum(torch.bincount(digit, minlength=1 << 16) for digit in digits)
-    below = counts.cumsum(0)
-    found = int(torch.searchsorted(below, k))
-    return found, k - int(below[found] - counts[found])
+    up_to = counts.cumsum(0)
+    found = int(torch.searchsorted(up_to, k))
+    size = int(counts[found])
+    return found, k - int(up_to[found]) + size, size
 
 
 def _sortable(scores: torch.Tensor) -> torch.Tensor:
-    """Integers in the order of the floats ``scores``: their bits, the negative ones mirrored."""
-    _refuse_nan(scores)
-    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 turns a negative zero into zero
+    """32-bit integers in the order of the floats ``scores``: their own bits, nearly."""
+    return _mirror_negative((scores + 0.0).view(torch.int32))  # + 0.0 turns -0 into 0
+
+
+def _mirror_negative(bits: torch.Tensor) -> torch.Tensor:
+    """Reverse the order of negative numbers: as floats, more bits are further below zero."""
     return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
 
 
-def _refuse_nan(scores: torch.Tensor) -> None:
-    if scores.isnan().any():
+def _refuse_nan(scores: torch.Tensor) -> torch.Tensor:
+    if scores.numel() and scores.amax().isnan():  # a maximum is NaN when any score is
         raise ValueError(
             "A score is NaN, so the weights have no order. Did the training diverge? "
             "Load the trained weights again, or lower the learning rate."
         )
+    return scores
 
 
 def _scored(
@@ -324,6 +334,13 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
     _fit(masks, weights)
     for name, mask in masks.items():
         weights[name].masked_fill_(~mask.to(weights[name].device), 0)
+
+
+def pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy of ``model`` with ``masks`` applied; ``model`` itself is left as it is."""
+    pruned = copy.deepcopy(model)
+    apply_masks(pruned, masks)
+    return pruned
 
 
 @contextlib.contextmanager

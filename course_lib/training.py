@@ -112,7 +112,8 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
     model.eval()
     device = next(model.parameters()).device
     correct = 0
-    for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size)):
+    pieces = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
+    for images, labels in pieces:
         predicted = model(images.to(device)).argmax(1).cpu()
         correct += (predicted == labels).sum().item()
     return 100 * correct / len(data.labels)

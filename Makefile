@@ -1,0 +1,78 @@
+# Pruning, Measured. "make" lists what there is; each command first installs what it needs.
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test run notebooks bench doctor lint format empty-venv
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+# Which Python makes .venv: the first of these that is 3.11 to 3.13, or the one you name with
+# "make lab PYTHON=/path/to/python".
+PYTHON := python3.13 python3.12 python3.11 python3 python
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+lab: $(VENV)/installed ## open JupyterLab on the first lesson (PORT=8900: there; IP=0.0.0.0: from outside)
+	@$(RUN) -m course_lib lab $(if $(PORT),--port $(PORT)) $(if $(IP),--ip $(IP))
+
+doctor: $(VENV)/installed ## check this machine, and say what to repair
+	@$(RUN) -m course_lib doctor
+
+run: $(VENV)/installed ## run every lesson without a browser and write your report (LESSON=01: that one)
+	@$(RUN) -m course_lib.teaching.lessons run $(LESSON)
+
+test: $(VENV)/installed lint ## run all checks: style, tests, and every lesson against its stored outputs
+	@$(RUN) -m pytest
+	@rm -rf build/lesson-state
+	@PRUNING_COURSE_STATE="$(CURDIR)/build/lesson-state" COURSE_QUIET=1 \
+		$(RUN) -m pytest --nbval --nbval-current-env notebooks
+
+notebooks: $(VENV)/installed ## build the lessons that changed from notebooks/src (LESSON=01: that one)
+	@$(RUN) -m course_lib.teaching.lessons build $(LESSON)
+
+bench: $(VENV)/installed ## measure the tables that README.md quotes
+	@$(RUN) tests/benchmarks/bench_masks.py
+
+lint: $(VENV)/installed ## check the style of the code
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+
+format: $(VENV)/installed ## repair the style of the code
+	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff format
+
+# --- the installation ---------------------------------------------------------------------------
+# The file .venv/installed is written last, so it says: this installation is complete, and it is the
+# one of this folder. Without it (never installed, interrupted, moved or copied folder, Python gone)
+# .venv starts again from nothing; with it, newer requirements are installed over what is there.
+
+ifneq "$(shell test -x $(RUN) && cat $(VENV)/installed 2>/dev/null)" "$(CURDIR)"
+ANEW := empty-venv
+endif
+
+$(VENV)/installed: pyproject.toml constraints.txt $(ANEW)
+	@rm -f $@
+	@echo "Installing the course into $(VENV). The first time downloads several GB: a few minutes."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(RUN) -I -c "import torch, torchvision, course_lib"
+	@echo "$(CURDIR)" > $@
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+VERSION := import platform; print(platform.python_version())
+
+empty-venv:
+	@for python in $(PYTHON); do \
+		version=$$("$$python" -c '$(VERSION)' 2>/dev/null) || continue; \
+		found="$$found $$python is $$version."; \
+		"$$python" -c '$(SUPPORTED)' || continue; \
+		echo "Making $(VENV) with $$python ($$version)."; \
+		"$$python" -m venv --clear $(VENV) && exit 0; \
+		echo "$$python cannot make $(VENV)." >&2; \
+		echo "On Debian or Ubuntu, install python3-venv and call make again." >&2; \
+		exit 1; \
+	done; \
+	echo "The course needs Python 3.11, 3.12 or 3.13." >&2; \
+	echo "Found:$${found:- no Python.}" >&2; \
+	echo "Install one of them, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	exit 1

@@ -1,0 +1,165 @@
+"""The doctor: looks at this machine and says what to repair. ``python -m course_lib doctor``.
+
+Every check imports what it needs itself, so that the doctor starts even where torch does not.
+"""
+
+import os
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from course_lib import PROJECT
+
+OLDEST, NEWEST = (3, 11), (3, 13)
+GIB = 2**30
+
+REINSTALL = (
+    "Delete the folder .venv and call 'make lab' again. Without make: "
+    "python -m pip install -c constraints.txt -e .[test]"
+)
+
+
+class Finding(NamedTuple):
+    """What one check found: ``detail``, whether it is ``ok``, and the ``remedy`` if it is not."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Run every check; a check that breaks down is itself a finding."""
+    checks = (python, libraries, threads, memory, cuda, data, progress_folder, build_folder)
+    return [_finding(check) for check in checks]
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as text, one line each; below what is not ok, what to do."""
+    lines = []
+    for finding in findings:
+        mark = "ok" if finding.ok else "NOT OK"
+        lines.append(f"{mark:6}  {finding.name:16}  {finding.detail}")
+        if not finding.ok:
+            lines += [f"{'':8}-> {line}" for line in finding.remedy.splitlines()]
+    broken = sum(not finding.ok for finding in findings)
+    lines.append(f"To repair: {broken}." if broken else "Everything is ready.")
+    return "\n".join(lines)
+
+
+def _finding(check) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # a broken package may raise anything, and the others still count
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        return Finding(check.__name__.replace("_", " "), False, detail, REINSTALL)
+
+
+def python(version: tuple = sys.version_info[:3]) -> Finding:
+    """Is this a Python that the course supports?"""
+    found = ".".join(map(str, version))
+    return Finding(
+        "python",
+        OLDEST <= tuple(version[:2]) <= NEWEST,
+        found,
+        "Install Python 3.11, 3.12 or 3.13, then delete the folder .venv and call 'make lab'.",
+    )
+
+
+def libraries() -> Finding:
+    """Do torch and torchvision belong together, by torchvision's own word, and do they start?"""
+    from packaging.requirements import Requirement
+
+    torch_version = metadata.version("torch")
+    wanted = next(
+        requirement.specifier
+        for requirement in map(Requirement, metadata.requires("torchvision"))
+        if requirement.name == "torch"
+    )
+    found = f"torch {torch_version}, torchvision {metadata.version('torchvision')}"
+    if not wanted.contains(torch_version, prereleases=True):
+        return Finding("libraries", False, f"{found}, which needs torch {wanted}", REINSTALL)
+
+    import torch  # noqa: F401
+    import torchvision  # noqa: F401
+
+    return Finding("libraries", True, found)
+
+
+def threads(cores: int = os.cpu_count()) -> Finding:
+    """Does torch use no more threads than there are ``cores``?"""
+    import torch
+
+    used = torch.get_num_threads()
+    return Finding(
+        "threads",
+        used <= cores,
+        f"torch uses {used} threads on {cores} cores",
+        "More threads than cores are slower: unset OMP_NUM_THREADS and MKL_NUM_THREADS.",
+    )
+
+
+def memory(needed: int = 2 * GIB) -> Finding:
+    """Are ``needed`` bytes of memory free?"""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    return Finding(
+        "memory",
+        free >= needed,
+        f"{free / GIB:.1f} GiB free, a lesson takes up to {needed / GIB:.1f}",
+        "Close other programs, and lessons that you have finished (Kernel, Shut Down).",
+    )
+
+
+def cuda() -> Finding:
+    """Which GPU is there? None is fine."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("cuda", True, "no CUDA device, and none is needed")
+    return Finding("cuda", True, torch.cuda.get_device_name())
+
+
+def data(root: Path = PROJECT / "data") -> Finding:
+    """Is every file that ``SHA256SUMS`` lists in ``root``, with the right checksum?"""
+    from course_lib.data import DataError, checksums, verified
+
+    try:
+        names = checksums(root)
+    except DataError as error:
+        return Finding("data", False, "the list of the files is missing", str(error))
+    problems = []
+    for name in names:
+        try:
+            verified(name, root)
+        except DataError as error:
+            problems.append(str(error))
+    detail = f"{len(names) - len(problems)} of {len(names)} files are there and undamaged"
+    return Finding("data", not problems, detail, "\n".join(problems))
+
+
+def progress_folder() -> Finding:
+    """Can your progress be stored?"""
+    from course_lib.teaching.progress import folder
+
+    return writable("progress folder", folder())
+
+
+def build_folder(folder: Path = PROJECT / "build") -> Finding:
+    """Can the reports be written?"""
+    return writable("build folder", folder)
+
+
+def writable(name: str, folder: Path) -> Finding:
+    """Can a file be written in ``folder``? It is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"written by the doctor")
+    except OSError as error:
+        remedy = f"Make {folder} a folder that you may write to, on a disk that is not full."
+        return Finding(name, False, str(error), remedy)
+    return Finding(name, True, "can be written")

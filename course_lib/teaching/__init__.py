@@ -1,0 +1,1 @@
+"""What turns the library into a course: progress, claims, the report and the lessons themselves."""

@@ -1,0 +1,481 @@
+"""The claims of the textbooks, and the verdict that a measurement gives each of them.
+
+``data/claims.json`` holds the claims and their tests (a quantity and the range that it must lie
+in). A lesson measures and calls :func:`record`; the verdict is computed, never typed, and is kept
+in the learner's progress. ``python -m course_lib.teaching.claims publish MACHINE`` turns the
+author's own progress into the recording that every learner's card is compared with.
+"""
+
+import argparse
+import html
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from course_lib.data import DATA
+from course_lib.teaching import progress
+
+# Decimals that mean something; any other unit is shown with three significant digits.
+DECIMALS = {"points": 1, "%": 1, "x": 2}
+
+# Sign and accent of a verdict: the sign and the words carry it, the colour only repeats it.
+MARKS = {
+    "holds": ("✔", "#1b7f5c"),
+    "holds when": ("◑", "#b7791f"),
+    "does not hold": ("✘", "#b83227"),
+    "untested": ("○", "#777777"),
+}
+
+
+class ClaimError(ValueError):
+    """A claim, a quantity or a value that is none; the message names what is allowed."""
+
+
+class Test(NamedTuple):
+    """One measurable condition of a claim: ``quantity``, in ``unit``, lies between the bounds.
+
+    ``condition`` completes the sentence "the claim holds ..." ("at 90 % sparsity").
+    """
+
+    quantity: str
+    unit: str
+    lesson: str
+    label: str
+    condition: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def rounded(self, value: float) -> float:
+        """``value`` with the digits that are shown and judged, so that the two never disagree."""
+        if self.unit in DECIMALS:
+            return round(value, DECIMALS[self.unit])
+        return float(f"{value:.3g}")
+
+    def shown(self, value: float) -> str:
+        """``value`` with its unit, such as ``"34.2 points"``."""
+        value = self.rounded(value)
+        if self.unit in DECIMALS:
+            return f"{value:.{DECIMALS[self.unit]}f} {self.unit}"
+        return f"{value:,.0f} {self.unit}" if abs(value) >= 1000 else f"{value:g} {self.unit}"
+
+    @property
+    def target(self) -> str:
+        """The range in words, such as ``"at least 10 points"``."""
+        if self.at_least is None:
+            return f"at most {self.at_most:g} {self.unit}"
+        if self.at_most is None:
+            return f"at least {self.at_least:g} {self.unit}"
+        return f"{self.at_least:g} to {self.at_most:g} {self.unit}"
+
+    def passed(self, value: float) -> bool:
+        """Whether the rounded ``value`` lies in the range, bounds included."""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return low <= self.rounded(value) <= high
+
+
+class Claim(NamedTuple):
+    """What the textbook says, the lessons that test it, and how."""
+
+    id: str
+    textbook: str
+    lessons: tuple[str, ...]
+    shows: str
+    sources: tuple[str, ...]
+    tests: tuple[Test, ...]
+
+
+class Outcome(NamedTuple):
+    """One test and its measured value; both ``value`` and ``passed`` are None while unmeasured."""
+
+    test: Test
+    value: float | None
+    passed: bool | None
+
+
+class Verdict(NamedTuple):
+    """``kind`` is a key of ``MARKS``; ``text`` says it in words and holds no measured number."""
+
+    kind: str
+    text: str
+    outcomes: tuple[Outcome, ...]
+
+
+# Loading
+
+
+def load(root: Path = DATA) -> dict[str, Claim]:
+    """The claims of ``claims.json`` in the folder ``root``, by id.
+
+    Raises:
+        ClaimError: the file is missing or wrong; the message names the claim and the key.
+    """
+    entries = _json(Path(root) / "claims.json")
+    if not isinstance(entries, list):
+        raise ClaimError(f"claims.json must be a list of claims, not {type(entries).__name__}.")
+    claims = {}
+    for position, entry in enumerate(entries, start=1):
+        claim = _claim(entry, f"claim number {position}")
+        if claim.id in claims:
+            raise ClaimError(f"claims.json: {claim.id} is there twice.")
+        claims[claim.id] = claim
+    return claims
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ClaimError(
+            f"{path} cannot be read ({error}). Restore it with 'git checkout -- "
+            f"{path.parent.name}/{path.name}', or repair what you edited."
+        ) from error
+
+
+CLAIM_KEYS = {
+    "id": str,
+    "textbook": str,
+    "lessons": list,
+    "shows": str,
+    "sources": list,
+    "tests": list,
+}
+TEST_KEYS = {"quantity": str, "unit": str, "lesson": str, "label": str, "condition": str}
+
+
+def _claim(entry: object, where: str) -> Claim:
+    if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+        where = f"claim {entry['id']}"
+    _check_keys(entry, CLAIM_KEYS, (), where)
+    _require(re.fullmatch(r"C\d\d", entry["id"]), where, "id", "must look like 'C01'")
+    for key in ("lessons", "sources"):
+        words = all(isinstance(word, str) for word in entry[key])
+        _require(words, where, key, "must hold text only")
+    _require(entry["lessons"], where, "lessons", "must name at least one lesson")
+    tests = tuple(_test(test, where, entry["lessons"]) for test in entry["tests"])
+    names = [test.quantity for test in tests]
+    _require(len(set(names)) == len(names), where, "tests", "must not repeat a quantity")
+    lists = {key: tuple(entry[key]) for key in ("lessons", "sources")}
+    return Claim(**(entry | lists | {"tests": tests}))
+
+
+def _test(entry: object, claim: str, lessons: list[str]) -> Test:
+    where = f"a test of {claim}"
+    if isinstance(entry, dict) and isinstance(entry.get("quantity"), str):
+        where = f"test {entry['quantity']!r} of {claim}"
+    bounds = ("at_least", "at_most")
+    _check_keys(entry, TEST_KEYS, bounds, where)
+    given = [entry[key] for key in bounds if key in entry]
+    _require(given, where, "at_least", "or 'at_most' must be given")
+    _require(all(type(bound) in (int, float) for bound in given), where, bounds, "must be numbers")
+    _require(given == sorted(given), where, "at_least", "must not exceed 'at_most'")
+    _require(entry["lesson"] in lessons, where, "lesson", f"must be one of the claim's, {lessons}")
+    return Test(**entry)
+
+
+def _check_keys(entry: object, required: dict[str, type], optional: tuple, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise ClaimError(f"claims.json: {where} must be an object with keys, not {entry!r}.")
+    for key, kind in required.items():
+        _require(key in entry, where, key, "is missing")
+        right = isinstance(entry[key], kind) and (entry[key] != "")
+        _require(right, where, key, f"must be a {kind.__name__} with content, not {entry[key]!r}")
+    for key in entry.keys() - required.keys() - set(optional):
+        raise ClaimError(f"claims.json: {where} has an unknown key {key!r}.")
+
+
+def _require(condition: object, where: str, key: object, message: str) -> None:
+    if not condition:
+        raise ClaimError(f"claims.json: {where}: {key!r} {message}.")
+
+
+# Judging
+
+
+def judge(claim: Claim, measured: Mapping[str, float]) -> Verdict:
+    """The verdict on ``claim`` from the ``measured`` quantities; those of other claims are ignored.
+
+    A condition is met when all of its measured tests pass. All conditions met: *holds*; some:
+    *holds when*; none: *does not hold*; nothing measured: *untested*.
+    """
+    outcomes = tuple(_outcome(test, measured.get(test.quantity)) for test in claim.tests)
+    conditions = {}
+    for outcome in outcomes:
+        if outcome.passed is not None:
+            name = outcome.test.condition
+            conditions[name] = conditions.get(name, True) and outcome.passed
+    kept = [name for name, passed in conditions.items() if passed]
+    broken = [name for name, passed in conditions.items() if not passed]
+    if not conditions:
+        return Verdict("untested", f"untested: {_lessons(claim.lessons, 'test')} it", outcomes)
+    rest = [outcome.test.lesson for outcome in outcomes if outcome.value is None]
+    still_open = f" ({_lessons(rest, 'measure')} the rest)" if rest else ""
+    if not broken:
+        return Verdict("holds", f"holds {_listed(kept)}{still_open}", outcomes)
+    if not kept:
+        return Verdict("does not hold", f"does not hold {_listed(broken)}{still_open}", outcomes)
+    text = f"holds {_listed(kept)}; not {_listed(broken)}{still_open}"
+    return Verdict("holds when", text, outcomes)
+
+
+def _outcome(test: Test, value: float | None) -> Outcome:
+    return Outcome(test, value, None if value is None else test.passed(value))
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _lessons(numbers: Iterable[str], verb: str) -> str:
+    """Lessons and what they do, such as "lesson 04 measures" or "lessons 04 and 06 measure"."""
+    numbers = sorted(set(numbers))
+    if len(numbers) == 1:
+        return f"lesson {numbers[0]} {verb}s"
+    return f"lessons {_listed(numbers)} {verb}"
+
+
+# Recording
+
+
+def record(name: str, measured: Mapping[str, float], context: str) -> "Card":
+    """Store what a lesson measured for the claim ``name`` and return its card.
+
+    Measurements of other lessons are kept; a quantity measured again replaces the older value.
+
+    Args:
+        measured: a number for each quantity, in the unit that ``claims.json`` gives it.
+        context: what was measured, such as ``"SmallResNet, Fashion-MNIST, 10,000 test pictures"``.
+
+    Raises:
+        ClaimError: no such claim, a quantity that is not one of its tests, or no finite number.
+    """
+    claims = load()
+    if name not in claims:
+        raise ClaimError(f"There is no claim {name!r}; the claims are {', '.join(claims)}.")
+    claim = claims[name]
+    if not measured:
+        raise ClaimError(f"{name}: nothing was measured; its quantities are {_quantities(claim)}.")
+    entries = {key: _entry(claim, key, value, context) for key, value in measured.items()}
+    learner = progress.remember(lambda kept: kept["claims"].setdefault(name, {}).update(entries))
+    return _card(claim, learner, recordings(), here=judge(claim, values(entries)))
+
+
+def _quantities(claim: Claim) -> str:
+    return ", ".join(test.quantity for test in claim.tests) or "not chosen yet (claims.json)"
+
+
+def _entry(claim: Claim, quantity: str, value: object, context: str) -> dict:
+    tests = {test.quantity: test for test in claim.tests}
+    if quantity not in tests:
+        raise ClaimError(
+            f"{claim.id} has no quantity {quantity!r}; its quantities are {_quantities(claim)}."
+        )
+    test = tests[quantity]
+    return {
+        "value": test.rounded(_finite(value, f"{claim.id}: {quantity}")),
+        "lesson": test.lesson,
+        "context": context,
+        "date": date.today().isoformat(),
+        "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+
+
+def _finite(value: object, what: str) -> float:
+    """``value`` as a float: a number of Python or NumPy, or a tensor of one element."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ClaimError(f"{what} must be a finite number, not {value!r}.")
+    return number
+
+
+def values(entries: Mapping[str, dict]) -> dict[str, float]:
+    """The measured numbers in the stored ``entries`` of one claim, by quantity."""
+    numbers = {
+        name: entry.get("value") for name, entry in entries.items() if isinstance(entry, dict)
+    }
+    return {
+        name: float(number)
+        for name, number in numbers.items()
+        if type(number) in (int, float) and math.isfinite(number)
+    }
+
+
+def cards() -> list["Card"]:
+    """A card for every claim, from the learner's progress, in the order of ``claims.json``."""
+    learner, recorded = progress.read(), recordings()
+    return [_card(claim, learner, recorded) for claim in load().values()]
+
+
+def _card(
+    claim: Claim, learner: dict, recorded: dict[str, dict], here: Verdict | None = None
+) -> "Card":
+    entries = learner["claims"].get(claim.id, {})
+    known = {test.quantity for test in claim.tests}
+    verdict = judge(claim, values(entries))
+    return Card(
+        claim=claim,
+        verdict=verdict,
+        here=here or verdict,
+        contexts=tuple(
+            dict.fromkeys(
+                entries[name].get("context", "") for name in values(entries) if name in known
+            )
+        ),
+        recorded={
+            machine: judge(claim, values(recording["claims"].get(claim.id, {})))
+            for machine, recording in recorded.items()
+            if claim.id in recording["claims"]
+        },
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Card:
+    """A claim beside this machine's measurements and the course's recordings, with the verdict.
+
+    ``verdict`` judges all that this machine measured so far. ``here`` judges only what this call of
+    :func:`record` was given: it does not depend on which lessons ran before, so it is what a lesson
+    prints where its output is compared. ``recorded`` holds the verdict of each recording.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    here: Verdict
+    contexts: tuple[str, ...]
+    recorded: dict[str, Verdict]
+
+    def rows(self) -> list[tuple[str, list[str]]]:
+        """What the card shows: a heading and its lines, for every row."""
+        mine = [_line(outcome) for outcome in self.verdict.outcomes] or ["no test chosen yet"]
+        if self.contexts:
+            mine.append(f"measured on: {'; '.join(self.contexts)}")
+        recorded = [
+            (f"recording {machine}", [_line(outcome) for outcome in verdict.outcomes])
+            for machine, verdict in self.recorded.items()
+        ]
+        return [
+            ("textbook", [self.claim.textbook]),
+            ("your machine", mine),
+            *(recorded or [("the course's recording", ["no recording yet"])]),
+            ("verdict", [f"{MARKS[self.verdict.kind][0]} {self.verdict.text}"]),
+        ]
+
+    def __repr__(self) -> str:
+        lines = [f"{self.claim.id}: {self.verdict.kind}"]
+        for heading, texts in self.rows():
+            lines += [f"  {heading}:", *(f"    {text}" for text in texts)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        # Code hosts strip every style: the table must read as well without them.
+        accent = MARKS[self.verdict.kind][1]
+        left = 'style="text-align: left; vertical-align: top; white-space: normal"'
+        head = f"<tr><th {left}>{self.claim.id}</th><th {left}>{self.verdict.kind}</th></tr>"
+        body = "".join(
+            f"<tr><th {left}>{html.escape(heading)}</th>"
+            f"<td {left}>{'<br>'.join(html.escape(text) for text in texts)}</td></tr>"
+            for heading, texts in self.rows()
+        )
+        return (
+            f'<table style="border-left: 6px solid {accent}; max-width: 60em; margin-left: 0">'
+            f"<thead>{head}</thead><tbody>{body}</tbody></table>"
+        )
+
+
+def _line(outcome: Outcome) -> str:
+    test = outcome.test
+    if outcome.value is None:
+        return f"{test.label}: not measured yet (lesson {test.lesson})"
+    mark = "✔ reached" if outcome.passed else "✘ missed"
+    return f"{test.label}: {test.shown(outcome.value)} (target: {test.target}, {mark})"
+
+
+# The course's recordings
+
+
+def machine() -> dict[str, str]:
+    """What numbers depend on: processor, memory, graphics card, threads and versions."""
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": processor(),
+        "threads": str(torch.get_num_threads()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "CUDA GPU": torch.cuda.get_device_name() if cuda else "none",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
+    }
+
+
+def processor() -> str:
+    """The model name of the processor, or its family where the system does not tell."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        facts = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()
+
+
+def recordings(root: Path = DATA) -> dict[str, dict]:
+    """The published measurements in ``root/recordings/*/claims.json``, by the machine's name.
+
+    Raises:
+        ClaimError: a recording is damaged.
+    """
+    recorded = {}
+    for path in sorted(Path(root).glob("recordings/*/claims.json")):
+        recording = _json(path)
+        if not isinstance(recording, dict) or not isinstance(recording.get("claims"), dict):
+            raise ClaimError(f"{path} is no recording: it must be an object with 'claims'.")
+        recorded[path.parent.name] = recording
+    return recorded
+
+
+def publish(name: str, root: Path = DATA) -> Path:
+    """Write the learner's measurements to ``root/recordings/NAME/claims.json``; return its path.
+
+    Raises:
+        ClaimError: a name that is no folder name, or nothing measured yet.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise ClaimError(f"{name!r} is no name for a machine: use a-z, 0-9 and -, as in cpu-2core.")
+    measured = progress.read()["claims"]
+    if not measured:
+        raise ClaimError(f"Nothing is measured in {progress.folder()} yet: run the lessons first.")
+    content = {"machine": machine(), "date": date.today().isoformat(), "claims": measured}
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return progress.write_whole(Path(root) / "recordings" / name / "claims.json", text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``publish MACHINE``: the author's command."""
+    parser = argparse.ArgumentParser(prog="python -m course_lib.teaching.claims")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("publish", help="make this machine's measurements a recording")
+    command.add_argument("machine", help="a name for the machine, such as cpu-2core")
+    try:
+        print(publish(parser.parse_args(arguments).machine))
+    except ClaimError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

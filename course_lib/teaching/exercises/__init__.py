@@ -1,0 +1,100 @@
+"""What a lesson calls: ``check("01.2", my_function)``, ``hint("01.2")``, ``solution("01.2")``.
+
+None of them raises in a lesson, whatever it is given. Attempts and hints are remembered with the
+learner's progress. ``require`` is the grader's front: the same judgement, but it raises.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable
+
+from course_lib.teaching import progress
+from course_lib.teaching.exercises import lesson00, lesson01
+from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
+
+EXERCISES: dict[str, Exercise] = {
+    exercise.id: exercise for lesson in (lesson00, lesson01) for exercise in lesson.EXERCISES
+}
+
+
+class Shown:
+    """What a lesson displays: HTML in Jupyter, plain text elsewhere."""
+
+    def __init__(self, html: str, text: str):
+        self._html, self._text = html, text
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def check(name: str, answer: Callable) -> Shown:
+    """Judge ``answer``, remember the attempt, and show the outcome; never raises."""
+    if name not in EXERCISES:
+        return _unknown(name)
+    exercise = EXERCISES[name]
+    outcome = judge(exercise, answer)
+    if outcome.kind != "not attempted":
+        _remember(name, attempts=1, solved=outcome.kind == "correct")
+    title = (
+        f"Exercise {exercise.id}, {exercise.title} "
+        f"(difficulty {exercise.difficulty} of 5, {exercise.minutes} minutes)"
+    )
+    return Shown(as_html(title, outcome), as_text(title, outcome))
+
+
+def require(name: str, answer: Callable) -> None:
+    """For graders: like :func:`check`, but silent when correct.
+
+    Raises:
+        KeyError: no exercise has that name.
+        AssertionError: the answer is missing or wrong; the message says why.
+    """
+    outcome = judge(EXERCISES[name], answer)
+    if outcome.kind != "correct":
+        raise AssertionError(as_text(f"Exercise {name}", outcome))
+
+
+def judge(exercise: Exercise, answer: Callable) -> Outcome:
+    """The outcome of ``answer``; something that is no function is a "not yet" like any other."""
+    if not callable(answer):
+        why = f"Pass the function itself, without brackets; got a {type(answer).__name__}."
+        return Outcome("not yet", why)
+    return examine(exercise, answer)
+
+
+def hint(name: str) -> Shown:
+    """Show the next hint; after the last one, start again. Hints are counted, not punished."""
+    if name not in EXERCISES:
+        return _unknown(name)
+    hints = EXERCISES[name].hints
+    seen = progress.read()["exercises"].get(name, {}).get("hints", 0)
+    _remember(name, hints=1)
+    number = seen % len(hints)
+    text = f"Hint {number + 1} of {len(hints)}: {hints[number]}"
+    return Shown(f"<p>{text}</p>", text)
+
+
+def solution(name: str) -> Shown:
+    """Show the reference solution."""
+    if name not in EXERCISES:
+        return _unknown(name)
+    source = textwrap.dedent(inspect.getsource(EXERCISES[name].reference))
+    return Shown(f"<pre>{source}</pre>", source)
+
+
+def _unknown(name: str) -> Shown:
+    text = f"No exercise is called {name!r}; there are {', '.join(EXERCISES)}."
+    return Shown(f"<p>{text}</p>", text)
+
+
+def _remember(name: str, attempts: int = 0, hints: int = 0, solved: bool = False) -> None:
+    def change(state: dict) -> None:
+        entry = state["exercises"].setdefault(name, {"attempts": 0, "hints": 0, "solved": False})
+        entry["attempts"] += attempts
+        entry["hints"] += hints
+        entry["solved"] = entry["solved"] or solved
+
+    progress.remember(change)

@@ -1,0 +1,157 @@
+"""The learner's own memory: exercises, predictions and measured claims, in one JSON file.
+
+The file is ``.course/progress.json`` in the project's folder; the environment variable
+``PRUNING_COURSE_STATE`` names another folder. Two lessons may be open at once, each in a kernel of
+its own, so every change happens under a lock and replaces the file as a whole.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+from course_lib import PROJECT
+
+VERSION = 1
+SECTIONS = ("exercises", "predictions", "claims")
+
+
+class ProgressError(RuntimeError):
+    """The progress cannot be read or stored; the message names the path and what to do."""
+
+
+def folder() -> Path:
+    """The folder of the progress; ``PRUNING_COURSE_STATE`` is read at every call."""
+    return Path(os.environ.get("PRUNING_COURSE_STATE") or PROJECT / ".course").expanduser()
+
+
+def read() -> dict:
+    """The progress: ``version`` and the three ``SECTIONS``, empty where nothing is stored.
+
+    A damaged file is set aside with a warning. A file that cannot be used (no permission, a newer
+    version of the course) is a warning too, so that a lesson always runs.
+    """
+    try:
+        try:
+            return _parsed(folder() / "progress.json")
+        except ValueError:
+            return update(lambda progress: None)  # sets the file aside, under the lock
+    except ProgressError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return _empty()
+
+
+def update(change: Callable[[dict], None]) -> dict:
+    """Read the progress, let ``change`` edit it in place, store it, and return it.
+
+    Raises:
+        ProgressError: the folder cannot be written, or the file is of a newer version; the file
+            is left as it was.
+    """
+    file = folder() / "progress.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock"), timeout=10):
+            progress = _parsed_or_set_aside(file)
+            change(progress)
+            write_whole(file, json.dumps(progress, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ProgressError(
+            f"The progress cannot be stored in {file.parent} ({error}). Make that folder writable, "
+            "or set the environment variable PRUNING_COURSE_STATE to a folder that is."
+        ) from error
+    return progress
+
+
+def remember(change: Callable[[dict], None]) -> dict:
+    """Like :func:`update`, for lessons: what cannot be stored is a warning and the lesson goes on.
+
+    Returns the progress with the change, stored or not. Python shows the same warning once.
+    """
+    try:
+        return update(change)
+    except ProgressError as error:
+        warnings.warn(f"{error} Until then nothing is remembered.", stacklevel=1)
+        progress = read()
+        change(progress)
+        return progress
+
+
+def write_whole(file: Path, text: str) -> Path:
+    """Write ``text`` so that a reader of ``file`` sees the old text or the new one, never a part.
+
+    Raises:
+        OSError: the folder or the disk refuses; ``file`` is left as it was.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+    return file
+
+
+def _empty() -> dict:
+    return {"version": VERSION} | {section: {} for section in SECTIONS}
+
+
+def _parsed(file: Path) -> dict:
+    """The progress in ``file``; ValueError when it is damaged, ProgressError when unusable."""
+    try:
+        progress = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return _empty()
+    except OSError as error:
+        raise ProgressError(
+            f"{file} cannot be read ({error}). Make it readable, or set the environment variable "
+            "PRUNING_COURSE_STATE to another folder."
+        ) from error
+    version = progress.get("version") if isinstance(progress, dict) else None
+    if type(version) is not int:
+        raise ValueError("not the progress of a learner")
+    if version > VERSION:
+        raise ProgressError(
+            f"{file} was written by a newer version of the course (format {version}; this one "
+            f"knows {VERSION}). Update the course, or set the environment variable "
+            "PRUNING_COURSE_STATE to another folder."
+        )
+    progress = _empty() | progress
+    if not all(_is_section(progress[section]) for section in SECTIONS):
+        raise ValueError("a section is damaged")
+    return progress
+
+
+def _is_section(section: object) -> bool:
+    return isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values())
+
+
+def _parsed_or_set_aside(file: Path) -> dict:
+    """Like :func:`_parsed`, but a damaged file is renamed, never deleted; needs the lock."""
+    try:
+        return _parsed(file)
+    except ValueError as error:
+        aside = _free_name(file)
+        file.rename(aside)
+        warnings.warn(
+            f"The progress was damaged ({error}). It is kept as {aside}, and an empty one begins.",
+            stacklevel=2,
+        )
+        return _empty()
+
+
+def _free_name(file: Path) -> Path:
+    stamp = f"{datetime.now():%Y%m%dT%H%M%S}"
+    aside, number = file.with_name(f"progress.damaged-{stamp}.json"), 1
+    while aside.exists():
+        number += 1
+        aside = file.with_name(f"progress.damaged-{stamp}-{number}.json")
+    return aside

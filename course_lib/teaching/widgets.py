@@ -1,0 +1,91 @@
+"""What the learner presses. Every widget has a picture beneath it that needs no kernel."""
+
+from collections.abc import Callable, Sequence
+
+import ipywidgets
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from course_lib.teaching import figures, progress
+
+
+def predict(name: str, question: str, low: float, high: float, unit: str, step: float = 1) -> None:
+    """Ask for a number before anything runs; the learner commits to it with a button.
+
+    The guess is kept with the learner's progress: :func:`reveal` shows it beside the truth.
+    """
+    earlier = guess(name)
+    slider = ipywidgets.FloatSlider(
+        value=(low + high) / 2 if earlier is None else earlier,
+        min=low,
+        max=high,
+        step=step,
+        readout_format=".3g",
+        layout=ipywidgets.Layout(width="60%"),
+    )
+    button = ipywidgets.Button(description="This is my guess", button_style="primary")
+    said = ipywidgets.HTML(_said(earlier, unit))
+
+    def commit(_) -> None:
+        _remember(name, question=question, unit=unit, guess=slider.value)
+        said.value = _said(slider.value, unit)
+        picture.update(_ruler(low, high, unit, slider.value, None), raw=True)
+
+    button.on_click(commit)
+    asked = ipywidgets.HTML(f"<b>Predict.</b> {question}")
+    display(
+        ipywidgets.VBox([asked, ipywidgets.HBox([slider, ipywidgets.Label(unit)]), button, said])
+    )
+    picture = display(_ruler(low, high, unit, earlier, None), raw=True, display_id=True)
+
+
+def guess(name: str) -> float | None:
+    """The number that the learner committed to, or None."""
+    return progress.read()["predictions"].get(name, {}).get("guess")
+
+
+def reveal(name: str, truth: float, low: float, high: float, unit: str) -> None:
+    """Show the learner's guess beside the measured ``truth``, and keep both for the report."""
+    _remember(name, unit=unit, truth=truth)
+    display(_ruler(low, high, unit, guess(name), truth), raw=True)
+
+
+def explore(
+    draw: Callable[[float], Figure], values: Sequence[float], start: float, label: str, alt: str
+) -> None:
+    """A slider over ``values`` that redraws the picture beneath it.
+
+    Without a kernel the picture of ``start`` stays.
+    """
+    slider = ipywidgets.SelectionSlider(
+        options=values,
+        value=start,
+        description=label,
+        layout=ipywidgets.Layout(width="70%"),
+        continuous_update=False,
+        style={"description_width": "initial"},
+    )
+    _show(slider)
+    picture = display(figures.picture(draw(start), alt), raw=True, display_id=True)
+    slider.observe(
+        lambda change: picture.update(figures.picture(draw(change["new"]), alt), raw=True), "value"
+    )
+
+
+def _remember(name: str, **entry) -> None:
+    progress.remember(lambda state: state["predictions"].setdefault(name, {}).update(entry))
+
+
+def _show(widget: ipywidgets.Widget) -> None:
+    """Display ``widget`` with words that are the same in every run, for readers without it."""
+    words = {"text/plain": "(interactive: run this cell to use it)"}
+    display(widget._repr_mimebundle_() | words, raw=True)
+
+
+def _said(value: float | None, unit: str) -> str:
+    return "No guess yet." if value is None else f"Your guess: <b>{value:.3g} {unit}</b>. Read on."
+
+
+def _ruler(low: float, high: float, unit: str, guess: float | None, truth: float | None) -> dict:
+    alt = f"A scale from {low:g} to {high:g} {unit} for your guess and the measured value."
+    return figures.picture(figures.ruler(low, high, unit, guess, truth), alt)

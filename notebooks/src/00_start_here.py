@@ -1,0 +1,254 @@
+# %% [markdown]
+# # 00 Start here
+#
+# *Does my machine work, and how does this course work?*
+#
+# You will be able to
+# - check that everything the course needs is in place,
+# - work with predictions, exercises, verdict cards and your report,
+# - say what the *sparsity* of a network is, and remove half of the weights of a trained one.
+#
+# **Time**: 15 minutes of reading and trying, under 30 s of compute
+#
+# **Claims** under test: none yet. You meet the claims, and lesson 01 starts to test them.
+#
+# **Needs**: nothing but this installation. No network, no GPU.
+
+# %% [markdown]
+# ## What this course is
+#
+# Pruning is taught as a handful of numbers: "90 % of the weights can go", "half the channels is
+# twice as fast". Each of them is a **claim**. Here you predict first, then run the experiment on a
+# real network and real data, and your own machine gives the verdict: *holds*, *holds when ...*, or
+# *does not hold*.
+#
+# Run a cell with **Shift + Enter**. Run this one first.
+
+# %%
+from course_lib import cost, data, doctor, masks, models, training
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import predict, reveal
+
+# %% [markdown]
+# ## Does my machine work?
+#
+# The doctor looks at everything that the course needs. A line that is not `ok` says what to do.
+
+# %% tags=["nbval-ignore-output"]
+findings = doctor.examine()
+print(doctor.report(findings))
+
+# %%
+print("ready:", all(finding.ok for finding in findings))
+
+# %% [markdown]
+# `ready: True` means that every lesson will run. A missing GPU is no problem: where one matters,
+# the lesson says so and shows a recording.
+#
+# ## Predict first
+#
+# Below waits a network that was trained to tell ten kinds of clothing apart. In a moment you will
+# set **half of all its weights to zero**, the half that is nearest to zero already, with no
+# training afterwards. Commit to a guess before you see the answer: a wrong guess is the best way
+# to remember.
+
+# %%
+predict(
+    "00.half",
+    "How many points of accuracy will it lose?",
+    low=0, high=80, unit="points",
+)  # fmt: skip
+
+# %% [markdown]
+# Your guess is kept on this machine, in the folder `.course` of the project, and nowhere else.
+#
+# ## Real data
+#
+# Fashion-MNIST: 70,000 grey pictures of clothing, 28 by 28 pixels, ten classes (Xiao, Rasul and
+# Vollgraf, 2017). They come in three parts. *Train* is for training, *validation* for every choice
+# that is made, and *test* is read once per result.
+
+# %%
+pictures = data.fashion_mnist()
+for name, part in zip(pictures._fields, pictures, strict=True):
+    print(f"{name:10s} {len(part.labels):6,d} pictures of shape {tuple(part.images.shape[1:])}")
+
+# %%
+figure, axes = figures.new(columns=10, size=(10, 1.6))
+for label, ax in enumerate(axes):
+    first = (pictures.train.labels == label).nonzero()[0, 0]
+    ax.imshow(pictures.train.images[first, 0], cmap="gray_r")
+    ax.set_title(data.CLASSES[label], fontsize=11, loc="center")
+    ax.axis("off")
+figures.show(figure, alt="One training picture of each of the ten kinds of clothing.")
+
+# %% [markdown]
+# Some are hard even for you: a shirt, a pullover and a coat share most of their pixels.
+#
+# ## A real network
+#
+# `small_resnet` is a residual network (He et al., 2016) that the course trained by its own recipe:
+# `python -m course_lib.recipes small_resnet` trains it again in a few minutes.
+
+# %% tags=["nbval-ignore-output"]
+net = models.load_trained("small_resnet")
+dense = training.accuracy(net, pictures.test)
+low, high = training.interval(dense, len(pictures.test.labels))
+print(f"{sum(weight.numel() for weight in net.parameters()):,} weights")
+print(f"{dense:.2f} % of the test pictures right (95 % interval {low:.1f} to {high:.1f})")
+
+# %%
+print("as good as its recipe promises:", dense >= 91.5)
+
+# %% [markdown]
+# The *interval* is there because 10,000 pictures are a sample: a difference smaller than its width
+# may be luck.
+#
+# ## The experiment: remove half of all weights
+#
+# A **mask** says which weights stay (True) and which go (False). *Sparsity* is the fraction of
+# weights that are exactly zero. Lesson 01 builds the mask; here the library does it.
+
+# %% tags=["nbval-ignore-output"]
+half = masks.global_masks(net, sparsity=0.5)
+pruned = masks.pruned_copy(net, half)
+after = training.accuracy(pruned, pictures.test)
+print(f"sparsity {masks.sparsity(pruned):.3f}: {after:.2f} % right, before {dense:.2f} %")
+reveal("00.half", max(0.0, dense - after), low=0, high=80, unit="points")
+
+# %%
+print("half of the weights are gone:", round(masks.sparsity(pruned), 3) == 0.5)
+print("and it lost less than one point:", dense - after < 1)
+
+# %% [markdown]
+# Nothing happens. Half of the multiplications now multiply by zero, and the network does not mind.
+# Is that because half of its weights never mattered, *whichever* half? Remove a random half.
+
+# %% tags=["nbval-ignore-output"]
+random_half = masks.global_masks(net, 0.5, score=masks.random_scores(net, seed=0))
+randomly = training.accuracy(masks.pruned_copy(net, random_half), pictures.test)
+print(f"a random half removed: {randomly:.1f} % right; guessing blindly gives 10 %")
+
+# %%
+print("a random half destroys the network:", randomly < 40)
+
+# %% [markdown]
+# The same number of zeros, and the network is gone. So *which* weights go is everything. How to
+# choose them is lesson 01.
+#
+# ## What did we gain?
+#
+# Every result in this course has four axes: accuracy, bytes on disk, multiply-accumulates (MACs),
+# and milliseconds. You have seen accuracy. Here are two more; lesson 01 measures the time.
+
+# %%
+example = pictures.test.images[:1]
+print("MACs  before", f"{cost.macs(net, example):,}", " after", f"{cost.macs(pruned, example):,}")
+print("bytes before", f"{cost.stored_bytes(net):,}", " after", f"{cost.stored_bytes(pruned):,}")
+
+# %% [markdown]
+# Nothing at all: a zero is stored in as many bytes as any other number, and multiplied like any
+# other. This is the first surprise of the course, and half of the lessons are about it.
+#
+# ## Exercises check themselves
+#
+# **Exercise 00.1: sparsity.** Write the function, run the cell, read what the check says. It tries
+# your function on small and awkward inputs and shows the smallest one that fails. Stuck? Remove the
+# `#` before `hint` (as often as you like) or `solution`.
+
+
+# %%
+def sparsity(tensor):
+    """Fraction of the weights in `tensor` that are exactly zero, as a Python float."""
+    return ...
+
+
+check("00.1", sparsity)
+
+# %%
+# hint("00.1")
+# solution("00.1")
+
+# %% [markdown]
+# From the next lesson on, a function that you have built is imported from `course_lib`:
+# `masks.sparsity(network)` does the same for a whole network.
+#
+# ## Claims become cards
+#
+# These are the claims. Each lesson measures some, draws a card with your numbers beside the
+# textbook's words, and keeps it for your report. `make run` writes the report at any time, to
+# `build/report.html`.
+
+# %%
+for claim in claims.load().values():
+    print(f"{claim.id}  lesson {', '.join(claim.lessons):10s}  {claim.textbook}")
+
+# %% [markdown]
+# ## The map
+#
+# ```mermaid
+# flowchart LR
+#   accTitle: The lessons of the course
+#   accDescr {
+#     Lesson 00 leads to 01. From there one path goes through channel scoring, removing channels and
+#     drop and recovery; another through sparse speed and structured speed. Both meet in prune and
+#     quantize; then come transformers, mixed networks, distillation, choosing, the interview drill.
+#   }
+#   L00["00 start here"] --> L01["01 magnitude pruning"]
+#   L01 --> L02["02 channel scoring"] --> L03["03 removing channels"]
+#   L03 --> L04["04 drop and recovery"]
+#   L01 --> L05["05 sparse vs dense"] --> L06["06 structured speed-up"]
+#   L03 --> L06
+#   L04 --> L07["07 prune and quantize"]
+#   L06 --> L07 --> L08["08 transformers"] --> L09["09 mixed architectures"]
+#   L09 --> L10["10 pruning or distillation"] --> L11["11 choosing"] --> L12["12 interview drill"]
+# ```
+#
+# The claims above name the lesson that tests each of them. Lessons 00 and 01 are here; the others
+# are being written.
+#
+# ## Recap
+#
+# - *Sparsity* is the fraction of weights that are exactly zero.
+# - Half of the weights of a trained network can go without harm, if they are the right half.
+# - A mask alone saves no byte and no multiplication.
+# - Predict, measure, then believe.
+#
+# ## Interview questions
+#
+# **1. What is the difference between sparsity and pruning ratio?**
+#
+# <details><summary>Answer</summary>
+#
+# Sparsity is the fraction of single weights that are exactly zero; the tensors keep their shape.
+# Pruning ratio is the fraction of whole channels, heads or neurons that were removed; the tensors
+# get smaller. Half the channels of every layer means about a quarter of the weights, because a
+# layer loses inputs as well as outputs.
+#
+# </details>
+#
+# **2. You set half of the weights to zero. How much smaller is the file?**
+#
+# <details><summary>Answer</summary>
+#
+# Not at all: stored densely, a zero takes as many bytes as any other number. You have just measured
+# it. A smaller file needs a format that leaves the zeros out, and such a format pays for saying
+# where the remaining weights are.
+#
+# </details>
+#
+# **3. Why is there a validation set beside the test set?**
+#
+# <details><summary>Answer</summary>
+#
+# Every choice (which sparsity, which epoch, which learning rate) fits the data that it was made on
+# a little. Choose on the validation set, and the test set still tells the truth, as long as each
+# result reads it once.
+#
+# </details>
+#
+# ## Where next
+#
+# **Lesson 01, magnitude pruning**: which weights can go, how many, and what brings a network back
+# that lost too much.

@@ -1,0 +1,525 @@
+# %% [markdown]
+# # 01 Magnitude pruning
+#
+# *How many weights can go, and which?*
+#
+# You will be able to
+# - build magnitude masks, for a layer and for a network, with exactly the sparsity asked for,
+# - say when small weights are the unimportant ones, and break the rule on purpose,
+# - bring a network back that lost nine tenths of its weights, without reviving any of them,
+# - say what a mask saves (and what not), and prove it.
+#
+# **Time**: 60 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C01, C02, C13, C14
+#
+# **Needs**: lesson 00. No network, no GPU.
+
+# %%
+from course_lib import cost, data, masks, models, timing, training
+from course_lib.teaching import claims, figures
+from course_lib.teaching.bars import bar
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import explore, predict, reveal
+
+# %%
+import numpy as np
+import torch
+
+pictures = data.fashion_mnist()
+net = models.load_trained("small_resnet")
+some = data.Images(*(tensor[:2000] for tensor in pictures.validation))  # for quick looks
+print(f"{len(masks.prunable(net))} layers with {cost.stored_bytes(net):,} bytes of weights")
+
+# %% [markdown]
+# We look at curves on 2,000 validation pictures, which is quick, and read the test set only for the
+# final numbers.
+#
+# ## Predict
+#
+# In lesson 00 half of the weights went unnoticed. Keep removing the smallest weights that are left,
+# with no training in between.
+
+# %%
+predict(
+    "01.cliff",
+    "At which sparsity has the network lost ten points of accuracy?",
+    low=50, high=100, unit="%",
+)  # fmt: skip
+
+# %% [markdown]
+# ## Most weights are small
+#
+# Here is every weight of the network. Move the slider: the blue part goes.
+
+# %%
+weights = torch.cat([weight.detach().flatten() for weight in masks.prunable(net).values()])
+
+
+def histogram(sparsity):
+    figure, axes = figures.new()
+    cut = weights.abs().quantile(sparsity).item()
+    pruned, kept = weights[weights.abs() <= cut], weights[weights.abs() > cut]
+    axes.hist([pruned, kept], bins=120, range=(-0.4, 0.4), stacked=True, label=["pruned", "kept"],
+              color=[figures.COLOURS["unstructured"], figures.COLOURS["dense"]])  # fmt: skip
+    axes.set(xlabel="weight", ylabel="number of weights", title=f"sparsity {100 * sparsity:.0f} %")
+    axes.legend()
+    return figure
+
+
+# %%
+explore(
+    histogram, values=[0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], start=0.5, label="sparsity",
+    alt="Histogram of all weights, a narrow peak at zero; the part nearest zero is pruned.",
+)  # fmt: skip
+
+# %% [markdown]
+# The weights crowd around zero: a band a few hundredths wide holds half of them. That is why
+# removing the small half moves the network so little.
+#
+# ## Build it: a magnitude mask
+#
+# **Exercise 01.1.** True keeps a weight, False prunes it. A threshold looks natural, but equal
+# weights fall on the same side of it together. Prune *exactly* `round(sparsity * n)` weights; among
+# equals, the earlier one goes first.
+
+
+# %%
+def magnitude_mask(weight, sparsity):
+    """Boolean tensor of the shape of `weight`: False for the smallest magnitudes."""
+    return ...
+
+
+check("01.1", magnitude_mask)
+
+# %%
+# hint("01.1")
+# solution("01.1")
+
+# %% [markdown]
+# **Exercise 01.2.** Now for a whole network: one ranking of all weights together. `weights` maps
+# each layer's name to its weight; return a mask for each name.
+
+
+# %%
+def global_masks(weights, sparsity):
+    """Masks by name. Together they prune the smallest magnitudes of all layers."""
+    return ...
+
+
+check("01.2", global_masks)
+
+# %%
+# hint("01.2")
+# solution("01.2")
+
+# %% [markdown]
+# From here on the library's `masks.global_masks(network, sparsity)` does this. It gives the same
+# masks, also for 100 million weights, without sorting them: it counts the bits of the magnitudes.
+#
+# ## Smallest, random, largest
+#
+# The same number of weights, chosen in three ways.
+
+# %% tags=["nbval-ignore-output"]
+sparsities = [0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+orders = {
+    "smallest first": masks.magnitude,
+    "random": masks.random_scores(net, seed=0),
+    "largest first": masks.largest_first,
+}
+curves = {name: [] for name in orders}
+for name, score in orders.items():
+    for sparsity in bar(sparsities, name):
+        pruned = masks.pruned_copy(net, masks.global_masks(net, sparsity, score))
+        curves[name].append(training.accuracy(pruned, some))
+print(*(f"{name}: {curve[4]:.1f} % at 60 %" for name, curve in curves.items()), sep="\n")
+
+# %%
+small, random, large = curves.values()
+print("smallest first loses under 2 points at 50 %:", small[0] - small[3] < 2)
+print("random is at most half as good at 50 %:", random[3] < 0.5 * small[3])
+
+# %%
+axes = figures.lines(
+    [100 * sparsity for sparsity in sparsities], curves,
+    xlabel="sparsity (%)", ylabel="accuracy (%)", title="Which weights go is everything",
+    colours={"smallest first": figures.COLOURS["unstructured"], "random": "#8a8a8a",
+             "largest first": "#222222"},
+)  # fmt: skip
+axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
+figures.show(axes.figure, alt="Accuracy over sparsity: smallest first stays high and falls late.")
+
+# %% [markdown]
+# Removed smallest first, the network keeps its accuracy up to a cliff. A random fifth already hurts
+# badly, and the largest weights are missed at once. The dotted line is blind guessing.
+#
+# Where is the cliff, and how good was your guess?
+
+# %% tags=["nbval-ignore-output"]
+falling = curves["smallest first"][::-1]  # read from the right, the accuracy rises
+cliff = 100 * np.interp(falling[-1] - 10, falling, sparsities[::-1])
+reveal("01.cliff", cliff, low=50, high=100, unit="%")
+
+# %%
+print("ten points are lost between 65 and 90 % sparsity:", 65 < cliff < 90)
+
+# %% [markdown]
+# ## Per layer or global?
+#
+# A **global** ranking lets all weights compete. **Per layer**, each layer loses the same fraction.
+# The sparsity of the network is the same; where the zeros are is not.
+
+# %%
+everywhere = masks.global_masks(net, 0.8)
+by_layer = masks.layer_masks(net, 0.8)
+short = {name: name.removeprefix("blocks.").removesuffix(".weight") for name in everywhere}
+zeros = masks.layer_sparsity(masks.pruned_copy(net, everywhere))
+axes = figures.bars(
+    {short[name]: 100 * zeros[name] for name in zeros},
+    ylabel="sparsity (%)",
+    title="Where a global ranking puts its zeros (80 % in all)",
+)
+axes.axhline(80, color=figures.COLOURS["dense"], linestyle="--")
+figures.show(axes.figure, alt="Sparsity of each layer: low in the first layers, high in the last.")
+
+# %% tags=["nbval-ignore-output"]
+scores = {
+    name: training.accuracy(masks.pruned_copy(net, mask), some)
+    for name, mask in (("global", everywhere), ("per layer", by_layer))
+}
+print(*(f"{name:10s} {score:.1f} %" for name, score in scores.items()), sep="\n")
+
+# %%
+print("global keeps at least 20 points more:", scores["global"] - scores["per layer"] > 20)
+
+# %% [markdown]
+# The wide last layers hold most of the weights and give up most of them. The narrow first layers
+# are spared; per layer they would have to lose four weights of five, and the network falls apart.
+#
+# ## How sensitive is each layer?
+#
+# Prune one layer alone, to 90 %, and leave all others dense.
+
+# %% tags=["nbval-ignore-output"]
+lost = {}
+for name in bar(list(everywhere), "one layer at a time"):
+    alone = masks.layer_masks(net, {name: 0.9})
+    lost[short[name]] = training.accuracy(net, some) - training.accuracy(
+        masks.pruned_copy(net, alone), some
+    )
+axes = figures.bars(lost, ylabel="points lost", title="Each layer alone at 90 % sparsity")
+figures.show(axes.figure, alt="Accuracy lost by pruning each layer alone; early layers lose most.")
+
+# %%
+layers = list(lost)
+early, late = (sum(lost[name] for name in half) for half in (layers[:7], layers[-9:]))
+print("the first seven layers lose more than the last nine:", early > late)
+
+# %% [markdown]
+# The tall bars are the layers that a global ranking spared. It never saw an accuracy: their weights
+# are simply larger, because there are fewer of them.
+#
+# ## Bring it back: fine-tuning
+#
+# At 90 % sparsity the network is destroyed. Can a short training repair it? The pruned weights must
+# stay zero, though, and an optimizer does not know that. Momentum moves a weight whose gradient is
+# zero.
+#
+# **Exercise 01.3.** One step of SGD with momentum and weight decay that leaves every pruned weight
+# at exactly zero. The new velocity is `momentum * velocity + gradient + weight_decay * weight`, and
+# the weight moves by `-lr * velocity`. Return both.
+
+
+# %%
+def masked_step(weight, velocity, gradient, mask, lr, momentum, weight_decay):
+    """The new weight and the new velocity; the weight is zero wherever `mask` is False."""
+    return ...
+
+
+check("01.3", masked_step)
+
+# %%
+# hint("01.3")
+# solution("01.3")
+
+# %%
+predict(
+    "01.gap",
+    "90 % of the weights are gone. How many points are lost after less than half an epoch?",
+    low=0, high=40, unit="points", step=0.5,
+)  # fmt: skip
+
+# %% [markdown]
+# `masks.hold` does what you just wrote, around any optimizer. The recipe took twelve epochs; here
+# are 0.4 of one.
+
+# %% tags=["nbval-ignore-output"]
+ninety = masks.global_masks(net, 0.9)
+broken = masks.pruned_copy(net, ninety)
+repaired = masks.pruned_copy(net, ninety)
+with masks.hold(repaired, ninety):
+    training.fit(repaired, pictures.train, epochs=0.4, lr=0.02, seed=0, progress=bar)
+
+networks = {"dense": net, "90 % pruned": broken, "and fine-tuned": repaired}
+tested = {name: training.accuracy(network, pictures.test) for name, network in networks.items()}
+print(*(f"{name:15s} {percent:.2f} %" for name, percent in tested.items()), sep="\n")
+gap = tested["dense"] - tested["and fine-tuned"]
+reveal("01.gap", gap, low=0, high=40, unit="points")
+
+# %%
+print("sparsity afterwards:", round(masks.sparsity(repaired), 4))
+print("within two points of the dense network:", gap < 2)
+
+# %% [markdown]
+# From rubble to nearly the dense network, with one weight in ten, and every zero still in place.
+# Lesson 04 follows this over all sparsities and budgets.
+#
+# ## Breaking the rule
+#
+# "Small weights contribute little" hides an assumption: that the inputs they read are of similar
+# size. A small weight on a loud input matters. After a ReLU, a channel can be made ten times louder
+# and the weights that read it ten times smaller; the network computes *exactly* the same function.
+
+
+# %%
+def rescaled(network, seed, spread):
+    """The same function: louder channels inside each block, read by smaller weights."""
+    twin = masks.pruned_copy(network, {})
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for block in twin.blocks:
+            factor = (spread * torch.randn(len(block.bn1.weight), generator=generator)).exp()
+            block.bn1.weight *= factor
+            block.bn1.bias *= factor
+            block.conv2.weight /= factor[:, None, None]
+    return twin
+
+
+twin = rescaled(net, seed=0, spread=1.0)
+difference = (twin(some.images[:100]) - net(some.images[:100])).abs().max().item()
+print("the same function, up to rounding:", difference < 1e-3)
+
+# %% [markdown]
+# Magnitude now ranks these weights by how the channels happen to be scaled. **Wanda** (Sun et al.,
+# 2023) multiplies each magnitude by the norm of the input that the weight reads.
+#
+# **Exercise 01.4.** `weight` has shape (out, in), `input_norm` has shape (in,). Return the scores.
+
+
+# %%
+def wanda(weight, input_norm):
+    """Score of every weight: its magnitude times the norm of the input it reads."""
+    return ...
+
+
+check("01.4", wanda)
+
+# %%
+# hint("01.4")
+# solution("01.4")
+
+# %% [markdown]
+# Prune the second convolution of every block to 60 %, in both networks, by both scores. Wanda needs
+# to see some inputs: 512 training pictures.
+
+# %% tags=["nbval-ignore-output"]
+second = {name: 0.6 for name in everywhere if "conv2" in name}
+rows = {}
+for label, network in (("as trained", net), ("rescaled", twin)):
+    inputs = [pictures.train.images[:512]]
+    for score_name, score in (
+        ("magnitude", masks.magnitude),
+        ("Wanda", masks.wanda_scores(network, inputs)),
+    ):
+        pruned = masks.pruned_copy(network, masks.layer_masks(network, second, score))
+        rows[label, score_name] = training.accuracy(pruned, pictures.test)
+print(*(f"{label:11s} {name:10s} {percent:.1f} %" for (label, name), percent in rows.items()),
+      sep="\n")  # fmt: skip
+
+# %%
+print("as trained, the two agree within 2 points:",
+      abs(rows["as trained", "magnitude"] - rows["as trained", "Wanda"]) < 2)  # fmt: skip
+print("rescaled, magnitude is at least 10 points worse:",
+      rows["rescaled", "Wanda"] - rows["rescaled", "magnitude"] > 10)  # fmt: skip
+print("rescaling changes Wanda by less than half a point:",
+      abs(rows["rescaled", "Wanda"] - rows["as trained", "Wanda"]) < 0.5)  # fmt: skip
+
+# %% [markdown]
+# The function is the same, and magnitude fails on it: it deletes small weights that read loud
+# channels. Wanda does not notice the rescaling. In this network, as trained, batch normalisation
+# keeps the channels alike, so the plain magnitude does as well; in large language models a few
+# channels are far louder than the rest, and it does not.
+#
+# ## What a mask does not do
+#
+# Nine tenths of the weights are zero. Is the network smaller or faster?
+
+# %% tags=["nbval-ignore-output"]
+one = pictures.test.images[:1]
+with torch.inference_mode():
+    times = timing.alternate({"dense": lambda: net(one), "masked": lambda: repaired(one)}, 100)
+for name, network in (("dense", net), ("masked", repaired)):
+    print(f"{name:7s} {tested['dense' if name == 'dense' else 'and fine-tuned']:.1f} %, "
+          f"{cost.stored_bytes(network):,} bytes, {cost.macs(network, one):,} MACs, "
+          f"{times[name]:.2f} ms")  # fmt: skip
+print(f"on {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+# %%
+bytes_ratio = cost.stored_bytes(repaired) / cost.stored_bytes(net)
+time_ratio = times["masked"] / times["dense"]
+print(f"bytes, masked over dense: {bytes_ratio:.3f}")
+print("time within a quarter of dense:", 0.8 <= time_ratio <= 1.25)
+
+# %% [markdown]
+# Same bytes, same MACs, same time. The processor multiplies by zero as diligently as by anything
+# else. To gain from zeros you need a format that leaves them out (lesson 07) and a kernel that
+# skips them (lesson 05), or whole channels that are really removed (lesson 03).
+#
+# ## In passing: two of four
+#
+# Some GPUs skip zeros if they come in a fixed pattern: of every four neighbouring inputs, two are
+# zero. That pattern is called 2:4, and in general **N:M**: n of every m stay.
+#
+# **Exercise 01.5.** A mask for a matrix of shape (out, in), in groups of `m` consecutive inputs.
+
+
+# %%
+def nm_mask(weight, n, m):
+    """Boolean mask that keeps the `n` largest magnitudes of every `m` neighbours in a row."""
+    return ...
+
+
+check("01.5", nm_mask)
+
+# %%
+# hint("01.5")
+# solution("01.5")
+
+# %% tags=["nbval-ignore-output"]
+free = training.accuracy(masks.pruned_copy(net, masks.global_masks(net, 0.5)), some)
+fixed = masks.pruned_copy(net, masks.nm_masks(net, n=2, m=4))
+pattern = training.accuracy(fixed, some)
+print(f"50 % anywhere {free:.1f} %, 2:4 {pattern:.1f} % at sparsity {masks.sparsity(fixed):.3f}")
+
+# %%
+print("the fixed pattern costs at least 5 points more:", free - pattern > 5)
+
+# %% [markdown]
+# The same sparsity costs more when the hardware dictates where the zeros are. Lesson 05 measures
+# what the hardware gives back.
+#
+# ## The verdicts
+#
+# Four claims, your numbers. First C01, with the counterexample beside the rule.
+
+# %% tags=["nbval-ignore-output"]
+context = "small_resnet, Fashion-MNIST, 10,000 test pictures"
+sixty = {
+    name: training.accuracy(
+        masks.pruned_copy(net, masks.global_masks(net, 0.6, orders[name])), pictures.test
+    )
+    for name in ("smallest first", "random")
+}
+difference = rows["rescaled", "magnitude"] - rows["rescaled", "Wanda"]
+measured = {
+    "smallest_minus_random": sixty["smallest first"] - sixty["random"],
+    "magnitude_minus_wanda_rescaled": difference,
+}
+card01 = claims.record("C01", measured, context)
+card01
+
+# %%
+print(card01.here.text)
+
+# %% tags=["nbval-ignore-output"]
+fifty = training.accuracy(masks.pruned_copy(net, masks.global_masks(net, 0.5)), pictures.test)
+measured = {
+    "gap_without_finetune": tested["dense"] - tested["90 % pruned"],
+    "gap_with_finetune": gap,
+    "gap_without_finetune_50": tested["dense"] - fifty,
+}
+card02 = claims.record("C02", measured, context)
+card02
+
+# %%
+print(card02.here.text)
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "gap_90": gap,
+    "gap_90_no_finetune": tested["dense"] - tested["90 % pruned"],
+}
+card13 = claims.record("C13", measured, context)
+card13
+
+# %%
+print(card13.here.text)
+
+# %% tags=["nbval-ignore-output"]
+measured = {"masked_time_ratio": time_ratio, "masked_bytes_ratio": bytes_ratio}
+card14 = claims.record("C14", measured, context)
+card14
+
+# %%
+print(card14.here.text)
+
+# %% [markdown]
+# ## Recap
+#
+# - Small weights go first, and up to a cliff nobody misses them. Random ones are missed at once.
+# - A global ranking spares narrow layers; the same fraction everywhere does not.
+# - After a short fine-tune, one weight in ten is enough here. Hold the zeros, or gradients and
+#   momentum revive them.
+# - Magnitude is only as good as the inputs are alike; Wanda multiplies by the input's norm.
+# - A mask saves neither bytes nor time.
+#
+# ## Interview questions
+#
+# **1. Why does magnitude pruning work at all, and when does it fail?**
+#
+# <details><summary>Answer</summary>
+#
+# What a weight adds to an output is weight times input. If the inputs of a layer are of similar
+# size, the small weights add little, so removing them changes the output least. Normalisation
+# makes the inputs similar. Where inputs differ (after a rescaling, or with the outlier channels of
+# language models), a small weight on a loud input matters; scores that include the input, such as
+# Wanda's, repair that.
+#
+# </details>
+#
+# **2. Global or per-layer sparsity: which one, and what is the danger?**
+#
+# <details><summary>Answer</summary>
+#
+# Global usually keeps more accuracy at the same sparsity, since large redundant layers give more.
+# The danger: at high sparsity it can empty a layer of small weights altogether, which cuts the
+# network. And a global ranking compares magnitudes between layers of different scale, which means
+# something only when their scales are comparable.
+#
+# </details>
+#
+# **3. You masked 90 % of the weights. The latency is the same. Why?**
+#
+# <details><summary>Answer</summary>
+#
+# A mask writes zeros into a dense tensor. The same kernel still loads and multiplies every element.
+# Gains need a sparse format with a kernel that beats dense at that shape and sparsity, hardware
+# with a fixed pattern such as 2:4, or structured pruning, which makes the dense tensors smaller.
+#
+# </details>
+#
+# **4. You zero the gradients of pruned weights. Do they stay zero?**
+#
+# <details><summary>Answer</summary>
+#
+# Not necessarily. Momentum from before the pruning still moves them. (Weight decay alone does not
+# move a weight that is exactly zero, but adaptive optimizers keep other state.) Apply the mask to
+# the weights after every step.
+#
+# </details>
+#
+# ## Where next
+#
+# Single zeros gave no speed. **Lesson 02** asks which whole channels matter, and **lesson 03**
+# removes them. **Lesson 05** asks when a sparse format does pay.

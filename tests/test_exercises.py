@@ -1,0 +1,154 @@
+"""Every reference is accepted, every wrong answer rejected for its own reason, none is fatal."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+import torch
+
+from course_lib import masks
+from course_lib.teaching import exercises, progress
+from course_lib.teaching.exercises.engine import examine
+
+ALL = list(exercises.EXERCISES.values())
+WRONG = [
+    pytest.param(exercise, mistake, id=f"{exercise.id}-{number}")
+    for exercise in ALL
+    for number, mistake in enumerate(exercise.mistakes)
+]
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path))
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
+def test_the_reference_is_correct(exercise):
+    assert examine(exercise, exercise.reference).kind == "correct"
+
+
+@pytest.mark.parametrize(("exercise", "mistake"), WRONG)
+def test_a_wrong_answer_is_rejected_in_its_own_words(exercise, mistake):
+    outcome = examine(exercise, mistake.answer)
+    assert outcome.kind == "not yet"
+    assert outcome.message == mistake.message
+    assert outcome.table[-1][0] == "yours" and outcome.table[-2][0] == "expected"
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
+def test_five_mistakes_with_words_of_their_own(exercise):
+    messages = {mistake.message for mistake in exercise.mistakes}
+    assert len(messages) == len(exercise.mistakes) >= 5
+    assert len(exercise.hints) >= 2
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
+@pytest.mark.parametrize(
+    "skeleton", [lambda *_: ..., lambda *_: _not_written()], ids=["...", "raise"]
+)
+def test_an_untouched_exercise_is_not_attempted(exercise, skeleton):
+    assert examine(exercise, skeleton).kind == "not attempted"
+    exercises.check(exercise.id, skeleton)
+    assert exercise.id not in progress.read()["exercises"]
+
+
+def _not_written():
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda tensor: None, "Return a float"),
+        (lambda tensor: "half", "Return a float"),
+        (lambda tensor: True, "Return a float"),
+        (lambda tensor: 0.123, "differs"),
+        (lambda tensor: 1 / 0, "ZeroDivisionError"),
+        (lambda tensor, more: 0.5, "TypeError"),
+        (lambda tensor: tensor.zero_() and 0.5, "changed its input"),
+        (3.0, "Pass the function itself"),
+    ],
+    ids=["None", "text", "bool", "number", "raises", "arguments", "in place", "no function"],
+)
+def test_any_other_answer_is_explained(answer, words):
+    shown = exercises.check("00.1", answer)
+    assert "not yet" in repr(shown) and words in repr(shown)
+    assert "not yet" in shown._repr_html_()
+
+
+def test_a_wrong_shape_or_dtype_is_named():
+    exercise = exercises.EXERCISES["01.1"]
+    assert "shape" in examine(exercise, lambda w, s: exercise.reference(w, s).flatten()[:1]).message
+    assert "dtype" in examine(exercise, lambda w, s: exercise.reference(w, s).int()).message
+
+
+def test_an_endless_loop_is_stopped():
+    def endless(tensor):
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0.001)
+
+    before = threading.active_count()
+    outcome = examine(exercises.EXERCISES["00.1"], endless, seconds=0.2)
+    assert outcome.kind == "not yet" and "still ran after 0.2 seconds" in outcome.message
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before, "the thread of the endless loop still runs"
+
+
+def test_leaving_the_interpreter_is_reported():
+    assert "SystemExit" in repr(exercises.check("00.1", lambda tensor: exit(1)))
+
+
+def test_the_failing_case_is_the_smallest():
+    table = dict(examine(exercises.EXERCISES["00.1"], lambda tensor: 0.5).table)
+    assert table["expected"] == "0.75" and table["tensor"] == "[0., 0., 0., 5.]"
+
+
+def test_attempts_hints_and_success_are_remembered():
+    exercises.check("00.1", lambda tensor: 7.0)
+    first, second = exercises.hint("00.1"), exercises.hint("00.1")
+    assert repr(first) != repr(second)
+    assert progress.read()["exercises"]["00.1"] == {"attempts": 1, "hints": 2, "solved": False}
+    exercises.check("00.1", exercises.EXERCISES["00.1"].reference)
+    exercises.check("00.1", lambda tensor: 7.0)
+    assert progress.read()["exercises"]["00.1"] == {"attempts": 3, "hints": 2, "solved": True}
+
+
+def test_hints_begin_again_after_the_last():
+    count = len(exercises.EXERCISES["00.1"].hints)
+    shown = [repr(exercises.hint("00.1")) for _ in range(count + 1)]
+    assert shown[0] == shown[-1] and len(set(shown)) == count
+
+
+def test_the_solution_is_shown_as_code():
+    assert "def sparsity" in repr(exercises.solution("00.1"))
+
+
+@pytest.mark.parametrize("front", [exercises.hint, exercises.solution], ids=["hint", "solution"])
+def test_an_unknown_exercise_is_named(front):
+    assert "No exercise is called '01.99'" in repr(front("01.99"))
+    assert "No exercise is called '01.99'" in repr(exercises.check("01.99", print))
+
+
+def test_the_graders_front_raises():
+    exercises.require("00.1", exercises.EXERCISES["00.1"].reference)
+    with pytest.raises(AssertionError, match="density"):
+        exercises.require("00.1", lambda tensor: (tensor != 0).float().mean().item())
+    with pytest.raises(AssertionError, match="not attempted"):
+        exercises.require("00.1", lambda tensor: ...)
+
+
+def test_the_learner_builds_what_the_library_has():
+    weight, norm = torch.randn(8, 12), torch.rand(12)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Linear(8, 4))
+    reference = {name: exercise.reference for name, exercise in exercises.EXERCISES.items()}
+    weights = {name: weight.detach() for name, weight in masks.prunable(model).items()}
+    ours = masks.global_masks(model, 0.7)
+    theirs = reference["01.2"](weights, 0.7)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(masks.wanda(weight, norm), reference["01.4"](weight, norm))
+    assert torch.equal(masks.nm_mask(weight.abs(), 2, 4), reference["01.5"](weight, 2, 4))

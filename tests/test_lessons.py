@@ -1,0 +1,377 @@
+"""Every lesson is what its script says and has all its parts; building and running are safe."""
+
+import hashlib
+import json
+import os
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course_lib import PROJECT
+from course_lib.teaching import claims, lessons, progress
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(claims, "recordings", lambda: {})
+    return tmp_path / "state"
+
+
+# The lessons of the course
+
+
+@pytest.mark.parametrize("script", lessons.scripts(), ids=lambda script: script.stem)
+def test_lesson_is_stored_as_its_script_says_and_has_all_its_parts(script):
+    notebook = lessons.notebook_of(script)
+    assert notebook.is_file(), (
+        f"build it: python -m course_lib.teaching.lessons build {script.stem[:2]}"
+    )
+    assert lessons.differences(script, notebook) == []
+    assert lessons.missing_parts(notebook) == []
+
+
+def test_no_notebook_without_a_script():
+    stored = {path.name for path in PROJECT.glob("notebooks/*.ipynb")}
+    assert stored <= {lessons.notebook_of(script).name for script in lessons.scripts()}
+
+
+# From a script to a notebook
+
+
+SCRIPT = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     name: python3
+#     display_name: Some environment
+# ---
+
+# %% [markdown]
+# # A title
+
+# %% tags=["nbval-ignore-output"]
+import os
+print(os.environ["COURSE_QUIET"], os.path.basename(os.getcwd()))
+print(os.environ["PRUNING_COURSE_STATE"])
+
+# %%
+from ipywidgets import IntSlider
+IntSlider(value=3)
+
+# %%
+print("twice")
+
+# %%
+print("twice")
+"""
+
+
+@pytest.fixture
+def course(tmp_path):
+    """An empty course, and a function that writes one of its scripts."""
+    root = tmp_path / "course"
+    (root / "notebooks" / "src").mkdir(parents=True)
+
+    def write(name, text):
+        script = root / "notebooks" / "src" / f"{name}.py"
+        script.write_text(text, encoding="utf-8")
+        return script
+
+    return root, write
+
+
+def test_notebook_depends_on_the_script_only(course):
+    script = course[1]("01_one", SCRIPT)
+    first, again = lessons.to_notebook(script), lessons.to_notebook(script)
+    assert nbformat.writes(first) == nbformat.writes(again)
+    nbformat.validate(first)
+    assert first.metadata == {
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "language_info": {"name": "python"},
+    }
+    assert len({cell.id for cell in first.cells}) == len(first.cells) == 5
+
+
+def test_new_cell_keeps_the_ids_of_the_others(course):
+    before = lessons.to_notebook(course[1]("01_one", SCRIPT))
+    longer = SCRIPT.replace("# %%\nfrom", "# %%\nprint(1)\n\n# %%\nfrom")
+    after = lessons.to_notebook(course[1]("01_one", longer))
+    assert len({cell.id for cell in after.cells} - {cell.id for cell in before.cells}) == 1
+
+
+@pytest.mark.parametrize(("asked", "found"), [((), ["01", "02"]), (("2",), ["02"])])
+def test_scripts_are_found_by_number(course, asked, found):
+    root, write = course
+    write("02_two", "")
+    write("01_one", "")
+    write("notes", "")
+    assert [script.name[:2] for script in lessons.scripts(asked, root)] == found
+
+
+def test_unknown_lesson_names_those_that_exist(course, capsys):
+    root, write = course
+    write("01_one", "")
+    with pytest.raises(lessons.LessonError, match=r"no lesson 77; the lessons are: 01\."):
+        lessons.build(["77"], root)
+    assert lessons.main(["run", "77"]) == 1
+    assert "There is no lesson 77" in capsys.readouterr().err
+
+
+# Building (one kernel)
+
+
+def test_build_stores_what_a_clean_kernel_showed_and_then_skips(course, state, capsys):
+    root, write = course
+    script = write("01_one", SCRIPT)
+    environment = dict(os.environ)
+    assert lessons.build(root=root) == 0
+    assert dict(os.environ) == environment
+    notebook = nbformat.read(lessons.notebook_of(script), as_version=4)
+    nbformat.validate(notebook)
+    quiet, own_state = notebook.cells[1].outputs[0].text.splitlines()
+    assert quiet == "1 notebooks" and own_state != str(state)
+    [widget] = notebook.cells[2].outputs
+    assert widget.data == {"text/plain": "(interactive: run this cell to use it)"}
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "course"}
+    digest = hashlib.sha256(script.read_bytes()).hexdigest()
+    assert notebook.metadata.course.source_sha256 == digest
+    assert notebook.metadata.course.seconds >= 0
+    assert all("execution" not in cell.metadata for cell in notebook.cells)
+    assert [cell.get("execution_count") for cell in notebook.cells] == [None, 1, 2, 3, 4]
+    assert lessons.differences(script, lessons.notebook_of(script)) == []
+
+    capsys.readouterr()
+    before = lessons.notebook_of(script).stat().st_mtime_ns
+    assert lessons.build(root=root) == 0
+    assert capsys.readouterr().out == "01 one ... unchanged\n"
+    assert lessons.notebook_of(script).stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Pretends to execute; collects the folders of the progress that the kernels were given."""
+    states = []
+
+    def execute(notebook, folder, environment):
+        states.append(environment["PRUNING_COURSE_STATE"])
+        if "fail" in notebook.cells[0].source:
+            raise lessons.LessonError(f"Cell 1 failed:\n\n{notebook.cells[0].source}\n\nSome error")
+        return 1.6
+
+    monkeypatch.setattr(lessons, "execute", execute)
+    return states
+
+
+def test_build_leaves_the_old_notebook_when_a_cell_fails(course, executed, capsys):
+    root, write = course
+    lessons_of = [write("01_one", "# %%\n1\n"), write("02_two", "# %%\n2\n")]
+    assert lessons.build(root=root) == 0
+    before = [lessons.notebook_of(script).read_bytes() for script in lessons_of]
+    write("01_one", "# %%\nfail()\n")
+    write("02_two", "# %%\n3\n")
+    capsys.readouterr()
+    assert lessons.build(root=root) == 1
+    shown = capsys.readouterr().out
+    assert "01 one ... failed" in shown and "fail()" in shown and "Some error" in shown
+    assert "02 two ... 2 s ok" in shown
+    after = [lessons.notebook_of(script).read_bytes() for script in lessons_of]
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_build_runs_again_when_changed_named_or_damaged(course, executed):
+    root, write = course
+    script = write("01_one", "# %%\n1\n")
+    lessons.build(root=root)
+    lessons.build(["01"], root)
+    lessons.notebook_of(script).write_text("{}")
+    lessons.build(root=root)
+    write("01_one", "# %%\n2\n")
+    lessons.build(root=root)
+    lessons.build(root=root)
+    assert len(executed) == 4
+    assert len(set(executed)) == 4, "every lesson starts from an empty progress of its own"
+
+
+# Running (two kernels)
+
+
+def test_run_goes_on_after_a_failure_and_writes_the_report(course, state, capsys):
+    root, write = course
+    write("01_fails", "# %%\nprint('before')\n\n# %%\nraise KeyError('the reason')\n")
+    store = "open(os.path.join(os.environ['PRUNING_COURSE_STATE'], 'ran'), 'w').close()"
+    write("02_works", f"# %%\nimport os\n{store}\n")
+    state.mkdir()
+    assert lessons.run(root=root) == 1
+    shown = capsys.readouterr().out
+    assert "01 fails ... failed" in shown and "raise KeyError('the reason')" in shown
+    assert "Cell 2 failed" in shown and "KeyError: 'the reason'" in shown and "\x1b" not in shown
+    assert "02 works ... " in shown and " s ok\n" in shown
+    assert str(root / "build" / "report.html") in shown
+    assert "0 of 22 claims tested" in shown
+    assert (root / "build" / "report.html").is_file()
+    assert (state / "ran").is_file(), "the learner's own progress is used"
+    assert not list(root.glob("notebooks/*.ipynb"))
+    failed = nbformat.read(root / "build" / "lessons" / "01_fails.ipynb", as_version=4)
+    assert failed.cells[0].outputs[0].text == "before\n"
+
+
+def test_run_hands_the_kernel_the_same_folder_wherever_it_starts(course, executed, monkeypatch):
+    root, write = course
+    write("01_one", "# %%\n1\n")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PRUNING_COURSE_STATE", "relative")
+    assert lessons.run(root=root) == 0
+    assert executed == [str(root.resolve() / "relative")]
+    assert progress.folder().resolve() == root.resolve() / "relative"
+
+
+# Checking
+
+
+def test_differences_of_source_type_tags_and_number_are_told(course):
+    script = course[1]("01_one", SCRIPT)
+    notebook = lessons.to_notebook(script)
+    path = lessons.notebook_of(script)
+    nbformat.write(notebook, path)
+    assert lessons.differences(script, path) == []
+    notebook.cells[0].source = "# Another title"
+    notebook.cells[1].metadata.tags = []
+    notebook.cells[2] = new_markdown_cell(notebook.cells[2].source)
+    del notebook.cells[-1]
+    nbformat.write(notebook, path)
+    told = lessons.differences(script, path)
+    assert [line.split(":")[0] for line in told] == [
+        "cell 1",
+        "cell 2",
+        "cell 3",
+        "the script has 5 cells, the notebook 4",
+    ]
+
+
+HEADER = """\
+# Magnitude pruning
+
+**How many weights can go?**
+
+You will be able to say so.
+
+**Time**: 40 minutes to read, 60 s to compute
+
+**Claims** under test: C01, C02
+
+**Needs**: lesson 00
+"""
+FOLD = "<details><summary>Why?</summary>Because.</details>\n"
+END = f"## Recap\n\n## Interview questions\n\n{FOLD * 3}\n## Where next\n"
+CODE = [
+    'predict("01.sparsity")',
+    'check("01.1", f)\ncheck("01.2", f)\ncheck("01.3", f)\ncheck(\n    "01.4", f)',
+    'card = claims.record("C01", {})\nclaims.record(\n    "C02", {})',
+    "card.here.kind",
+]
+TAGGED = {0, 2}
+
+
+def complete():
+    """A made-up lesson with every part."""
+    cells = [new_markdown_cell(HEADER)]
+    for number, source in enumerate(CODE):
+        output = new_output("stream", name="stdout", text="text")
+        cell = new_code_cell(source, execution_count=number + 1, outputs=[output])
+        cell.metadata["tags"] = ["nbval-ignore-output"] * (number in TAGGED)
+        cells.append(cell)
+    return new_notebook(cells=[*cells, new_markdown_cell(END)])
+
+
+def missing(notebook, tmp_path, name="01_made_up"):
+    path = tmp_path / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    return lessons.missing_parts(path)
+
+
+def test_complete_lesson_lacks_nothing(tmp_path):
+    assert missing(complete(), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("# Magnitude", "Magnitude", "a title"),
+        ("can go?", "can go", "the one question"),
+        ("You will be able to", "You can", "You will be able to"),
+        ("**Time**: 40 minutes to read, 60 s", "**Time**: 40 minutes", "compute time"),
+        ("**Claims**", "Claims", "the claims under test"),
+        ("**Needs**", "Needs", "what it needs"),
+        ("C01, C02", "C01, C02, C13", 'C13 of the first cell has no claims.record("C13"'),
+        ("## Recap", "## Summary", "no heading '## Recap'"),
+        ("## Interview questions", "## Questions", "no heading '## Interview questions'"),
+        (FOLD * 3, FOLD * 2, "2 folded answers"),
+        ("## Where next", "", "no heading '## Where next'"),
+        ("predict(", "guess(", "no predict(...)"),
+        ('check("01.3", f)', 'check("01.2", f)', "3 exercises"),
+        ('check("01.3", f)', 'check("02.3", f)', "3 exercises"),
+        ("card.here.kind", "1\n" * 16, "code cell 4 has 16 lines, at most 15"),
+    ],
+)
+def test_each_missing_part_is_told(tmp_path, old, new, message):
+    notebook = complete()
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(old, new)
+    told = missing(notebook, tmp_path)
+    assert any(message in line for line in told), told
+
+
+def printed(name, text):
+    return [new_output("stream", name=name, text=text)]
+
+
+ERROR = new_output("error", ename="KeyError", evalue="x", traceback=[])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"execution_count": None}, "code cell 4 has the execution count None"),
+        ({"execution_count": 7}, "code cell 4 has the execution count 7"),
+        ({"outputs": []}, "code cell 3 is not compared"),
+        ({"metadata": {"tags": ["nbval-ignore-output"]}}, "code cell 4 is not compared"),
+        ({"metadata": {"tags": ["nbval-skip"]}}, "code cell 3 is not compared (its tag)"),
+        ({"outputs": [ERROR]}, "code cell 4 ends in an error"),
+        ({"outputs": printed("stderr", "Warning")}, "code cell 4 prints to stderr"),
+        ({"outputs": printed("stdout", str(PROJECT / "data"))}, "shows a folder of this machine"),
+    ],
+)
+def test_each_wrong_cell_is_told(tmp_path, changes, message):
+    notebook = complete()
+    notebook.cells[4].update(changes)
+    told = missing(notebook, tmp_path)
+    assert any(message in line for line in told), told
+
+
+def test_first_cell_must_be_text(tmp_path):
+    notebook = complete()
+    del notebook.cells[0]
+    assert sum(line.startswith("the first cell") for line in missing(notebook, tmp_path)) == 6
+
+
+def test_predict_after_the_verdict_is_too_late(tmp_path):
+    notebook = complete()
+    notebook.cells[1].source, notebook.cells[4].source = CODE[3], CODE[0]
+    assert "no predict(...) before the first claims.record(...)" in missing(notebook, tmp_path)
+
+
+def test_lesson_00_needs_one_exercise_only(tmp_path):
+    notebook = complete()
+    notebook.cells[2].source = 'check("00.1", f)'
+    assert missing(notebook, tmp_path, "00_start_here") == []
+
+
+def test_stored_notebook_is_plain_json_with_a_last_newline(course, executed):
+    root, write = course
+    script = write("01_one", "# %%\n1\n")
+    lessons.build(root=root)
+    text = lessons.notebook_of(script).read_text(encoding="utf-8")
+    assert text.endswith("}\n") and not text.endswith("\n\n")
+    assert json.loads(text)["nbformat"] == 4

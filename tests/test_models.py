@@ -1,0 +1,188 @@
+"""The networks have the sizes that the course tells, and their weights are safe to load."""
+
+import os
+import pickle
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from course_lib import data, models
+from course_lib.recipes import RECIPES
+from course_lib.training import accuracy
+
+NAMES = list(models.ARCHITECTURES)
+WEIGHTS = "weights/small_resnet.safetensors"
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def small():
+    """A small_resnet that no training made, batch statistics included."""
+    torch.manual_seed(0)
+    model = models.build("small_resnet")
+    model(torch.randn(8, 1, 28, 28))
+    return model.eval()
+
+
+def layer_input(model: nn.Module, layer: nn.Module) -> torch.Size:
+    """The shape that ``layer`` sees when ``model`` looks at one picture."""
+    shapes = []
+    with layer.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape)):
+        model.eval()(torch.randn(1, 1, 28, 28))
+    return shapes[0]
+
+
+# --- architecture -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "size"), [("small_resnet", 270_000), ("resnet18", 11_200_000)], ids=NAMES
+)
+def test_number_of_weights(network, size):
+    weights = sum(parameter.numel() for parameter in models.build(network).parameters())
+    assert weights == pytest.approx(size, rel=0.05)
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_one_logit_for_each_class(name, pictures):
+    model = models.build(name).eval()
+    assert model(torch.randn(pictures, 1, 28, 28)).shape == (pictures, len(data.CLASSES))
+
+
+def test_stem_of_resnet18_is_3x3_with_stride_2_and_no_pooling_follows():
+    model = models.build("resnet18")
+    stem = model.conv1
+    assert (stem.in_channels, stem.kernel_size, stem.stride) == (1, (3, 3), (2, 2))
+    assert not any(isinstance(layer, nn.MaxPool2d) for layer in model.modules())
+    assert layer_input(model, model.layer1) == (1, 64, 14, 14)
+
+
+def test_stem_of_small_resnet_halves_the_picture():
+    model = models.build("small_resnet")
+    assert layer_input(model, model.blocks) == (1, 16, 14, 14)
+
+
+def test_skip_is_a_convolution_only_where_the_shape_changes():
+    skips = [type(block.skip) for block in models.build("small_resnet").blocks]
+    same, changed = nn.Identity, nn.Sequential
+    assert skips == [same, same, same, changed, same, same, changed, same, same]
+
+
+@pytest.mark.parametrize("make", [models.build, models.load_trained])
+def test_unknown_network_is_refused_with_the_choices(make):
+    with pytest.raises(ValueError, match=r"'resnet50'.*small_resnet, resnet18"):
+        make("resnet50")
+
+
+# --- trained weights ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def test_pictures():
+    return data.fashion_mnist().test
+
+
+def test_trained_network_is_float32_and_ready_for_inference(name):
+    model = models.load_trained(name)
+    assert not any(layer.training for layer in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_trained_network_loads_in_under_a_second(name):
+    def seconds() -> float:
+        start = time.perf_counter()
+        models.load_trained(name)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_pictures):
+    measured = accuracy(models.load_trained(name), test_pictures)
+    assert measured >= {"small_resnet": 91.5, "resnet18": 93.0}[name] == RECIPES[name].must_reach
+    with safe_open(data.DATA / f"weights/{name}.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["command"] == f"python -m course_lib.recipes {name}"
+    assert float(about["test_accuracy"]) == pytest.approx(measured, abs=0.1)
+
+
+# --- files of weights ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A ``data/`` folder whose only file is the weights of small_resnet that a test writes."""
+    (tmp_path / "SHA256SUMS").touch()
+    (tmp_path / "weights").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_come_back_as_fp16_holds_them(root, small, layout):
+    models.save_weights(small.to(memory_format=layout), root / WEIGHTS, {"command": "none"})
+    data.record_checksum(WEIGHTS, root)
+    loaded = models.load_trained("small_resnet", root).state_dict()
+    for key, value in small.state_dict().items():
+        assert torch.equal(loaded[key], value.half().float() if value.dim() else value)
+    with safe_open(root / WEIGHTS, "pt") as file:
+        assert file.metadata() == {"command": "none"}
+        assert file.get_tensor("stem.weight").dtype == torch.float16
+
+
+def test_crash_while_saving_leaves_the_old_file_and_no_other(root, small, monkeypatch):
+    models.save_weights(small, root / WEIGHTS, {})
+    before = (root / WEIGHTS).read_bytes()
+    nn.init.zeros_(small.head.weight)
+
+    def crash(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", crash)
+        models.save_weights(small, root / WEIGHTS, {})
+    assert (root / WEIGHTS).read_bytes() == before
+    assert list(root.rglob("*.safetensors")) == [root / WEIGHTS]
+    models.save_weights(small, root / WEIGHTS, {})  # what the crash left is not in the way
+    assert (root / WEIGHTS).read_bytes() != before
+
+
+def test_missing_weights_are_refused(root):
+    with pytest.raises(data.DataError, match=WEIGHTS):
+        models.load_trained("small_resnet", root)
+
+
+class Trap:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("dump", "load"),
+    [(pickle.dump, pickle.load), (torch.save, partial(torch.load, weights_only=False))],
+    ids=["pickle", "torch.save"],
+)
+def test_pickle_in_place_of_the_weights_is_never_unpickled(root, dump, load):
+    sprung = root / "sprung"
+    with (root / WEIGHTS).open("wb") as file:
+        dump(Trap(sprung), file)
+    data.record_checksum(WEIGHTS, root)
+    with pytest.raises(SafetensorError):
+        models.load_trained("small_resnet", root)
+    assert not sprung.exists()
+    with (root / WEIGHTS).open("rb") as file:
+        load(file)
+    assert sprung.exists()  # the trap works: who unpickles the file steps into it

@@ -1,0 +1,169 @@
+"""The learner's progress survives crashes, damage and two lessons at once."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from course_lib import PROJECT
+from course_lib.teaching import progress
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def solve(name):
+    return lambda stored: stored["exercises"].update({name: {"solved": True}})
+
+
+def test_folder_follows_the_environment_at_every_call(state, monkeypatch):
+    assert progress.folder() == state
+    monkeypatch.delenv("PRUNING_COURSE_STATE")
+    assert progress.folder() == PROJECT / ".course"
+
+
+def test_nothing_stored_yet_reads_as_empty_and_writes_nothing(state):
+    assert progress.read() == {"version": 1, "exercises": {}, "predictions": {}, "claims": {}}
+    assert not state.exists()
+
+
+def test_update_returns_and_stores_the_change():
+    assert progress.update(solve("01.1"))["exercises"] == {"01.1": {"solved": True}}
+    progress.update(solve("01.2"))
+    assert set(progress.read()["exercises"]) == {"01.1", "01.2"}
+
+
+def test_crash_while_writing_leaves_the_old_file_whole(state, monkeypatch):
+    progress.update(solve("01.1"))
+    before = (state / "progress.json").read_bytes()
+
+    def crash(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", crash)
+        progress.update(solve("01.2"))
+    assert (state / "progress.json").read_bytes() == before
+    assert not list(state.glob("*.tmp")) and not list(state.glob(".*.tmp"))
+    progress.update(solve("01.3"))  # the lock was released
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_a_change_that_json_cannot_hold_leaves_the_old_file_whole(value):
+    progress.update(solve("01.1"))
+    with pytest.raises((ValueError, TypeError)):
+        progress.update(lambda stored: stored["claims"].update(C01={"value": value}))
+    assert progress.read()["exercises"] == {"01.1": {"solved": True}}
+
+
+def test_two_processes_at_once_lose_nothing(state):
+    script = (
+        "import sys; from course_lib.teaching import progress\n"
+        "for i in range(50):\n"
+        "    name = f'{sys.argv[1]}.{i}'\n"
+        "    progress.update(lambda p: p['exercises'].update({name: {}}))\n"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", script, name], cwd=PROJECT) for name in ("a", "b")
+    ]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    expected = {f"{name}.{i}" for name in ("a", "b") for i in range(50)}
+    assert set(progress.read()["exercises"]) == expected
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"version": true}',
+        b'{"version": 1, "claims": []}',
+        b'{"version": 1, "exercises": {"01.1": 3}}',
+    ],
+)
+def test_damaged_file_is_set_aside_with_a_warning_that_names_it(state, damage):
+    state.mkdir()
+    (state / "progress.json").write_bytes(damage)
+    with pytest.warns(UserWarning, match="progress.damaged-"):
+        assert progress.read()["exercises"] == {}
+    [aside] = state.glob("progress.damaged-*.json")
+    assert aside.read_bytes() == damage
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        progress.update(solve("01.1"))
+
+
+def test_two_damaged_files_of_one_second_are_both_kept(state, monkeypatch):
+    class Frozen(progress.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2030, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(progress, "datetime", Frozen)
+    state.mkdir()
+    for damage in ("one", "two", "three"):
+        (state / "progress.json").write_text(damage)
+        with pytest.warns(UserWarning, match="damaged"):
+            progress.update(solve("01.1"))
+    kept = {path.name: path.read_text() for path in state.glob("progress.damaged-*.json")}
+    assert kept == {
+        "progress.damaged-20300102T030405.json": "one",
+        "progress.damaged-20300102T030405-2.json": "two",
+        "progress.damaged-20300102T030405-3.json": "three",
+    }
+
+
+def test_file_of_a_newer_version_is_never_touched(state):
+    state.mkdir()
+    newer = json.dumps({"version": 2, "exercises": ["another shape"]})
+    (state / "progress.json").write_text(newer)
+    with pytest.raises(progress.ProgressError, match="newer version"):
+        progress.update(solve("01.1"))
+    with pytest.warns(UserWarning, match="newer version"):
+        assert progress.read()["exercises"] == {}
+    with pytest.warns(UserWarning, match="newer version"):
+        assert progress.remember(solve("01.1"))["exercises"] == {"01.1": {"solved": True}}
+    assert (state / "progress.json").read_text() == newer
+
+
+def test_sections_of_the_same_version_that_are_unknown_are_kept(state):
+    state.mkdir()
+    (state / "progress.json").write_text('{"version": 1, "notes": {"a": 1}}')
+    assert progress.update(solve("01.1"))["notes"] == {"a": 1}
+
+
+def test_unwritable_folder_is_a_clear_error_and_for_lessons_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "file"))
+    with pytest.raises(progress.ProgressError, match=r"file.*Make that folder writable"):
+        progress.update(solve("01.1"))
+    with pytest.warns(match="nothing is remembered"), pytest.warns(match="cannot be read"):
+        assert "01.1" in progress.remember(solve("01.1"))["exercises"]
+
+
+def test_folder_that_is_read_as_a_file_never_stops_a_lesson(state):
+    (state / "progress.json").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert progress.read()["claims"] == {}
+
+
+def test_whole_file_is_readable_by_others_and_ends_where_the_text_ends(tmp_path):
+    file = progress.write_whole(tmp_path / "new" / "page.md", "text\n")
+    assert file.read_bytes() == b"text\n"
+    assert file.stat().st_mode & 0o444 == 0o444 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,136 @@
+"""A recipe trains, chooses by validation, reads the test set once and writes what it measured."""
+
+import copy
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from course_lib import data, models, recipes
+from course_lib.data import Images, Splits
+from course_lib.recipes import Recipe, main, train
+from course_lib.training import accuracy
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """A data set of 500 pictures that the command line finds in place of Fashion-MNIST."""
+    random = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(500, 1, 28, 28, generator=random), torch.arange(500) % 10
+    sizes = (300, 100, 100)
+    parts = map(Images, images.split(sizes), labels.split(sizes))
+    splits = Splits(*parts)
+    monkeypatch.setattr(recipes, "fashion_mnist", lambda: splits)
+    return splits
+
+
+@pytest.fixture
+def must_reach(monkeypatch):
+    """Call it to make small_resnet's recipe one epoch with this target."""
+
+    def replace(target: float) -> None:
+        recipe = Recipe("small_resnet", epochs=1, lr=0.1, must_reach=target)
+        monkeypatch.setitem(recipes.RECIPES, "small_resnet", recipe)
+
+    return replace
+
+
+@pytest.fixture
+def scripted_validation(monkeypatch):
+    """Call it to dictate the validation accuracy of each epoch; lists every measurement.
+
+    A measurement is the data it was made on and the weights that the network then had.
+    """
+
+    def replace(pictures: Splits, values: list[float]) -> list[tuple[Images, dict]]:
+        measured, coming = [], iter(values)
+
+        def scripted(model, part):
+            measured.append((part, copy.deepcopy(model.state_dict())))
+            return next(coming) if part is pictures.validation else 77.0
+
+        monkeypatch.setattr(recipes, "accuracy", scripted)
+        return measured
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([10, 90, 50], 2), ([10, 20, 30], 3), ([30, 30, 20], 1), ([0, 0, 0], 1)],
+    ids=["middle", "last", "first of equals", "nothing learnt"],
+)
+def test_epoch_is_chosen_by_validation(pictures, scripted_validation, values, best):
+    measured = scripted_validation(pictures, values)
+    recipe = Recipe("small_resnet", epochs=3, lr=0.1, must_reach=0)
+    model, about = train(recipe, pictures)
+    assert about["epoch"] == str(best)
+    assert about["validation_accuracy"] == f"{values[best - 1]:.2f}"
+    _, weights = measured[best - 1]
+    for name, value in model.state_dict().items():
+        expected = weights[name].half().float() if value.is_floating_point() else weights[name]
+        assert torch.equal(value, expected)
+
+
+def test_test_pictures_are_read_once(pictures, scripted_validation):
+    measured = scripted_validation(pictures, [10, 20, 30])
+    _, about = train(Recipe("small_resnet", epochs=3, lr=0.1, must_reach=0), pictures)
+    assert [part is pictures.test for part, _ in measured] == [False] * 3 + [True]
+    assert about["test_accuracy"] == "77.00"
+
+
+def test_same_recipe_gives_the_same_weights(pictures):
+    recipe = Recipe("small_resnet", epochs=1, lr=0.1, must_reach=0, seed=5)
+    first, second, other = (
+        train(chosen, pictures)[0].stem.weight
+        for chosen in (recipe, recipe, recipe._replace(seed=6))
+    )
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_command_writes_the_weights_in_half_precision_with_what_they_measured(
+    pictures, must_reach, tmp_path, capsys
+):
+    must_reach(0)
+    path = tmp_path / "new" / "weights.safetensors"
+    assert main(["small_resnet", "--out", str(path)]) == 0
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file}
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
+    model = models.build("small_resnet")
+    model.load_state_dict(tensors)
+    assert about["command"] == "python -m course_lib.recipes small_resnet"
+    assert about["test_accuracy"] == f"{accuracy(model, pictures.test):.2f}"
+    assert about["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert "epoch  1 of 1" in printed
+    assert f"test accuracy {about['test_accuracy']} %" in printed and f"wrote {path}" in printed
+
+
+@pytest.mark.parametrize(("target", "status"), [(0, 0), (100.1, 1)])
+def test_status_tells_whether_the_target_was_met(
+    pictures, must_reach, tmp_path, capsys, target, status
+):
+    must_reach(target)
+    assert main(["small_resnet", "--out", str(tmp_path / "weights")]) == status
+    assert (f"must reach {target} %" in capsys.readouterr().err) == bool(status)
+
+
+def test_without_a_path_the_weights_of_the_course_and_their_checksum_are_replaced(
+    pictures, must_reach, tmp_path, monkeypatch
+):
+    must_reach(0)
+    (tmp_path / "SHA256SUMS").touch()
+    monkeypatch.setattr(recipes, "DATA", tmp_path)
+    monkeypatch.setattr(
+        recipes, "record_checksum", lambda name: data.record_checksum(name, tmp_path)
+    )
+    main(["small_resnet"])
+    assert list(data.checksums(tmp_path)) == ["weights/small_resnet.safetensors"]
+    assert models.load_trained("small_resnet", tmp_path).stem.weight.isfinite().all()
+
+
+def test_unknown_network_is_refused_with_the_choices(capsys):
+    with pytest.raises(SystemExit):
+        main(["resnet50"])
+    assert "small_resnet" in capsys.readouterr().err

@@ -1,0 +1,249 @@
+"""Training is reproducible and does the steps that it was asked for; accuracy is counted right."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from course_lib.data import Images, fashion_mnist
+from course_lib.models import small_resnet
+from course_lib.training import accuracy, augment, batches, fit, interval
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_images(n: int) -> Images:
+    pictures = torch.randn(n, 1, 28, 28, generator=generator())
+    return Images(pictures, torch.arange(n) % 10)
+
+
+def linear(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+# --- augmentation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pad", [0, 1, 2])
+def test_bright_pixel_is_mirrored_and_moves_by_at_most_the_padding(pad):
+    row, column, width = 5, 8, 20
+    images = torch.full((2_000, 1, 12, width), -0.8)
+    images[:, :, row, column] = 3.0
+    result = augment(images, generator(), pad)
+    assert result.shape == images.shape and result.dtype == images.dtype
+    bright = (result == 3.0).nonzero()
+    assert bright[:, 0].tolist() == list(range(2_000))  # one in each picture,
+    assert (result == -0.8).sum() == result.numel() - 2_000  # and nothing else but background
+    moves = range(-pad, pad + 1)
+    columns = (column, width - 1 - column)
+    expected = {(row + dy, x + dx) for x, dy, dx in product(columns, moves, moves)}
+    assert set(map(tuple, bright[:, 2:].tolist())) == expected
+
+
+def test_augmentation_of_a_whole_picture_is_a_mirrored_or_shifted_copy():
+    picture = torch.rand(3, 6, 5, generator=generator())
+    padded = nn.functional.pad(picture, (1,) * 4, value=picture.min().item())
+    shifted = [padded[:, y : y + 6, x : x + 5] for y, x in product(range(3), repeat=2)]
+    mirrored = [padded.flip(2)[:, y : y + 6, x : x + 5] for y, x in product(range(3), repeat=2)]
+    results = augment(picture.expand(500, -1, -1, -1), generator(), pad=1)
+    counts = [(results == copy).flatten(1).all(1).sum().item() for copy in shifted + mirrored]
+    assert sum(counts) == 500 and min(counts) > 0
+    assert 200 < sum(counts[:9]) < 300  # mirrors half
+
+
+def test_augmentation_leaves_its_input_alone():
+    images = random_images(16).images
+    before = images.clone()
+    augment(images, generator())
+    assert torch.equal(images, before)
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def test_a_pass_shows_full_batches_of_different_pictures():
+    pictures = Images(torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10))
+    seen = list(batches(pictures, 4, generator(), augmented=False))
+    assert [len(labels) for _, labels in seen] == [4, 4]
+    assert len({label.item() for _, labels in seen for label in labels}) == 8
+    for images, labels in seen:
+        assert torch.equal(images.flatten(), labels.float())  # each picture keeps its label
+
+
+# --- fit ----------------------------------------------------------------------------------------
+
+
+def trained(model: nn.Module, seed: int) -> torch.Tensor:
+    fit(model, random_images(64), epochs=2, lr=0.1, seed=seed, batch_size=16)
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+def same_network() -> nn.Module:
+    torch.manual_seed(1)
+    return small_resnet()
+
+
+def test_same_seed_gives_the_same_weights_bit_for_bit():
+    first = trained(same_network(), seed=3)
+    torch.manual_seed(99)  # the state of the global generator does not matter
+    assert torch.equal(first, trained(same_network(), seed=3))
+
+
+def test_another_seed_gives_other_weights():
+    assert not torch.equal(trained(same_network(), seed=3), trained(same_network(), seed=4))
+
+
+def test_training_leaves_the_global_generator_alone():
+    model = linear()
+    before = torch.get_rng_state()
+    trained(model, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.25, 2), (1, 8), (1.5, 12)])
+def test_epochs_and_their_fractions_make_that_many_steps(epochs, steps):
+    counted = []
+
+    def progress(iterable):
+        for step in iterable:
+            counted.append(step)
+            yield step
+
+    data = random_images(8 * 16 + 5)
+    fit(linear(), data, epochs=epochs, lr=0.1, seed=0, batch_size=16, progress=progress)
+    assert counted == list(range(1, steps + 1))
+
+
+def learning_rates(schedule: str, steps: int) -> list[float]:
+    """What the optimizer used at each step of a training with lr=0.5."""
+    seen = []
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
+    )
+    data = random_images(4 * steps)
+    fit(linear(), data, epochs=1, lr=0.5, seed=0, batch_size=4, schedule=schedule)
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_constant_schedule_keeps_the_learning_rate(steps):
+    assert learning_rates("constant", steps) == [0.5] * steps
+
+
+def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nearly_zero():
+    rates = learning_rates("one-cycle", 40)
+    peak = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.5) and peak == 9  # after a quarter of the steps
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.5e-3
+
+
+@pytest.mark.parametrize("steps", range(1, 10))
+def test_one_cycle_works_for_any_number_of_steps(steps):
+    rates = learning_rates("one-cycle", steps)
+    assert len(rates) == steps and all(0 < rate <= 0.5 for rate in rates)
+
+
+def test_after_each_full_pass_the_mean_loss_is_reported():
+    class Undecided(nn.Module):
+        """Gives every class the same logit, so that every loss is log(10)."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.scale.expand(len(x), 10)
+
+    reports = []
+    fit(
+        Undecided(),
+        random_images(64),
+        epochs=2.5,
+        lr=0.1,
+        seed=0,
+        batch_size=16,
+        after_epoch=lambda *report: reports.append(report),
+    )
+    assert reports == [(1, pytest.approx(math.log(10))), (2, pytest.approx(math.log(10)))]
+
+
+def test_network_trains_in_training_mode_and_returns_in_eval_mode():
+    model, modes = linear().eval(), []
+    model.register_forward_hook(lambda layer, *_: modes.append(layer.training))
+    options = {"epochs": 2, "lr": 0.1, "seed": 0, "batch_size": 16}
+    result = fit(model, random_images(64), after_epoch=lambda *_: model.eval(), **options)
+    assert modes == [True] * 8
+    assert result is model and not model.training
+
+
+@pytest.mark.parametrize(("pictures", "epochs"), [(15, 1), (64, 0.1), (64, 0), (64, -1)], ids=str)
+def test_too_little_for_one_step_is_refused(pictures, epochs):
+    with pytest.raises(ValueError, match=rf"{epochs} epochs of {pictures} pictures.*no training"):
+        fit(linear(), random_images(pictures), epochs=epochs, lr=0.1, seed=0, batch_size=16)
+
+
+def test_unknown_schedule_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"'cosine'.*'one-cycle' or 'constant'"):
+        fit(linear(), random_images(128), epochs=1, lr=0.1, seed=0, schedule="cosine")
+
+
+def test_a_few_passes_over_2000_pictures_teach_a_fresh_network():
+    parts = fashion_mnist()
+    few = Images(parts.train.images[:2_000], parts.train.labels[:2_000])
+    model = fit(same_network(), few, epochs=3, lr=0.1, seed=0, batch_size=64)
+    validation = Images(parts.validation.images[:1_000], parts.validation.labels[:1_000])
+    assert accuracy(model, validation) > 60
+
+
+# --- accuracy -----------------------------------------------------------------------------------
+
+
+class PicturesAreLogits(nn.Module):
+    """Predicts the brightest of ten pixels; would predict the darkest in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x.flatten(1) * (-self.scale if self.training else self.scale)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 500])
+def test_accuracy_agrees_with_a_hand_count(batch_size):
+    predictions = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 0, 0, 0])  # the last three are wrong
+    pictures = nn.functional.one_hot(predictions, 10).float().view(10, 1, 1, 10)
+    model = PicturesAreLogits().train()
+    assert accuracy(model, Images(pictures, labels), batch_size) == 70.0
+    assert not model.training
+
+
+def test_interval_agrees_with_a_published_value():
+    # 8 of 10: 49.0 to 94.3 %, as in Brown, Cai and DasGupta (2001), or statsmodels' "wilson".
+    assert interval(80, 10) == pytest.approx((49.0, 94.3), abs=0.05)
+
+
+def test_interval_of_10000_pictures_at_92_percent_is_half_a_point_wide_each_way():
+    low, high = interval(92, 10_000)
+    assert (92 - low, high - 92) == pytest.approx((0.5, 0.5), abs=0.05)
+
+
+@given(n=st.integers(1, 100_000), share=st.floats(0, 1))
+def test_interval_ends_where_the_accuracy_would_just_be_plausible(n, share):
+    low, high = interval(100 * share, n)
+    assert 0 <= low <= high <= 100
+    assert low - 1e-9 <= 100 * share <= high + 1e-9
+    for end in (low / 100, high / 100):  # an end is 1.96 of its own standard deviations away
+        assert n * (share - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end), abs=1e-6)
