@@ -21,7 +21,7 @@ Masks = dict[str, torch.Tensor]
 #: A score for each single weight: a function of the weights, or ready scores by parameter name.
 Score = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, torch.Tensor]
 
-# Large tensors are scored in pieces of this many weights, which bounds the memory that it takes.
+# Large tensors are ranked in pieces of this many weights, which bounds the memory that it takes.
 PIECE = 1 << 20
 
 
@@ -170,13 +170,17 @@ def layer_masks(
 
 
 def output_masks(model: nn.Module, sparsity: float, score: Score = magnitude) -> Masks:
-    """Prune the lowest scores of each output (row of the weight) on its own, as Wanda does."""
-    tensors, function = _scored(model, score)
-    masks = {}
-    for name, tensor in tensors.items():
-        rows = function(tensor.detach()).flatten(1)
-        masks[name] = lowest_per_row(rows, zeros_asked(sparsity, rows.shape[1])).view(tensor.shape)
-    return masks
+    """Prune the lowest scores of each output (row of the weight) on its own, as Wanda does.
+
+    Raises:
+        ValueError: ``sparsity`` is not within 0 to 1, or a score is not a number.
+    """
+
+    def prune_rows(scores: torch.Tensor) -> torch.Tensor:
+        rows = scores.flatten(1)
+        return lowest_per_row(rows, zeros_asked(sparsity, rows.shape[1])).view(scores.shape)
+
+    return _outputs_first(model, score, prune_rows)
 
 
 def nm_masks(model: nn.Module, n: int, m: int, score: Score = magnitude) -> Masks:
@@ -184,14 +188,44 @@ def nm_masks(model: nn.Module, n: int, m: int, score: Score = magnitude) -> Mask
 
     The groups run along the dimension that the product sums over: the inputs of a linear layer,
     the input channels of a convolution. A layer whose inputs ``m`` does not divide stays dense.
+
+    Raises:
+        ValueError: not 0 <= n <= m, or a score is not a number.
     """
-    tensors, function = _scored(model, score)
-    return {
-        name: nm_mask(function(tensor.detach()), n, m)
-        if tensor.shape[1] % m == 0
-        else torch.ones_like(tensor, dtype=torch.bool)
-        for name, tensor in tensors.items()
+    _check_nm(n, m)
+
+    def prune_groups(scores: torch.Tensor) -> torch.Tensor:
+        if scores.shape[1] % m:
+            return torch.ones_like(_refuse_nan(scores), dtype=torch.bool)
+        return nm_mask(scores, n, m)
+
+    return _outputs_first(model, score, prune_groups)
+
+
+def _outputs_first(
+    model: nn.Module, score: Score, prune: Callable[[torch.Tensor], torch.Tensor]
+) -> Masks:
+    """The mask that ``prune`` makes from the scores of each layer, given as (out, in, ...)."""
+    transposed = {
+        id(layer.weight): layer.groups
+        for layer in model.modules()
+        if getattr(layer, "transposed", False)
     }
+    weights = prunable(model)
+    tensors, function = _scored(model, score)
+    masks = {}
+    for name, tensor in tensors.items():
+        scores = function(tensor.detach())
+        groups = transposed.get(id(weights[name]))
+        if groups is None:
+            masks[name] = prune(scores)
+        else:  # a transposed convolution stores its weight as (in, out / groups, ...)
+            masks[name] = _swap_in_out(prune(_swap_in_out(scores, groups)), groups)
+    return masks
+
+
+def _swap_in_out(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
@@ -200,8 +234,7 @@ def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
     Raises:
         ValueError: not 0 <= n <= m, or ``m`` does not divide the size of dimension 1.
     """
-    if not 0 <= n <= m or m < 1:
-        raise ValueError(f"An N:M mask keeps n of m with 0 <= n <= m; got {n}:{m}.")
+    _check_nm(n, m)
     if scores.dim() < 2 or scores.shape[1] % m:
         raise ValueError(
             f"{n}:{m} needs a dimension 1 that {m} divides; the shape is {tuple(scores.shape)}."
@@ -211,10 +244,14 @@ def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
     return kept.view(inputs_last.shape).movedim(-1, 1).contiguous()
 
 
+def _check_nm(n: int, m: int) -> None:
+    if not 0 <= n <= m or m < 1:
+        raise ValueError(f"An N:M mask keeps n of m with 0 <= n <= m; got {n}:{m}.")
+
+
 def lowest_per_row(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Mask that prunes the ``count`` lowest of each row of ``scores`` (rows, columns)."""
-    _refuse_nan(scores)
-    order = scores.argsort(dim=1, stable=True)
+    order = _refuse_nan(scores).float().argsort(dim=1, stable=True)
     kept = torch.ones_like(scores, dtype=torch.bool)
     return kept.scatter_(1, order[:, :count], False)
 
@@ -222,17 +259,19 @@ def lowest_per_row(scores: torch.Tensor, count: int) -> torch.Tensor:
 def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsity: float) -> Masks:
     """Prune the ``sparsity`` of all ``tensors`` together that ``score`` gives the lowest values.
 
-    Two walks over the weights find the highest score to prune, a third writes the masks; scores
-    exist for one piece at a time only. Sorting 100 M weights would take far more of both.
+    Two walks over the weights find the highest score to prune, a third writes the masks; only the
+    scores of one tensor exist at a time. Sorting 100 M weights takes far more time and memory.
 
     Raises:
-        ValueError: ``sparsity`` is not within 0 to 1, or a score is not a number.
+        ValueError: ``sparsity`` is not within 0 to 1, a score is not a number, or ``score`` gives
+            other values when it is called again.
     """
-    count = zeros_asked(sparsity, sum(tensor.numel() for tensor in tensors.values()))
+    total = sum(tensor.numel() for tensor in tensors.values())
+    count = zeros_asked(sparsity, total)
 
     def scores(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-        for piece in tensor.detach().reshape(-1).split(PIECE):
-            yield _refuse_nan(score(piece).float())
+        for piece in score(tensor.detach()).reshape(-1).split(PIECE):
+            yield _refuse_nan(piece.float())
 
     threshold, ties = _kth_lowest(
         lambda: (piece for tensor in tensors.values() for piece in scores(tensor)), count
@@ -247,6 +286,11 @@ def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsit
                 kept[tied[ties:]] = True
                 ties = max(0, ties - len(tied))
         masks[name] = mask.view(tensor.shape)
+    if sum(int(mask.count_nonzero()) for mask in masks.values()) != total - count:
+        raise ValueError(
+            "The score gives other values every time it is called. Compute the scores once and "
+            "pass them as a mapping from parameter name to scores."
+        )
     return masks
 
 

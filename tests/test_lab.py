@@ -40,7 +40,7 @@ def served(port, folder):
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
-    stop = threading.Timer(120, process.kill)  # a lab that hangs must not hang the tests
+    stop = threading.Timer(240, process.kill)  # a lab that hangs must not hang the tests
     stop.start()
     log = []
     try:

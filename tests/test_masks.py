@@ -26,6 +26,7 @@ from course_lib.masks import (
     nm_masks,
     output_masks,
     prunable,
+    pruned_copy,
     random_scores,
     sparsity,
     wanda,
@@ -312,9 +313,10 @@ def test_score_function_sees_a_whole_weight_and_may_compare_within_it(make):
         assert_same(make(model, 0.5, relative), list(make(model, 0.5, ready).values()))
 
 
-def test_masks_are_exact_even_for_a_score_function_that_draws():
+def test_score_function_that_draws_anew_at_every_call_is_refused():
     torch.manual_seed(0)
-    assert zeros(global_masks(network(torch.randn(5, 6)), 0.5, torch.rand_like)) == 15
+    with pytest.raises(ValueError, match="pass them as a mapping"):
+        global_masks(network(torch.randn(50, 60)), 0.5, torch.rand_like)
 
 
 def test_random_scores_follow_their_seed():
@@ -513,6 +515,15 @@ def test_layer_without_a_mask_is_left_as_it_is(mixed):
     before = mixed["conv"].weight.clone()
     apply_masks(mixed, {"linear.weight": torch.zeros(8, 6, dtype=torch.bool)})
     assert torch.equal(mixed["conv"].weight, before) and not mixed["linear"].weight.any()
+
+
+def test_pruned_copy_leaves_the_network_itself_alone(mixed):
+    before, found = copy.deepcopy(mixed.state_dict()), global_masks(mixed, 0.7)
+    pruned = pruned_copy(mixed, found)
+    assert all(torch.equal(value, before[name]) for name, value in mixed.state_dict().items())
+    apply_masks(mixed, found)
+    pairs = zip(pruned.state_dict().values(), mixed.state_dict().values(), strict=True)
+    assert all(torch.equal(ours, expected) for ours, expected in pairs)
 
 
 # --- holding masks while a network trains -------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The look of every figure: one colour per idea, large type, a text for those who cannot see it."""
+"""The look of every figure: one colour per idea, large type, a text for those who cannot see it.
+
+A lesson begins with ``plt.style.use(figures.STYLE)``.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -34,12 +37,6 @@ STYLE = {
 }
 
 
-def new(columns: int = 1, rows: int = 1, size: tuple[float, float] | None = None, **options):
-    """Return an empty figure in the course's style, and its axes."""
-    with plt.rc_context(STYLE):
-        return plt.subplots(rows, columns, figsize=size, **options)
-
-
 def show(figure: Figure, alt: str) -> None:
     """Display ``figure`` as a PNG with ``alt`` as its text, and close it."""
     display(picture(figure, alt), raw=True, metadata={"image/png": {"alt": alt}})
@@ -48,8 +45,7 @@ def show(figure: Figure, alt: str) -> None:
 def picture(figure: Figure, alt: str) -> dict:
     """What Jupyter displays for ``figure``: the PNG, and ``alt`` where pictures are not shown."""
     png = io.BytesIO()
-    with plt.rc_context(STYLE):
-        figure.savefig(png, format="png", dpi=110)
+    figure.savefig(png, format="png", dpi=110)
     plt.close(figure)
     return {"image/png": png.getvalue(), "text/plain": alt}
 
@@ -62,17 +58,14 @@ def lines(
     ylabel: str,
     title: str = "",
     colours: Mapping[str, str] | None = None,
-    axes: Axes | None = None,
 ) -> Axes:
     """One line per series over ``x``, labelled at its legend; returns the axes to add to."""
-    if axes is None:
-        _, axes = new()
-    with plt.rc_context(STYLE):
-        for (label, y), marker in zip(series.items(), "os^Dv", strict=False):
-            axes.plot(x, y, marker=marker, label=label, color=(colours or {}).get(label))
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        if len(series) > 1:
-            axes.legend()
+    _, axes = plt.subplots()
+    for (label, y), marker in zip(series.items(), "os^Dv", strict=False):
+        axes.plot(x, y, marker=marker, label=label, color=(colours or {}).get(label))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if len(series) > 1:
+        axes.legend()
     return axes
 
 
@@ -80,12 +73,11 @@ def bars(
     heights: Mapping[str, float], *, ylabel: str, title: str = "", colour: str = "unstructured"
 ) -> Axes:
     """One bar per name, in order; returns the axes to add to."""
-    _, axes = new()
-    with plt.rc_context(STYLE):
-        axes.bar(range(len(heights)), list(heights.values()), color=COLOURS[colour])
-        axes.set_xticks(range(len(heights)), list(heights), rotation=90, fontsize=11)
-        axes.set(ylabel=ylabel, title=title)
-        axes.grid(visible=False, axis="x")
+    _, axes = plt.subplots()
+    axes.bar(range(len(heights)), list(heights.values()), color=COLOURS[colour])
+    axes.set_xticks(range(len(heights)), list(heights), rotation=90, fontsize=11)
+    axes.set(ylabel=ylabel, title=title)
+    axes.grid(visible=False, axis="x")
     return axes
 
 
@@ -93,17 +85,17 @@ def ruler(
     low: float, high: float, unit: str, guess: float | None = None, truth: float | None = None
 ) -> Figure:
     """A scale from ``low`` to ``high`` with the learner's guess and, once measured, the truth."""
-    figure, axes = new(size=(7.2, 1.7))
+    figure, axes = plt.subplots(figsize=(7.2, 1.7))
     axes.plot([low, high], [0, 0], color=COLOURS["dense"], linewidth=3)
     # The guess is named above the scale and the truth below, so that they never overlap.
-    for value, name, colour, place in (
-        (guess, "your guess", "structured", 0.45),
-        (truth, "measured", "unstructured", -0.75),
+    for value, name, filling, place in (
+        (guess, "your guess", "white", 0.4),
+        (truth, "measured", "black", -0.75),
     ):
         if value is not None:
-            axes.plot(value, 0, "o", markersize=14, color=COLOURS[colour], clip_on=False)
-            words = f"{name}: {value:.3g} {unit}"
-            axes.text(value, place, words, ha=_side(value, low, high), color=COLOURS["dense"])
+            dot = {"markerfacecolor": filling, "markeredgecolor": "black", "markeredgewidth": 2}
+            axes.plot(value, 0, "o", markersize=14, clip_on=False, **dot)
+            axes.text(value, place, f"{name}: {value:.3g} {unit}", ha=_side(value, low, high))
     axes.set(ylim=(-1, 1), xlim=(low, high), xlabel=unit)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

@@ -33,9 +33,7 @@ def predict(name: str, question: str, low: float, high: float, unit: str, step: 
 
     button.on_click(commit)
     asked = ipywidgets.HTML(f"<b>Predict.</b> {question}")
-    display(
-        ipywidgets.VBox([asked, ipywidgets.HBox([slider, ipywidgets.Label(unit)]), button, said])
-    )
+    _show(ipywidgets.VBox([asked, ipywidgets.HBox([slider, ipywidgets.Label(unit)]), button, said]))
     picture = display(_ruler(low, high, unit, earlier, None), raw=True, display_id=True)
 
 

@@ -25,10 +25,14 @@
 # Run a cell with **Shift + Enter**. Run this one first.
 
 # %%
+import matplotlib.pyplot as plt
+
 from course_lib import cost, data, doctor, masks, models, training
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.widgets import predict, reveal
+
+plt.style.use(figures.STYLE)
 
 # %% [markdown]
 # ## Does my machine work?
@@ -75,7 +79,7 @@ for name, part in zip(pictures._fields, pictures, strict=True):
     print(f"{name:10s} {len(part.labels):6,d} pictures of shape {tuple(part.images.shape[1:])}")
 
 # %%
-figure, axes = figures.new(columns=10, size=(10, 1.6))
+figure, axes = plt.subplots(1, 10, figsize=(10, 1.6))
 for label, ax in enumerate(axes):
     first = (pictures.train.labels == label).nonzero()[0, 0]
     ax.imshow(pictures.train.images[first, 0], cmap="gray_r")

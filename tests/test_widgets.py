@@ -1,0 +1,127 @@
+"""Widgets keep what the learner enters, and always stand above a picture of the same."""
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import pytest
+
+from course_lib.teaching import bars, figures, progress, widgets
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path))
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed, and the pictures that replace it: a list of MIME bundles."""
+    bundles = []
+
+    class Handle:
+        def update(self, bundle, raw):
+            bundles.append(bundle)
+
+    def display(bundle, raw=False, **_):
+        assert raw
+        bundles.append(bundle)
+        return Handle()
+
+    monkeypatch.setattr(widgets, "display", display)
+    return bundles
+
+
+@pytest.fixture
+def last(monkeypatch):
+    """The first widget of a kind within the one that was displayed last."""
+    roots, show = [], widgets._show
+    monkeypatch.setattr(widgets, "_show", lambda widget: (roots.append(widget), show(widget)))
+    return lambda kind: _within(roots[-1], kind)
+
+
+def _within(root: ipywidgets.Widget, kind: type) -> ipywidgets.Widget:
+    waiting = [root]
+    while not isinstance(waiting[0], kind):
+        waiting += getattr(waiting.pop(0), "children", ())
+    return waiting[0]
+
+
+def test_a_prediction_is_kept_and_drawn(shown, last):
+    widgets.predict("01.cliff", "Where?", low=50, high=100, unit="%")
+    assert widgets.guess("01.cliff") is None
+    assert [bundle.get("image/png", b"")[:4] for bundle in shown] == [b"", PNG]
+    last(ipywidgets.FloatSlider).value = 80
+    assert widgets.guess("01.cliff") is None, "only the button commits"
+    last(ipywidgets.Button).click()
+    assert widgets.guess("01.cliff") == 80
+    assert len(shown) == 3 and shown[2]["image/png"] != shown[1]["image/png"]
+
+
+def test_a_guess_of_zero_is_a_guess(shown, last):
+    widgets.predict("00.half", "How many?", low=0, high=80, unit="points")
+    last(ipywidgets.FloatSlider).value = 0
+    last(ipywidgets.Button).click()
+    widgets.predict("00.half", "How many?", low=0, high=80, unit="points")
+    assert last(ipywidgets.FloatSlider).value == 0
+
+
+def test_the_truth_is_kept_beside_the_guess(shown, last):
+    widgets.predict("01.cliff", "Where?", low=50, high=100, unit="%")
+    last(ipywidgets.Button).click()
+    widgets.reveal("01.cliff", 83.2, low=50, high=100, unit="%")
+    kept = progress.read()["predictions"]["01.cliff"]
+    assert kept == {"question": "Where?", "unit": "%", "guess": 75.0, "truth": 83.2}
+
+
+def test_a_truth_without_a_guess_is_shown_too(shown):
+    widgets.reveal("01.cliff", 83.2, low=50, high=100, unit="%")
+    assert shown[0]["image/png"][:4] == PNG and widgets.guess("01.cliff") is None
+
+
+def test_exploring_redraws_the_picture(shown, last):
+    drawn = []
+
+    def draw(value):
+        drawn.append(value)
+        return figures.ruler(0, 1, "x", guess=value)
+
+    widgets.explore(draw, [0.0, 0.5, 1.0], start=0.5, label="x", alt="A scale.")
+    assert drawn == [0.5] and shown[1]["text/plain"] == "A scale."
+    last(ipywidgets.SelectionSlider).value = 1.0
+    assert drawn == [0.5, 1.0] and shown[2]["image/png"] != shown[1]["image/png"]
+
+
+def test_without_the_widget_the_words_are_the_same_in_every_run(shown):
+    widgets.predict("01.cliff", "Where?", low=50, high=100, unit="%")
+    widgets.predict("01.gap", "How much?", low=0, high=9, unit="points")
+    assert shown[0]["text/plain"] == shown[2]["text/plain"]
+
+
+def test_a_shown_figure_has_its_text_and_is_closed(monkeypatch):
+    displayed = []
+    monkeypatch.setattr(
+        figures, "display", lambda *args, **kwargs: displayed.append((args, kwargs))
+    )
+    figure, _ = plt.subplots()
+    figures.show(figure, alt="An empty figure.")
+    [((bundle,), options)] = displayed
+    assert bundle["text/plain"] == "An empty figure." and bundle["image/png"][:4] == PNG
+    assert options["metadata"]["image/png"]["alt"] == "An empty figure."
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_several_lines_get_a_legend_and_the_styles_large_type():
+    with plt.style.context(figures.STYLE):
+        axes = figures.lines([0, 1], {"a": [1, 2], "b": [2, 1]}, xlabel="x", ylabel="y")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert axes.xaxis.label.get_size() == figures.STYLE["font.size"]
+    plt.close(axes.figure)
+
+
+def test_progress_bars_are_silent_in_tests_and_on_for_people(monkeypatch, capsys):
+    assert list(bars.bar(range(3), "quiet")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv("COURSE_QUIET")
+    assert list(bars.bar(range(3), "counting")) == [0, 1, 2]
+    assert "counting" in capsys.readouterr().err
