@@ -5,6 +5,7 @@ import re
 import pytest
 
 from course_lib.teaching import claims, progress, report
+from course_lib.teaching.exercises import EXERCISES
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def test_empty_progress_lists_every_claim_as_untested_with_its_lesson():
     rows = section(text, "Claims").splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == list(claims.load())
     assert "untested: lesson 02 tests it" in rows[4]
-    assert "None attempted yet." in text and "None made yet." in text
+    assert f"0 of {len(EXERCISES)} exercises solved." in text and "None made yet." in text
 
 
 def test_measured_claim_shows_its_number_and_counts():
@@ -43,7 +44,8 @@ def test_recording_stands_beside_the_own_numbers(monkeypatch):
 
 def test_exercises_and_predictions_are_listed_with_what_is_missing():
     def learn(kept):
-        kept["exercises"].update({"01.2": {"attempts": 3, "hints": 1, "solved": True}, "01.1": {}})
+        solved = {"attempts": 3, "hints": 1, "solved": True}
+        kept["exercises"].update({"01.2": solved, "01.1": {"attempts": 1}})
         kept["predictions"].update(
             {
                 "01.a": {
@@ -53,14 +55,18 @@ def test_exercises_and_predictions_are_listed_with_what_is_missing():
                     "truth": 42.0,
                 },
                 "01.b": {"guess": 1.23456},
+                "01.c": {"truth": 7.0},
             }
         )
 
     progress.update(learn)
     text = report.markdown()
-    assert "1 of 2 attempted exercises solved." in text
-    assert "| 01.1 | not yet | 0 | 0 |\n| 01.2 | yes | 3 | 1 |" in text
+    assert f"1 of {len(EXERCISES)} exercises solved." in text
+    assert "| 01.1 | a magnitude mask | not yet | 1 | 0 |" in text
+    assert "| 01.2 | masks for the whole network | solved | 3 | 1 |" in text
+    assert "| 01.3 | a training step that keeps the zeros | not attempted | 0 | 0 |" in text
     assert "| How much \\| how far? | 30 % | 42 % |\n| 01.b | 1.23 | not yet |" in text
+    assert "01.c" not in text
 
 
 def test_page_needs_nothing_else_and_keeps_the_learners_words_as_text(tmp_path):
@@ -70,7 +76,7 @@ def test_page_needs_nothing_else_and_keeps_the_learners_words_as_text(tmp_path):
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "build" / "report.html"
     assert not re.search(r"<(script|img|link)|https?://|url\(|@import", page)
-    assert "&lt;script&gt;" in page and page.count("<table>") == 3
+    assert "&lt;script&gt;" in page and page.count("<table>") == 4
     assert 'name="viewport"' in page and "@media print" in page
     assert (tmp_path / "build" / "report.md").read_text(encoding="utf-8") == report.markdown()
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from course_lib.data import DATA
+from course_lib.data import DATA, record_checksum
 from course_lib.teaching import progress
 
 # Decimals that mean something; any other unit is shown with three significant digits.
@@ -470,10 +470,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("publish", help="make this machine's measurements a recording")
     command.add_argument("machine", help="a name for the machine, such as cpu-2core")
     try:
-        print(publish(parser.parse_args(arguments).machine))
+        path = publish(parser.parse_args(arguments).machine)
     except ClaimError as error:
         print(error, file=sys.stderr)
         return 1
+    record_checksum(path.relative_to(DATA).as_posix())
+    print(path)
     return 0
 
 

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from course_lib import PROJECT
 from course_lib.teaching import claims, progress
 from course_lib.teaching.claims import MARKS, Card, Outcome, Verdict
+from course_lib.teaching.exercises import EXERCISES
 
 TITLE = "Pruning, Measured: my results"
 
@@ -125,31 +126,26 @@ def _number(outcome: Outcome) -> str:
     return f"{test.label}: **{test.shown(outcome.value)}** (target: {test.target})"
 
 
-def _exercises(exercises: dict[str, dict]) -> str:
-    if not exercises:
-        return "None attempted yet."
-    solved = sum(bool(entry.get("solved")) for entry in exercises.values())
-    rows = [
-        (
-            name,
-            "yes" if entry.get("solved") else "not yet",
-            entry.get("attempts", 0),
-            entry.get("hints", 0),
-        )
-        for name, entry in sorted(exercises.items())
-    ]
-    table = _table(("exercise", "solved", "attempts", "hints read"), rows)
-    return f"{solved} of {len(exercises)} attempted exercises solved.\n\n{table}"
+def _exercises(attempted: dict[str, dict]) -> str:
+    """Every exercise of the course, solved or not."""
+    rows, solved = [], 0
+    for name, exercise in EXERCISES.items():
+        entry = attempted.get(name, {})
+        solved += bool(entry.get("solved"))
+        state = "solved" if entry.get("solved") else "not yet" if entry else "not attempted"
+        rows.append((name, exercise.title, state, entry.get("attempts", 0), entry.get("hints", 0)))
+    table = _table(("exercise", "", "state", "attempts", "hints read"), rows)
+    return f"{solved} of {len(EXERCISES)} exercises solved.\n\n{table}"
 
 
 def _predictions(predictions: dict[str, dict]) -> str:
-    if not predictions:
-        return "None made yet."
+    """The guesses that the learner committed to, beside what was measured."""
     rows = [
         (entry.get("question", name), _amount(entry, "guess"), _amount(entry, "truth"))
         for name, entry in sorted(predictions.items())
+        if entry.get("guess") is not None
     ]
-    return _table(("question", "my guess", "measured"), rows)
+    return _table(("question", "my guess", "measured"), rows) if rows else "None made yet."
 
 
 def _amount(entry: dict, key: str) -> str:

@@ -76,9 +76,13 @@ explore(
     alt="Histogram of all weights, a narrow peak at zero; the part nearest zero is pruned.",
 )  # fmt: skip
 
+# %%
+print(f"half of all weights are smaller than {weights.abs().median():.3f} in size,")
+print(f"the largest is {weights.abs().max():.2f}")
+
 # %% [markdown]
-# The weights crowd around zero: a band a few hundredths wide holds half of them. That is why
-# removing the small half moves the network so little.
+# The weights crowd around zero, and the band that holds half of them is narrow beside the largest.
+# That is why removing the small half moves the network so little.
 #
 # ## Build it: a magnitude mask
 #
@@ -415,8 +419,8 @@ print(
 )
 
 # %% [markdown]
-# Half of the weights every time (the first layer has a single input channel, so it stays dense under
-# 2:4). The less freedom a mask has to put its zeros where they do no harm, the more it costs.
+# Half of the weights every time (the first layer has one input channel, so 2:4 leaves it dense).
+# The less freedom a mask has to put its zeros where they do no harm, the more it costs.
 # Lesson 05 measures what the hardware gives back.
 #
 # ## The verdicts
