@@ -194,19 +194,20 @@ def test_intact_file_is_found_below_the_given_root(root):
     assert data.verified(LABEL_FILE, root) == root / LABEL_FILE
 
 
-@pytest.mark.parametrize("name", [LABEL_FILE, "weights/new.safetensors"])
-def test_recording_a_checksum_changes_one_line_and_keeps_the_rest(root, name):
-    before = data.checksums(root)
-    path = root / name
-    path.unlink(missing_ok=True)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"made again")
-    data.record_checksum(name, root)
-    assert data.checksums(root) == before | {name: hashlib.sha256(b"made again").hexdigest()}
-    assert data.verified(name, root) == path
-    names = [line[66:] for line in (root / "SHA256SUMS").read_text().splitlines()]
-    assert names == sorted({*before, name})
-    assert not list(root.glob("*.partial"))
+@pytest.mark.parametrize("name", ["a.txt", "new.txt"])
+def test_recording_a_checksum_changes_one_line_and_one_row_and_keeps_the_rest(tmp_path, name):
+    listing, readme = tmp_path / "SHA256SUMS", tmp_path / "README.md"
+    table = "| `a.txt` | one | `{}` |\n| `new.txt` | two | `{}` |\n| `z.txt` | three | `{}` |\n"
+    listing.write_text(f"{'a' * 64}  a.txt\n{'f' * 64}  z.txt\n")
+    readme.write_text(table.format("a" * 64, "", "f" * 64))
+    (tmp_path / name).write_bytes(b"made again")
+    data.record_checksum(name, tmp_path)
+    known = {"a.txt": "a" * 64, "z.txt": "f" * 64}
+    known[name] = hashlib.sha256(b"made again").hexdigest()
+    assert listing.read_text() == "".join(f"{known[each]}  {each}\n" for each in sorted(known))
+    assert readme.read_text() == table.format(known["a.txt"], known.get("new.txt", ""), "f" * 64)
+    assert data.verified(name, tmp_path) == tmp_path / name
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_every_listed_file_is_as_listed():
