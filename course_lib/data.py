@@ -69,18 +69,27 @@ def checksums(root: Path = DATA) -> dict[str, str]:
     listing = Path(root) / "SHA256SUMS"
     if not listing.is_file():
         raise DataError(f"{listing} is missing. {_repair('SHA256SUMS')}")
-    lines = listing.read_text().splitlines()
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    entries = [line.split("  ") for line in listing.read_text(encoding="utf-8").splitlines()]
+    if not all(len(entry) == 2 and len(entry[0]) == 64 for entry in entries):
+        raise DataError(f"{listing} is damaged: a line is no checksum. {_repair('SHA256SUMS')}")
+    return {name: digest for digest, name in entries}
 
 
 def record_checksum(name: str, root: Path = DATA) -> None:
-    """Note the SHA-256 of a file that was made anew, in ``SHA256SUMS`` and ``data/README.md``."""
+    """Note the SHA-256 of a file that was made anew, in ``SHA256SUMS`` and ``data/README.md``.
+
+    Raises:
+        DataError: ``data/README.md`` has no row for the file.
+    """
     known = checksums(root) | {name: _sha256(Path(root) / name)}
     lines = (f"{digest}  {path}\n" for path, digest in sorted(known.items()))
-    _replace(Path(root) / "SHA256SUMS", "".join(lines))
     readme = Path(root) / "README.md"
     row = re.compile(rf"^(\| `{re.escape(name)}` \|.*\| )`\w*` \|$", re.MULTILINE)
-    _replace(readme, row.sub(rf"\g<1>`{known[name]}` |", readme.read_text(encoding="utf-8")))
+    text, rows = row.subn(rf"\g<1>`{known[name]}` |", readme.read_text(encoding="utf-8"))
+    if not rows:
+        raise DataError(f"{readme} has no row for {name}: add one, with source and licence.")
+    _replace(readme, text)
+    _replace(Path(root) / "SHA256SUMS", "".join(lines))
 
 
 def _replace(path: Path, text: str) -> None:
@@ -98,7 +107,7 @@ def verified(name: str, root: Path = DATA) -> Path:
     """
     expected = checksums(root).get(name)
     if expected is None:
-        raise DataError(f"data/{name} is not listed in data/SHA256SUMS: no such file is shipped.")
+        raise DataError(f"data/{name} is not listed in data/SHA256SUMS. {_repair('SHA256SUMS')}")
     path = Path(root) / name
     if not path.is_file():
         raise DataError(f"data/{name} is missing. {_repair(name)}")

@@ -24,6 +24,11 @@ Score = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, torch.Tensor]
 # Large tensors are ranked in pieces of this many weights, which bounds the memory that it takes.
 PIECE = 1 << 20
 
+UNSTEADY = (
+    "The score gives other values every time it is called. Compute the scores once and "
+    "pass them as a mapping from parameter name to scores."
+)
+
 
 # --- which weights ------------------------------------------------------------------------------
 
@@ -108,6 +113,8 @@ def wanda_scores(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str,
 @torch.no_grad()
 def input_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
     """L2 norm of what each input of each prunable layer sees, over all ``batches``.
+
+    Put ``model`` into ``eval`` mode first, or its BatchNorm statistics change on the way.
 
     Returns the weight's name mapped to (in,) float32: one norm per input feature of a linear layer
     or per input channel of a convolution. Transposed convolutions are left out.
@@ -287,10 +294,7 @@ def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsit
                 ties = max(0, ties - len(tied))
         masks[name] = mask.view(tensor.shape)
     if sum(int(mask.count_nonzero()) for mask in masks.values()) != total - count:
-        raise ValueError(
-            "The score gives other values every time it is called. Compute the scores once and "
-            "pass them as a mapping from parameter name to scores."
-        )
+        raise ValueError(UNSTEADY)
     return masks
 
 
@@ -327,6 +331,8 @@ def _bin_of_rank(digits: Iterable[torch.Tensor], k: int) -> tuple[int, int, int]
     """The digit at rank ``k`` (from 1) of all ``digits``, its rank in its bin, the bin's size."""
     counts = sum(torch.bincount(digit, minlength=1 << 16) for digit in digits)
     up_to = counts.cumsum(0)
+    if k > up_to[-1]:
+        raise ValueError(UNSTEADY)
     found = int(torch.searchsorted(up_to, k))
     size = int(counts[found])
     return found, k - int(up_to[found]) + size, size
@@ -372,10 +378,13 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
     """Set the pruned weights of ``model`` to zero, for good: nothing else remembers them.
 
     Raises:
-        ValueError: a mask has an unknown name or another shape than its weight.
+        ValueError: a mask has an unknown name, another shape than its weight, or is not boolean.
     """
     weights = prunable(model)
     _fit(masks, weights)
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise ValueError(f"The mask of {name} must be boolean; its dtype is {mask.dtype}.")
     for name, mask in masks.items():
         weights[name].masked_fill_(~mask.to(weights[name].device), 0)
 

@@ -38,7 +38,7 @@ def train(recipe: Recipe, data: Splits) -> tuple[torch.nn.Module, dict[str, str]
     """Train by ``recipe``; return the network of the best validation epoch and facts about it."""
     torch.manual_seed(recipe.seed)
     model = build(recipe.network)
-    best = {"epoch": 0, "validation": 0.0, "weights": None}
+    best = {"epoch": 0, "validation": -1.0, "weights": None}
     start = time.perf_counter()
 
     def keep_best(epoch: int, loss: float) -> None:

@@ -99,7 +99,11 @@ def _endless(data: Images, size: int, generator: torch.Generator) -> Iterator:
 def _scheduler(name: str, optimizer: torch.optim.Optimizer, lr: float, steps: int):
     if name == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, lr, total_steps=steps, pct_start=0.25, cycle_momentum=False
+            optimizer,
+            lr,
+            total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
+            pct_start=0.25,
+            cycle_momentum=False,
         )
     if name == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
@@ -127,4 +131,4 @@ def interval(percent: float, n: int) -> tuple[float, float]:
     z, p = 1.959964, percent / 100
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return 100 * (centre - half), 100 * (centre + half)
+    return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))

@@ -514,6 +514,14 @@ def test_pruned_weight_is_zero_whatever_it_was(value):
     assert model[0].weight.tolist() == [[0.0, 1.0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_mask_that_is_not_boolean_is_refused(dtype):
+    model = network(torch.ones(1, 2))
+    with pytest.raises(ValueError, match=f"0.weight must be boolean; its dtype is {dtype}"):
+        apply_masks(model, {"0.weight": torch.tensor([[0, 1]], dtype=dtype)})
+    assert sparsity(model) == 0
+
+
 def test_layer_without_a_mask_is_left_as_it_is(mixed):
     before = mixed["conv"].weight.clone()
     apply_masks(mixed, {"linear.weight": torch.zeros(8, 6, dtype=torch.bool)})
