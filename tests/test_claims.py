@@ -284,9 +284,9 @@ class Text(HTMLParser):
 
 
 def test_card_shows_the_same_in_html_and_in_plain_text(monkeypatch):
-    measured = {"C01": {"kept_more_than_random": {"value": 44.4}}}
+    measured = {"C01": {"smallest_minus_random": {"value": 44.4}}}
     monkeypatch.setattr(claims, "recordings", lambda: {"cpu-2core": {"claims": measured}})
-    card = claims.record("C01", {"kept_more_than_random": 31.26}, "<b>a & b</b>")
+    card = claims.record("C01", {"smallest_minus_random": 31.26}, "<b>a & b</b>")
     page = Text(card._repr_html_())
     for text in (page.text, repr(card)):
         for part in (

@@ -210,6 +210,14 @@ def test_recording_a_checksum_changes_one_line_and_one_row_and_keeps_the_rest(tm
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_checksum_of_a_file_without_a_row_is_refused_and_nothing_is_changed(tmp_path):
+    for name in ("SHA256SUMS", "README.md", "new.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(data.DataError, match="has no row for"):
+        data.record_checksum("new.txt", tmp_path)
+    assert (tmp_path / "SHA256SUMS").read_text() == ""
+
+
 def test_every_listed_file_is_as_listed():
     for name in data.checksums():
         data.verified(name)

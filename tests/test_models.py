@@ -122,7 +122,7 @@ def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_p
 def root(tmp_path):
     """A ``data/`` folder whose only file is the weights of small_resnet that a test writes."""
     (tmp_path / "SHA256SUMS").touch()
-    (tmp_path / "README.md").touch()
+    (tmp_path / "README.md").write_text("| `weights/small_resnet.safetensors` | weights | `` |\n")
     (tmp_path / "weights").mkdir()
     return tmp_path
 

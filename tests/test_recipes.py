@@ -124,7 +124,7 @@ def test_without_a_path_the_weights_of_the_course_and_their_checksum_are_replace
 ):
     must_reach(0)
     (tmp_path / "SHA256SUMS").touch()
-    (tmp_path / "README.md").touch()
+    (tmp_path / "README.md").write_text("| `weights/small_resnet.safetensors` | weights | `` |\n")
     monkeypatch.setattr(recipes, "DATA", tmp_path)
     monkeypatch.setattr(
         recipes, "record_checksum", lambda name: data.record_checksum(name, tmp_path)
