@@ -26,9 +26,8 @@ def arguments(
     chosen = [
         f"--ServerApp.root_dir={PROJECT}",
         f"--LabApp.default_url=/lab/tree/{FIRST_LESSON}",
-        # The course needs no network: no news, no question about news, no look for updates.
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        # The course needs no network: its settings ask for no news and look for no updates.
+        f"--LabApp.app_settings_dir={PROJECT / 'course_lib' / 'lab_settings'}",
     ]
     if port is not None:
         chosen.append(f"--ServerApp.port={port}")

@@ -92,6 +92,12 @@ def test_the_first_lesson_arrives(tmp_path):
         assert urlsplit(address).path == f"/lab/tree/{lab.FIRST_LESSON}"
         assert "<title>JupyterLab</title>" in fetch(address, f"lab/tree/{lab.FIRST_LESSON}")
         served_lesson = json.loads(fetch(address, f"api/contents/{lab.FIRST_LESSON}"))["content"]
+        notices = json.loads(
+            fetch(address, "lab/api/settings/@jupyterlab/apputils-extension:notification")
+        )
+    defaults = notices["schema"]["properties"]
+    assert defaults["fetchNews"]["default"] == "false", "JupyterLab would ask about news"
+    assert defaults["checkForUpdates"]["default"] is False
     stored = json.loads((PROJECT / lab.FIRST_LESSON).read_text(encoding="utf-8"))
     assert stored["cells"], "the first lesson is empty"
     assert sources(served_lesson) == sources(stored)

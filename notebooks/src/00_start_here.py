@@ -61,8 +61,10 @@ print("ready:", all(finding.ok for finding in findings))
 predict(
     "00.half",
     "How many points of accuracy will it lose?",
-    low=0, high=80, unit="points",
-)  # fmt: skip
+    low=0,
+    high=80,
+    unit="points",
+)
 
 # %% [markdown]
 # Your guess is kept on this machine, in the folder `.course` of the project, and nowhere else.
@@ -192,21 +194,32 @@ for claim in claims.load().values():
 # ## The map
 #
 # ```mermaid
-# flowchart LR
+# flowchart TB
 #   accTitle: The lessons of the course
 #   accDescr {
-#     Lesson 00 leads to 01. From there one path goes through channel scoring, removing channels and
-#     drop and recovery; another through sparse speed and structured speed. Both meet in prune and
-#     quantize; then come transformers, mixed networks, distillation, choosing, the interview drill.
+#     Four steps, one after the other. Find what can go: lessons 00 to 04. Make it pay: lessons 05
+#     to 07. Other networks: lessons 08 to 10. Decide: lessons 11 and 12.
 #   }
-#   L00["00 start here"] --> L01["01 magnitude pruning"]
-#   L01 --> L02["02 channel scoring"] --> L03["03 removing channels"]
-#   L03 --> L04["04 drop and recovery"]
-#   L01 --> L05["05 sparse vs dense"] --> L06["06 structured speed-up"]
-#   L03 --> L06
-#   L04 --> L07["07 prune and quantize"]
-#   L06 --> L07 --> L08["08 transformers"] --> L09["09 mixed architectures"]
-#   L09 --> L10["10 pruning or distillation"] --> L11["11 choosing"] --> L12["12 interview drill"]
+#   subgraph A["Find what can go"]
+#     direction LR
+#     L00["00 start<br>here"] --> L01["01 magnitude<br>pruning"] --> L02["02 channel<br>scoring"]
+#     L02 --> L03["03 removing<br>channels"] --> L04["04 drop and<br>recovery"]
+#   end
+#   subgraph B["Make it pay"]
+#     direction LR
+#     L05["05 sparse<br>vs dense"] --> L06["06 structured<br>speed-up"]
+#     L06 --> L07["07 prune and<br>quantize"]
+#   end
+#   subgraph C["Other networks"]
+#     direction LR
+#     L08["08<br>transformers"] --> L09["09 mixed<br>architectures"]
+#     L09 --> L10["10 pruning or<br>distillation"]
+#   end
+#   subgraph D["Decide"]
+#     direction LR
+#     L11["11<br>choosing"] --> L12["12 interview<br>drill"]
+#   end
+#   A --> B --> C --> D
 # ```
 #
 # The claims above name the lesson that tests each of them. Lessons 00 and 01 are here; the others

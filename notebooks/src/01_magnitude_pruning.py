@@ -47,8 +47,10 @@ print(f"{len(masks.prunable(net))} layers with {cost.stored_bytes(net):,} bytes 
 predict(
     "01.cliff",
     "At which sparsity has the network lost ten points of accuracy?",
-    low=50, high=100, unit="%",
-)  # fmt: skip
+    low=50,
+    high=100,
+    unit="%",
+)
 
 # %% [markdown]
 # ## Most weights are small
@@ -57,14 +59,15 @@ predict(
 
 # %%
 weights = torch.cat([weight.detach().flatten() for weight in masks.prunable(net).values()])
+look = {"bins": 120, "range": (-0.4, 0.4), "stacked": True, "label": ["pruned", "kept"]}
+colours = [figures.COLOURS["unstructured"], figures.COLOURS["dense"]]
 
 
 def histogram(sparsity):
     figure, axes = plt.subplots()
     cut = weights.abs().quantile(sparsity).item()
     pruned, kept = weights[weights.abs() <= cut], weights[weights.abs() > cut]
-    axes.hist([pruned, kept], bins=120, range=(-0.4, 0.4), stacked=True, label=["pruned", "kept"],
-              color=[figures.COLOURS["unstructured"], figures.COLOURS["dense"]])  # fmt: skip
+    axes.hist([pruned, kept], color=colours, **look)
     axes.set(xlabel="weight", ylabel="number of weights", title=f"sparsity {100 * sparsity:.0f} %")
     axes.legend()
     return figure
@@ -72,9 +75,12 @@ def histogram(sparsity):
 
 # %%
 explore(
-    histogram, values=[0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], start=0.5, label="sparsity",
+    histogram,
+    values=[0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+    start=0.5,
+    label="sparsity",
     alt="Histogram of all weights, a narrow peak at zero; the part nearest zero is pruned.",
-)  # fmt: skip
+)
 
 # %%
 print(f"half of all weights are smaller than {weights.abs().median():.3f} in size,")
@@ -148,12 +154,15 @@ print("smallest first loses under 2 points at 50 %:", small[0] - small[3] < 2)
 print("random is at most half as good at 50 %:", random[3] < 0.5 * small[3])
 
 # %%
+colours = [figures.COLOURS["unstructured"], "#8a8a8a", "#222222"]
 axes = figures.lines(
-    [100 * sparsity for sparsity in sparsities], curves,
-    xlabel="sparsity (%)", ylabel="accuracy (%)", title="Which weights go is everything",
-    colours={"smallest first": figures.COLOURS["unstructured"], "random": "#8a8a8a",
-             "largest first": "#222222"},
-)  # fmt: skip
+    [100 * sparsity for sparsity in sparsities],
+    curves,
+    xlabel="sparsity (%)",
+    ylabel="accuracy (%)",
+    title="Which weights go is everything",
+    colours=dict(zip(curves, colours, strict=True)),
+)
 axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
 figures.show(axes.figure, alt="Accuracy over sparsity: smallest first stays high and falls late.")
 
@@ -254,8 +263,11 @@ check("01.3", masked_step)
 predict(
     "01.gap",
     "90 % of the weights are gone. How many points are lost after less than half an epoch?",
-    low=0, high=40, unit="points", step=0.5,
-)  # fmt: skip
+    low=0,
+    high=40,
+    unit="points",
+    step=0.5,
+)
 
 # %% [markdown]
 # `masks.hold` does what you just wrote, around any optimizer. The recipe took twelve epochs; here
@@ -343,12 +355,18 @@ for label, network in (("as trained", net), ("rescaled", twin)):
         print(f"{label:11s} {name:10s} {rows[label, name]:.1f} %")
 
 # %%
-print("as trained, the two agree within 2 points:",
-      abs(rows["as trained", "magnitude"] - rows["as trained", "Wanda"]) < 2)  # fmt: skip
-print("rescaled, magnitude is at least 10 points worse:",
-      rows["rescaled", "Wanda"] - rows["rescaled", "magnitude"] > 10)  # fmt: skip
-print("rescaling changes Wanda by less than half a point:",
-      abs(rows["rescaled", "Wanda"] - rows["as trained", "Wanda"]) < 0.5)  # fmt: skip
+print(
+    "as trained, the two agree within 2 points:",
+    abs(rows["as trained", "magnitude"] - rows["as trained", "Wanda"]) < 2,
+)
+print(
+    "rescaled, magnitude is at least 10 points worse:",
+    rows["rescaled", "Wanda"] - rows["rescaled", "magnitude"] > 10,
+)
+print(
+    "rescaling changes Wanda by less than half a point:",
+    abs(rows["rescaled", "Wanda"] - rows["as trained", "Wanda"]) < 0.5,
+)
 
 # %% [markdown]
 # The function is the same, and magnitude fails on it: it deletes small weights that read loud
@@ -365,9 +383,11 @@ one = pictures.test.images[:1]
 with torch.inference_mode():
     times = timing.alternate({"dense": lambda: net(one), "masked": lambda: repaired(one)}, 100)
 for name, network in (("dense", net), ("masked", repaired)):
-    print(f"{name:7s} {tested['dense' if name == 'dense' else 'and fine-tuned']:.1f} %, "
-          f"{cost.stored_bytes(network):,} bytes, {cost.macs(network, one):,} MACs, "
-          f"{times[name]:.2f} ms")  # fmt: skip
+    print(
+        f"{name:7s} {tested['dense' if name == 'dense' else 'and fine-tuned']:.1f} %, "
+        f"{cost.stored_bytes(network):,} bytes, {cost.macs(network, one):,} MACs, "
+        f"{times[name]:.2f} ms"
+    )
 print(f"on {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 # %%
