@@ -194,6 +194,21 @@ def test_build_runs_again_when_changed_named_or_damaged(course, executed):
     assert len(set(executed)) == 4, "every lesson starts from an empty progress of its own"
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["edited", "damaged"])
+def test_build_keeps_what_a_learner_wrote_into_the_notebook(course, executed, state, damaged):
+    root, write = course
+    script = write("01_one", "# %%\n1\n")
+    lessons.build(root=root)
+    stored = lessons.notebook_of(script)
+    mine = stored.read_text().replace('"1"', '"my_answer"') if not damaged else "{"
+    stored.write_text(mine)
+    lessons.build(["01"], root)
+    assert lessons.differences(script, stored) == []
+    assert [kept.read_text() for kept in state.glob("01_one.edited-*.ipynb")] == [mine]
+    lessons.build(["01"], root)
+    assert len(list(state.glob("*.ipynb"))) == 1, "a notebook as it was built is not kept"
+
+
 # Running (two kernels)
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,9 +148,35 @@ def build(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
         if seconds is None:
             failed = True
             continue
-        notebook.metadata["course"] = {"source_sha256": digest, "seconds": round(seconds)}
+        notebook.metadata["course"] = {
+            "source_sha256": digest,
+            "cells_sha256": _cells_digest(notebook),
+            "seconds": round(seconds),
+        }
+        _keep_edits(notebook_of(script))
         progress.write_whole(notebook_of(script), nbformat.writes(notebook) + "\n")
     return int(failed)
+
+
+def _keep_edits(stored: Path) -> None:
+    """Copy a notebook that somebody has edited since it was built, before it is replaced."""
+    if stored.exists() and not _as_built(stored):
+        name = f"{stored.stem}.edited-{datetime.now():%Y%m%dT%H%M%S}.ipynb"
+        kept = progress.write_whole(progress.folder() / name, stored.read_text(encoding="utf-8"))
+        print(f"The notebook had been edited; it is kept as {kept}")
+
+
+def _as_built(stored: Path) -> bool:
+    try:
+        notebook = nbformat.read(stored, as_version=4)
+        return notebook.metadata["course"]["cells_sha256"] == _cells_digest(notebook)
+    except (ValueError, LookupError, AttributeError, nbformat.ValidationError):
+        return False  # damaged, or not stored by a build
+
+
+def _cells_digest(notebook: NotebookNode) -> str:
+    text = json.dumps([_essence(cell) for cell in notebook.cells])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def run(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
