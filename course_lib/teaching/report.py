@@ -106,7 +106,7 @@ def _row(cells: Iterable[object]) -> str:
 
 
 def _claim_row(card: Card) -> tuple[str, ...]:
-    recorded = (f"{machine}: {_numbers(v)}" for machine, v in card.recorded.items())
+    recorded = (f"{machine}: {_recorded(verdict)}" for machine, verdict in card.recorded.items())
     return (
         card.claim.id,
         card.claim.textbook,
@@ -119,6 +119,12 @@ def _claim_row(card: Card) -> tuple[str, ...]:
 def _numbers(verdict: Verdict) -> str:
     measured = [outcome for outcome in verdict.outcomes if outcome.value is not None]
     return "; ".join(_number(outcome) for outcome in measured) or "-"
+
+
+def _recorded(verdict: Verdict) -> str:
+    """The same numbers of another machine, in the same order, without their labels."""
+    measured = [outcome for outcome in verdict.outcomes if outcome.value is not None]
+    return "; ".join(f"**{outcome.test.shown(outcome.value)}**" for outcome in measured) or "-"
 
 
 def _number(outcome: Outcome) -> str:
