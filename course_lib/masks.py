@@ -36,8 +36,9 @@ UNSTEADY = (
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that pruning may touch, by parameter name: linear and convolution layers.
 
-    Biases, normalisation and embeddings are left out: together they are few, and each of them
-    matters. A parameter shared by several layers (tied) appears once, under its first name.
+    Biases and normalisation are left out because they are few and each of them matters, embeddings
+    because they are looked up, not multiplied. A parameter shared by several layers (tied) appears
+    once, under its first name.
     """
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
