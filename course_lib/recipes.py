@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from course_lib.bars import bar, say
 from course_lib.data import DATA, Splits, fashion_mnist, record_checksum
 from course_lib.models import build, save_weights
 from course_lib.training import accuracy, fit, interval
@@ -44,10 +45,9 @@ def train(recipe: Recipe, data: Splits) -> tuple[torch.nn.Module, dict[str, str]
     def keep_best(epoch: int, loss: float) -> None:
         validation = accuracy(model, data.validation)
         seconds = time.perf_counter() - start
-        print(
+        say(
             f"epoch {epoch:2d} of {recipe.epochs}  loss {loss:.3f}  "
-            f"validation {validation:.2f} %  {seconds:.0f} s",
-            flush=True,
+            f"validation {validation:.2f} %  {seconds:.0f} s"
         )
         if validation > best["validation"]:
             weights = copy.deepcopy(model.state_dict())
@@ -60,6 +60,7 @@ def train(recipe: Recipe, data: Splits) -> tuple[torch.nn.Module, dict[str, str]
         lr=recipe.lr,
         seed=recipe.seed,
         after_epoch=keep_best,
+        progress=bar,
     )
     model.load_state_dict(best["weights"])
     model.half().float()  # what the file will hold: the test reads the weights as they are shipped

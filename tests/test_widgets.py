@@ -4,7 +4,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 
-from course_lib.teaching import bars, figures, progress, widgets
+from course_lib.teaching import figures, progress, widgets
 
 PNG = b"\x89PNG"
 
@@ -117,11 +117,3 @@ def test_several_lines_get_a_legend_and_the_styles_large_type():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     assert axes.xaxis.label.get_size() == figures.STYLE["font.size"]
     plt.close(axes.figure)
-
-
-def test_progress_bars_are_silent_in_tests_and_on_for_people(monkeypatch, capsys):
-    assert list(bars.bar(range(3), "quiet")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-    monkeypatch.delenv("COURSE_QUIET")
-    assert list(bars.bar(range(3), "counting")) == [0, 1, 2]
-    assert "counting" in capsys.readouterr().err

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from course_lib import cost, data, masks, models, timing, training
+from course_lib.bars import bar
 from course_lib.teaching import claims, figures
-from course_lib.teaching.bars import bar
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.widgets import explore, predict, reveal
 

@@ -1,9 +1,8 @@
 """Progress bars for people: shown in a lesson, silent where nobody watches."""
 
 import os
+import sys
 from collections.abc import Iterable
-
-from tqdm.auto import tqdm
 
 
 def bar(steps: Iterable, text: str = "") -> Iterable:
@@ -12,4 +11,14 @@ def bar(steps: Iterable, text: str = "") -> Iterable:
     The variable COURSE_QUIET silences it: builds and tests set it, so that no stored output holds
     a half-finished bar.
     """
+    from tqdm.auto import tqdm
+
     return tqdm(steps, desc=text, leave=False, disable=bool(os.environ.get("COURSE_QUIET")))
+
+
+def say(line: str) -> None:
+    """Print ``line`` at once, above a bar that is being shown."""
+    from tqdm.auto import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
