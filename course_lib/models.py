@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18 as torchvision_resnet18
 
 from course_lib.data import DATA, verified
 
@@ -74,7 +73,9 @@ def resnet18() -> nn.Module:
 
     The stem keeps stride 2, so the first stage works on 14x14 maps; 11.2 M weights.
     """
-    model = torchvision_resnet18(num_classes=10)
+    from torchvision import models  # here, because it takes a second and most lessons need it not
+
+    model = models.resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
