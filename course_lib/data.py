@@ -7,7 +7,6 @@ is fetched and nothing damaged is used. Both loaders return the same three parts
 
 import gzip
 import hashlib
-import os
 import re
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from course_lib import PROJECT
+from course_lib.files import write_whole
 
 DATA = PROJECT / "data"
 
@@ -88,15 +88,8 @@ def record_checksum(name: str, root: Path = DATA) -> None:
     text, rows = row.subn(rf"\g<1>`{known[name]}` |", readme.read_text(encoding="utf-8"))
     if not rows:
         raise DataError(f"{readme} has no row for {name}: add one, with source and licence.")
-    _replace(readme, text)
-    _replace(Path(root) / "SHA256SUMS", "".join(lines))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it, so that ``path`` is never half written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(readme, text)
+    write_whole(Path(root) / "SHA256SUMS", "".join(lines))
 
 
 def verified(name: str, root: Path = DATA) -> Path:

@@ -84,6 +84,19 @@ def test_a_wrong_shape_or_dtype_is_named():
     assert "dtype" in examine(exercise, lambda w, s: exercise.reference(w, s).int()).message
 
 
+class Odd(torch.Tensor):
+    """A tensor that refuses to be looked at."""
+
+    @classmethod
+    def __torch_function__(cls, *_, **__):
+        raise RuntimeError("refused")
+
+
+def test_a_result_that_cannot_be_compared_is_reported():
+    shown = exercises.check("01.4", lambda weight, norm: torch.zeros(1).as_subclass(Odd))
+    assert "not yet" in repr(shown) and "RuntimeError: refused" in repr(shown)
+
+
 def test_an_endless_loop_is_stopped():
     def endless(tensor):
         while True:

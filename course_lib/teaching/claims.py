@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from course_lib.data import DATA, record_checksum
+from course_lib.files import write_whole
 from course_lib.teaching import progress
 
 # Decimals that mean something; any other unit is shown with three significant digits.
@@ -460,7 +461,7 @@ def publish(name: str, root: Path = DATA) -> Path:
         raise ClaimError(f"Nothing is measured in {progress.folder()} yet: run the lessons first.")
     content = {"machine": machine(), "date": date.today().isoformat(), "claims": measured}
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return progress.write_whole(Path(root) / "recordings" / name / "claims.json", text)
+    return write_whole(Path(root) / "recordings" / name / "claims.json", text)
 
 
 def main(arguments: list[str] | None = None) -> int:

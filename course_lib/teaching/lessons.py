@@ -25,6 +25,7 @@ from nbclient.exceptions import CellControlSignal, CellTimeoutError, DeadKernelE
 from nbformat import NotebookNode
 
 from course_lib import PROJECT
+from course_lib.files import write_whole
 from course_lib.teaching import claims, progress, report
 
 CELL_SECONDS = 600  # a cell that takes longer hangs: whole lessons are made to take 90 s
@@ -154,7 +155,7 @@ def build(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
             "seconds": round(seconds),
         }
         _keep_edits(notebook_of(script))
-        progress.write_whole(notebook_of(script), nbformat.writes(notebook) + "\n")
+        write_whole(notebook_of(script), nbformat.writes(notebook) + "\n")
     return int(failed)
 
 
@@ -162,7 +163,7 @@ def _keep_edits(stored: Path) -> None:
     """Copy a notebook that somebody has edited since it was built, before it is replaced."""
     if stored.exists() and not _as_built(stored):
         name = f"{stored.stem}.edited-{datetime.now():%Y%m%dT%H%M%S}.ipynb"
-        kept = progress.write_whole(progress.folder() / name, stored.read_text(encoding="utf-8"))
+        kept = write_whole(progress.folder() / name, stored.read_text(encoding="utf-8"))
         print(f"The notebook had been edited; it is kept as {kept}")
 
 
@@ -189,7 +190,7 @@ def run(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
         notebook = to_notebook(script)
         failed |= _executed(script, notebook, root, progress.folder().resolve()) is None
         copy = root / "build" / "lessons" / f"{script.stem}.ipynb"
-        progress.write_whole(copy, nbformat.writes(notebook) + "\n")
+        write_whole(copy, nbformat.writes(notebook) + "\n")
     path = report.write(root / "build")
     print(f"Your report: {path}\n{report.summary(claims.cards())}")
     return int(failed)

@@ -13,6 +13,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from course_lib import PROJECT
+from course_lib.files import write_whole
 from course_lib.teaching import claims, progress
 from course_lib.teaching.claims import MARKS, Card, Outcome, Verdict
 from course_lib.teaching.exercises import EXERCISES
@@ -47,8 +48,8 @@ def write(folder: Path = PROJECT / "build") -> Path:
         OSError: the folder cannot be written; an earlier report stays as it was.
     """
     text = markdown()
-    progress.write_whole(Path(folder) / "report.md", text)
-    return progress.write_whole(Path(folder) / "report.html", page(text))
+    write_whole(Path(folder) / "report.md", text)
+    return write_whole(Path(folder) / "report.html", page(text))
 
 
 def summary(cards: Iterable[Card]) -> str:

@@ -233,8 +233,8 @@ early, late = (sum(lost[name] for name in half) for half in (layers[:7], layers[
 print("the first seven layers lose more than the last nine:", early > late)
 
 # %% [markdown]
-# The tall bars are the layers that a global ranking spared. It never saw an accuracy: their weights
-# are simply larger, because there are fewer of them.
+# The tall bars are the layers that a global ranking spared. It never saw an accuracy: the weights
+# of these layers are simply larger.
 #
 # ## Bring it back: fine-tuning
 #
@@ -370,9 +370,9 @@ print(
 
 # %% [markdown]
 # The function is the same, and magnitude fails on it: it deletes small weights that read loud
-# channels. Wanda does not notice the rescaling. In this network, as trained, batch normalisation
-# keeps the channels alike, so the plain magnitude does as well; in large language models a few
-# channels are far louder than the rest, and it does not.
+# channels. Wanda does not notice the rescaling. As trained, this network does not need it: plain
+# magnitude does as well. Sun et al. made it for large language models, where a few channels are far
+# louder than the rest.
 #
 # ## What a mask does not do
 #

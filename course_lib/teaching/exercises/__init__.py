@@ -4,6 +4,7 @@ None of them raises in a lesson, whatever it is given. Attempts and hints are re
 learner's progress. ``require`` is the grader's front: the same judgement, but it raises.
 """
 
+import html
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -20,8 +21,8 @@ EXERCISES: dict[str, Exercise] = {
 class Shown:
     """What a lesson displays: HTML in Jupyter, plain text elsewhere."""
 
-    def __init__(self, html: str, text: str):
-        self._html, self._text = html, text
+    def __init__(self, page: str, text: str):
+        self._html, self._text = page, text
 
     def _repr_html_(self) -> str:
         return self._html
@@ -62,7 +63,11 @@ def judge(exercise: Exercise, answer: Callable) -> Outcome:
     if not callable(answer):
         why = f"Pass the function itself, without brackets; got a {type(answer).__name__}."
         return Outcome("not yet", why)
-    return examine(exercise, answer)
+    try:
+        return examine(exercise, answer)
+    except Exception as error:  # a result so odd that it cannot even be compared or shown
+        why = f"Your result cannot be compared ({type(error).__name__}: {error})."
+        return Outcome("not yet", f"{why} Return an ordinary number or dense tensor.")
 
 
 def hint(name: str) -> Shown:
@@ -74,7 +79,7 @@ def hint(name: str) -> Shown:
     _remember(name, hints=1)
     number = seen % len(hints)
     text = f"Hint {number + 1} of {len(hints)}: {hints[number]}"
-    return Shown(f"<p>{text}</p>", text)
+    return Shown(f"<p>{html.escape(text)}</p>", text)
 
 
 def solution(name: str) -> Shown:
@@ -82,12 +87,12 @@ def solution(name: str) -> Shown:
     if name not in EXERCISES:
         return _unknown(name)
     source = textwrap.dedent(inspect.getsource(EXERCISES[name].reference))
-    return Shown(f"<pre>{source}</pre>", source)
+    return Shown(f"<pre>{html.escape(source)}</pre>", source)
 
 
 def _unknown(name: str) -> Shown:
     text = f"No exercise is called {name!r}; there are {', '.join(EXERCISES)}."
-    return Shown(f"<p>{text}</p>", text)
+    return Shown(f"<p>{html.escape(text)}</p>", text)
 
 
 def _remember(name: str, attempts: int = 0, hints: int = 0, solved: bool = False) -> None:
