@@ -110,16 +110,21 @@ def load_trained(name: str, root: Path = DATA) -> nn.Module:
 
 
 def save_weights(model: nn.Module, path: Path, about: dict[str, str]) -> None:
-    """Write the weights of ``model`` to ``path`` as fp16 safetensors, with ``about`` as metadata.
+    """Write the weights of ``model`` to ``path`` as fp16 safetensors, ``about`` as metadata."""
+    tensors = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    write_tensors(tensors, path, about)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, about: dict[str, str]) -> None:
+    """Write ``tensors`` to ``path`` as safetensors, with ``about`` as metadata.
 
     The file appears complete or not at all: it is written beside its place and then renamed.
     """
     from safetensors.torch import save_file
 
-    tensors = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file({name: value.contiguous() for name, value in tensors.items()}, partial, about)

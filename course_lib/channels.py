@@ -1,0 +1,248 @@
+"""Structured pruning: which channels matter, and which to remove.
+
+A *score* says how much each channel of a group matters; the lowest go first. Channels that can only
+be removed together (see :mod:`course_lib.graph`) have one score, summed over the layers that make
+them. Lesson 02 builds these functions and holds them against the truth, :func:`true_costs`.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course_lib.graph import Graph, Slot
+
+#: By name of the group, one score for each of its channels, (channels,).
+Scores = dict[str, torch.Tensor]
+
+#: Pictures (N, C, H, W) and their labels (N,).
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+def l1(model: nn.Module, graph: Graph) -> Scores:
+    """Sum of the absolute weights that make each channel (Li et al., 2017)."""
+    weights, slots = _making(model, graph)
+    return _sum_by_channel(graph, slots, lambda name: weights[name].abs())
+
+
+def l2(model: nn.Module, graph: Graph) -> Scores:
+    """Euclidean norm of the weights that make each channel (He et al., 2018, soft pruning)."""
+    weights, slots = _making(model, graph)
+    squares = _sum_by_channel(graph, slots, lambda name: weights[name].square())
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+def batchnorm_scale(model: nn.Module, graph: Graph) -> Scores:
+    """Absolute scale of the BatchNorm behind each channel (Liu et al., 2017, network slimming).
+
+    Groups with a channel that has no BatchNorm are left out.
+    """
+    scales = {
+        f"{name}.weight": layer.weight.detach().abs()
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine
+    }
+    slots = [slot for slot in graph.slots if slot.name in scales]
+    scaled = torch.cat([slot.channels for slot in slots]) if slots else torch.tensor([])
+    return {
+        name: total
+        for name, total in _sum_by_channel(graph, slots, scales.__getitem__).items()
+        if torch.isin(graph.groups[name].channels, scaled).all()
+    }
+
+
+def taylor(model: nn.Module, graph: Graph, batches: Iterable[Batch]) -> Scores:
+    """Estimate, to first order, of how the loss changes without each channel.
+
+    Without a channel, the weights that read it are zero; to first order the loss changes by the sum
+    of -weight * gradient over them. The score is its absolute value, averaged over ``batches``
+    (Molchanov et al., 2019, who take its square). Gradients are not kept.
+    """
+    model.eval()
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    slots = [slot for slot in graph.slots if slot.reads and slot.name in weights]
+    changes = []
+    for images, labels in batches:
+        loss = F.cross_entropy(model(images), labels)
+        slopes = torch.autograd.grad(loss, [weights[slot.name] for slot in slots])
+        products = {
+            slot.name: weights[slot.name].detach() * slope
+            for slot, slope in zip(slots, slopes, strict=True)
+        }
+        changes.append(_sum_by_channel(graph, slots, products.__getitem__))
+    if not changes:
+        raise ValueError("Taylor scores need at least one batch of pictures and labels.")
+    return {
+        name: torch.stack([change[name].abs() for change in changes]).mean(0) for name in changes[0]
+    }
+
+
+def random_scores(graph: Graph, seed: int) -> Scores:
+    """A random score for every channel: the baseline that a real score must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(len(group.channels), generator=generator)
+        for name, group in graph.free.items()
+    }
+
+
+@torch.inference_mode()
+def true_costs(
+    model: nn.Module,
+    graph: Graph,
+    group: str,
+    batches: list[Batch],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> torch.Tensor:
+    """How much the loss really rises when each channel of ``group`` is removed alone.
+
+    The reference that every score estimates: one pass over ``batches`` for each channel.
+
+    Returns:
+        Change of the mean cross-entropy in nats, (channels,); negative where removal helps.
+    """
+    before = _mean_loss(model, batches)
+    costs = []
+    for channel in progress(graph.groups[group].channels):
+        with _silent(model, graph, channel):
+            costs.append(_mean_loss(model, batches) - before)
+    return torch.tensor(costs)
+
+
+@contextlib.contextmanager
+def _silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
+    """Within the block, the weights that read ``channel`` are zero."""
+    state = model.state_dict()
+    places = [
+        (state[slot.name], slot.dim, (slot.channels == channel).nonzero().squeeze(1))
+        for slot in graph.slots
+        if slot.reads
+    ]
+    saved = [tensor.index_select(dim, index) for tensor, dim, index in places]
+    for tensor, dim, index in places:
+        tensor.index_fill_(dim, index, 0)
+    try:
+        yield
+    finally:
+        for (tensor, dim, index), values in zip(places, saved, strict=True):
+            tensor.index_copy_(dim, index, values)
+
+
+def _mean_loss(model: nn.Module, batches: list[Batch]) -> float:
+    model.eval()
+    total = sum(
+        F.cross_entropy(model(images), labels, reduction="sum").item() for images, labels in batches
+    )
+    return total / sum(len(labels) for _, labels in batches)
+
+
+def _making(model: nn.Module, graph: Graph) -> tuple[dict[str, torch.Tensor], list[Slot]]:
+    """The matrices and filters that make channels (no biases, no norms), and where they do."""
+    weights = {
+        name: weight.detach() for name, weight in model.named_parameters() if weight.dim() > 1
+    }
+    return weights, [slot for slot in graph.slots if slot.name in weights and not slot.reads]
+
+
+def _sum_by_channel(
+    graph: Graph, slots: Iterable[Slot], values: Callable[[str], torch.Tensor]
+) -> Scores:
+    """For each channel of the free groups, the sum of the values that its places hold."""
+    totals = torch.zeros(1 + max(int(slot.channels.max()) for slot in graph.slots))
+    for slot in slots:
+        by_place = values(slot.name).movedim(slot.dim, 0).reshape(len(slot.channels), -1).sum(1)
+        totals.index_add_(0, slot.channels, by_place.float().cpu())
+    return {name: totals[group.channels] for name, group in graph.free.items()}
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+
+def lowest(
+    scores: Scores, ratio: float | Mapping[str, float], multiple: int = 1
+) -> dict[str, list[int]]:
+    """The positions of the lowest scores of each group, ``round(ratio * channels)`` of them.
+
+    Args:
+        ratio: fraction to remove, from 0 up to but not including 1; one for all groups, or one by
+            group name (a group that is not named keeps all its channels).
+        multiple: round the number of channels that stay up to a multiple of this (hardware likes 8
+            or 16).
+
+    At least one channel of each group stays. Of equal scores, the earlier channel goes first.
+
+    Raises:
+        ValueError: a ratio is out of range, no such group, or a score is not a number.
+    """
+    wanted = ratio if isinstance(ratio, Mapping) else dict.fromkeys(scores, ratio)
+    unknown = wanted.keys() - scores.keys()
+    if unknown:
+        raise ValueError(
+            f"There is no score for {', '.join(sorted(unknown))}; there are: {', '.join(scores)}."
+        )
+    chosen = {}
+    for name, share in wanted.items():
+        count = len(scores[name])
+        stay = _rounded_up(count - round(_checked_ratio(share) * count), multiple, count)
+        chosen[name] = _order(scores[name], name)[: count - stay].tolist()
+    return chosen
+
+
+def lowest_overall(
+    scores: Scores, ratio: float, floor: float = 0.1, multiple: int = 1
+) -> dict[str, list[int]]:
+    """The positions of the lowest scores of all groups together, ``ratio`` of all channels.
+
+    Each group's scores are first divided by their mean, because layers differ in size.
+
+    Args:
+        floor: fraction of its channels that every group keeps, however low they score.
+        multiple: as in :func:`lowest`. With it or a high floor, fewer than ``ratio`` go.
+
+    Raises:
+        ValueError: a ratio is out of range, or a score is not a number.
+    """
+    orders = {name: _order(score, name) for name, score in scores.items()}
+    least = {
+        name: max(1, math.ceil(_checked_ratio(floor) * len(order)))
+        for name, order in orders.items()
+    }
+    candidates = sorted(
+        (float(scores[name][position] / scores[name].mean()), name, position)
+        for name, order in orders.items()
+        for position in order[: len(order) - least[name]].tolist()
+    )
+    total = sum(len(order) for order in orders.values())
+    taken = candidates[: round(_checked_ratio(ratio) * total)]
+    chosen = {}
+    for name, order in orders.items():
+        stay = len(order) - sum(1 for _, group, _ in taken if group == name)
+        chosen[name] = order[: len(order) - _rounded_up(stay, multiple, len(order))].tolist()
+    return chosen
+
+
+def _order(scores: torch.Tensor, group: str) -> torch.Tensor:
+    if scores.isnan().any():
+        raise ValueError(f"A score of {group} is NaN, so its channels have no order.")
+    return scores.argsort(stable=True)
+
+
+def _checked_ratio(ratio: float) -> float:
+    if not 0 <= ratio < 1:
+        raise ValueError(
+            f"A ratio is the fraction of channels, from 0 up to but not including 1; got {ratio!r}."
+        )
+    return ratio
+
+
+def _rounded_up(stay: int, multiple: int, count: int) -> int:
+    """How many of ``count`` channels stay if at least ``stay``, and a multiple, have to."""
+    if multiple < 1:
+        raise ValueError(f"Round to a multiple of 1 or more; got {multiple!r}.")
+    return min(count, max(multiple, math.ceil(stay / multiple) * multiple))
