@@ -83,12 +83,13 @@ def trace(model: nn.Module, example: torch.Tensor) -> Graph:
             module.training = mode
     labels = _Labels(model, graph)
     labels.run(example)
-    return Graph(*labels.channels(), example.shape)
+    return labels.result(example.shape)
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return type(module).__name__ in LAYERS or super().is_leaf_module(module, name)
+        ours = type(module).__module__.partition(".")[0] in ("torchvision", "course_lib")
+        return (ours and type(module).__name__ in LAYERS) or super().is_leaf_module(module, name)
 
 
 class _Labels(fx.Interpreter):
@@ -104,7 +105,7 @@ class _Labels(fx.Interpreter):
         self.tensors |= dict(model.named_buffers(remove_duplicate=False))
         self.count = 0  # labels given so far
         self.sources: list[tuple[str, torch.Tensor]] = []  # layers, and the labels they made
-        self.united: list[torch.Tensor] = []  # pairs (2, n) of labels
+        self.united = [torch.empty(2, 0, dtype=torch.int64)]  # pairs of labels
         self.locked: list[tuple[torch.Tensor, str]] = []
         self.slots: dict[tuple[str, int], tuple[torch.Tensor, bool]] = {}
         self.values: dict[str, torch.Tensor] = {}  # parameters used by themselves: their labels
@@ -141,7 +142,9 @@ class _Labels(fx.Interpreter):
     def slot(self, name: str, dim: int, labels: torch.Tensor, reads: bool = False) -> None:
         """Note that ``labels`` lie along dimension ``dim`` of the parameter or buffer ``name``."""
         if name not in self.tensors:
-            return  # a layer without bias
+            if name.endswith("bias"):
+                return  # a layer without one
+            raise self.refuse(f"a weight that is computed ({name}), as by a parametrization")
         if self.tensors[name].shape[dim] != len(labels):
             raise UnknownOperation(
                 f"{name} has the shape {tuple(self.tensors[name].shape)}, but {len(labels)} "
@@ -166,8 +169,10 @@ class _Labels(fx.Interpreter):
     @property
     def where(self) -> str:
         """The layer that is being followed, or the one whose code holds the operation."""
+        if self.node.op == "call_module":
+            return self.node.target
         stack = list(self.node.meta.get("nn_module_stack", ()))
-        return stack[-1] if stack and stack[-1] else "the network itself"
+        return (stack and stack[-1]) or "the network itself"
 
     # --- torch.fx calls one of these for every node ---------------------------------------------
 
@@ -223,8 +228,8 @@ class _Labels(fx.Interpreter):
 
     # --- the result -----------------------------------------------------------------------------
 
-    def channels(self) -> tuple[dict[str, Group], list[Slot]]:
-        """Turn the labels into channels and groups, once the whole network has been followed."""
+    def result(self, shape: torch.Size) -> Graph:
+        """Turn labels into channels and groups, once the whole network has been followed."""
         self._check_all_reached()
         channel = _components(self.count, self.united)
         slots = [
@@ -233,66 +238,50 @@ class _Labels(fx.Interpreter):
         ]
         for name, labels in self.values.items():
             dims = varying(channel[labels])
-            if len(dims) == 1:
-                (dim,) = dims
-                slots.append(Slot(name, dim, first_along(channel[labels], dim), reads=False))
-            else:
+            if len(dims) > 1:
                 self.lock(labels, f"{name} is used as a whole")
+            slots += [Slot(name, dim, first_along(channel[labels], dim), False) for dim in dims]
+        return Graph(self._groups(channel), slots, shape)
+
+    def _groups(self, channel: torch.Tensor) -> dict[str, Group]:
         reasons: dict[int, str] = {}
         for labels, reason in self.locked:
-            for one in channel[labels].unique().tolist():
-                reasons.setdefault(one, reason)
-        return _groups(self.sources, channel, reasons), slots
+            reasons = dict.fromkeys(channel[labels].unique().tolist(), reason) | reasons
+        alike = [torch.stack([made, made[:1].expand_as(made)]) for _, made in self.sources]
+        group_of = _components(self.count, self.united + alike)
+        members: dict[int, dict[str, None]] = {}
+        for layer, made in self.sources:
+            members.setdefault(int(group_of[made[0]]), {})[layer] = None
+        groups = {}
+        for root, layers in members.items():
+            channels = channel[group_of == root].unique()
+            reason = "its channels cannot be told apart" if len(channels) == 1 else None
+            reason = next((reasons[one] for one in channels.tolist() if one in reasons), reason)
+            groups[next(iter(layers))] = Group(next(iter(layers)), tuple(layers), channels, reason)
+        return groups
 
     def _check_all_reached(self) -> None:
         if len({id(tensor) for tensor in self.tensors.values()}) < len(self.tensors):
-            raise UnknownOperation("Two layers share one parameter; the graph cannot tell which.")
+            raise UnknownOperation("Two layers share a parameter. Nothing was pruned.")
         for name, _ in self.module.named_parameters():
             parts = name.split(".")
-            owners = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-            if not owners & self.reached:
+            if not self.reached & {".".join(parts[:end]) for end in range(1, len(parts) + 1)}:
                 raise UnknownOperation(
                     f"The forward pass never uses {name}, so the graph cannot tell what it reads. "
-                    "Remove it from the network, or from its list of parameters."
+                    "Take it out of the network. Nothing was pruned."
                 )
 
 
 def _components(count: int, pairs: list[torch.Tensor]) -> torch.Tensor:
     """For each of ``count`` labels the smallest label that it is united with, (count,)."""
     lowest = torch.arange(count)
-    if not pairs:
-        return lowest
-    a, b = torch.cat([*pairs, *(pair.flip(0) for pair in pairs)], dim=1)
+    a, b = torch.cat([pair for two in pairs for pair in (two, two.flip(0))], dim=1)
     while True:
         lower = lowest.scatter_reduce(0, a, lowest[b], "amin")
         lower = lower[lower]
         if torch.equal(lower, lowest):
             return lowest
         lowest = lower
-
-
-def _groups(
-    sources: list[tuple[str, torch.Tensor]], channel: torch.Tensor, reasons: dict[int, str]
-) -> dict[str, Group]:
-    """Group the channels by the layers that make them."""
-    together = [
-        torch.stack([channel[labels], channel[labels[:1]].expand(len(labels))])
-        for _, labels in sources
-    ]
-    group_of = _components(len(channel), together)
-    members: dict[int, list[tuple[str, torch.Tensor]]] = {}
-    for layer, labels in sources:
-        members.setdefault(int(group_of[channel[labels[0]]]), []).append((layer, channel[labels]))
-    groups = {}
-    for parts in members.values():
-        layers = tuple(dict.fromkeys(layer for layer, _ in parts))
-        channels = torch.cat([labels for _, labels in parts]).unique()
-        locks = [reasons[one] for one in channels.tolist() if one in reasons]
-        reason = locks[0] if locks else None
-        if reason is None and len(channels) == 1:
-            reason = "its channels cannot be separated"
-        groups[layers[0]] = Group(layers[0], layers, channels, reason)
-    return groups
 
 
 # --- small questions about labels ---------------------------------------------------------------
@@ -524,9 +513,9 @@ LAYERS = {
     "_ConvNd": _convolution,
     "Linear": _linear,
     "GroupNorm": _group_norm,
-    "LayerNorm": _layer_norm,
     "ChannelShuffle": _channel_shuffle,
     "Flatten": _move,
+    **_table("LayerNorm RMSNorm", _layer_norm),
     **_table("_NormBase PReLU", _per_channel),
     **_table("MultiheadAttention SelfAttention", _attention),
     **_table("ShiftedWindowAttention ShiftedWindowAttentionV2", _window_attention),
@@ -541,7 +530,7 @@ LAYERS = {
 
 OPERATIONS = {
     **_table("add sub mul div truediv pow neg abs exp sqrt iadd isub imul itruediv", _elementwise),
-    **_table("maximum minimum clamp contiguous clone detach float double", _elementwise),
+    **_table("maximum minimum clamp contiguous clone detach to float double", _elementwise),
     **_table("relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid hardtanh", _elementwise),
     **_table("sigmoid tanh softplus mish dropout dropout2d stochastic_depth", _elementwise),
     **_table("flatten permute transpose swapaxes movedim squeeze unsqueeze cat stack", _move),
