@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main(arguments=None) -> int:
@@ -20,6 +21,12 @@ def main(arguments=None) -> int:
     lab.add_argument("--port", type=int, help="where to serve (8888; the next free one if taken)")
     lab.add_argument("--ip", help="address to serve on (this machine only; 0.0.0.0 is everyone)")
     lab.set_defaults(run=run_lab)
+
+    record = commands.add_parser("record", help="measure for hours, into a file that lessons read")
+    record.add_argument("experiment", choices=["drop_recovery"])
+    record.add_argument("--model", choices=["small_resnet", "resnet18"], required=True)
+    record.add_argument("--out", type=Path, help="the file (the one of this machine in data/)")
+    record.set_defaults(run=run_record)
 
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
@@ -43,6 +50,23 @@ def run_lab(chosen) -> int:
     from course_lib import lab
 
     lab.serve(chosen.port, chosen.ip)
+    return 0
+
+
+def run_record(chosen) -> int:
+    """Record an experiment, or go on with it; 1 when that is impossible, 130 when interrupted."""
+    from course_lib import drop_recovery
+    from course_lib.data import DataError
+    from course_lib.recordings import RecordingError
+
+    try:
+        print(f"wrote {drop_recovery.record(chosen.model, chosen.out)}")
+    except KeyboardInterrupt:
+        print("Stopped. Every finished run is kept; the same command goes on.", file=sys.stderr)
+        return 130
+    except (DataError, RecordingError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -14,6 +14,7 @@ The graph refuses what it does not know, and leaves alone what cannot be removed
 builds the idea; the name dependency graph is from DepGraph (Fang et al., 2023).
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ class Graph(NamedTuple):
     groups: dict[str, Group]
     slots: list[Slot]
     shape: torch.Size  # of the example input
+    steps: list[tuple]  # what was followed, in order, and with which numbers
 
     @property
     def free(self) -> dict[str, Group]:
@@ -72,18 +74,26 @@ def trace(model: nn.Module, example: torch.Tensor) -> Graph:
         UnknownOperation: the network cannot be traced, or holds an operation that the graph does
             not know; the message names the operation and the layer.
     """
+    labels = _Labels(model)
+    for graph in _symbolic(model):
+        labels.follow(graph, example)
+    return labels.result(example.shape)
+
+
+def _symbolic(model: nn.Module) -> list[fx.Graph]:
+    """What torch.fx reads in training mode and, where the code differs, in evaluation mode."""
     modes = {module: module.training for module in model.modules()}
+    graphs = []
     try:
-        model.train()  # heads that exist for training only are read by torch.fx in this mode
-        graph = _Tracer().trace(model)
+        for training in (True, False):
+            model.train(training)
+            graphs.append(_Tracer().trace(copy.copy(model)))  # fx may leave constants on a model
     except Exception as error:
         raise UnknownOperation(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
-    labels = _Labels(model, graph)
-    labels.run(example)
-    return labels.result(example.shape)
+    return graphs[:1] if str(graphs[0]) == str(graphs[1]) else graphs
 
 
 class _Tracer(fx.Tracer):
@@ -98,8 +108,8 @@ class _Labels(fx.Interpreter):
     The first dimension of every activation is the batch.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph):
-        super().__init__(model, graph=graph)
+    def __init__(self, model: nn.Module):
+        super().__init__(model, garbage_collect_values=False, graph=fx.Graph())
         self.extra_traceback = False
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(model.named_buffers(remove_duplicate=False))
@@ -110,6 +120,17 @@ class _Labels(fx.Interpreter):
         self.slots: dict[tuple[str, int], tuple[torch.Tensor, bool]] = {}
         self.values: dict[str, torch.Tensor] = {}  # parameters used by themselves: their labels
         self.reached: set[str] = set()
+        self.steps: list[tuple] = []
+
+    def follow(self, graph: fx.Graph, example: torch.Tensor) -> None:
+        """Follow one traced graph; whatever is not foreseen here is a refusal too."""
+        self.graph = graph
+        try:
+            self.run(example)
+        except UnknownOperation:
+            raise
+        except Exception as error:
+            raise self.refuse(f"what {self.node.name} does ({error})") from error
 
     # --- what happens to labels -----------------------------------------------------------------
 
@@ -190,22 +211,30 @@ class _Labels(fx.Interpreter):
 
     def get_attr(self, target: str, args: tuple, kwargs: dict) -> torch.Tensor:
         self.reached.add(target)
-        tensor = self.tensors[target]
+        if target not in self.tensors:
+            raise self.refuse(f"the tensor {target}, which is no parameter and no buffer")
         if target not in self.values:
-            self.values[target] = self.number(tensor.numel()).view(tensor.shape)
+            shape = self.tensors[target].shape
+            self.values[target] = self.number(shape.numel()).view(shape)
         return self.values[target]
 
     def call_module(self, target: str, args: tuple, kwargs: dict) -> Any:
         self.reached.add(target)
+        self.steps.append((target,))
         layer = self.fetch_attr(target)
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise self.refuse("a forward hook")
         for kind in type(layer).__mro__:
             if kind.__name__ in LAYERS:
                 return LAYERS[kind.__name__](self, layer, *args, **kwargs)
         raise self.refuse(f"the layer {type(layer).__name__}")
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        if not any(True for _ in tensors_in((args, kwargs))) or is_named_tuple(target):
-            return target(*args, **kwargs)
+        if is_named_tuple(target) or not tensors_in((args, kwargs)):
+            result = target(*args, **kwargs)
+            if tensors_in(result) and not is_named_tuple(target):
+                raise self.refuse(f"a tensor that {target.__name__}() makes from nothing")
+            return result
         origin = (getattr(target, "__module__", None) or "torch").partition(".")[0]
         if origin not in ("torch", "torchvision", "_operator", "builtins", "math"):
             raise self.refuse(f"the function {target.__name__}() of {target.__module__}")
@@ -220,9 +249,13 @@ class _Labels(fx.Interpreter):
             return run(*args, **kwargs)
         if name not in OPERATIONS:
             raise self.refuse(f"the operation {name}()")
-        return OPERATIONS[name](self, run, *args, **kwargs)
+        rule = OPERATIONS[name]
+        moves = rule in (_move, _reshape, _chunk, _split, _index)  # sizes; others calculate
+        self.steps.append((name, *([] if moves else numbers_in((args, kwargs)))))
+        return rule(self, run, *args, **kwargs)
 
     def output(self, target: str, args: tuple, kwargs: dict) -> None:
+        self.steps.append(("output", *numbers_in(args)))
         for labels in tensors_in(args):
             self.lock(labels, "output of the network")
 
@@ -241,7 +274,7 @@ class _Labels(fx.Interpreter):
             if len(dims) > 1:
                 self.lock(labels, f"{name} is used as a whole")
             slots += [Slot(name, dim, first_along(channel[labels], dim), False) for dim in dims]
-        return Graph(self._groups(channel), slots, shape)
+        return Graph(self._groups(channel), slots, shape, self.steps)
 
     def _groups(self, channel: torch.Tensor) -> dict[str, Group]:
         reasons: dict[int, str] = {}
@@ -302,15 +335,25 @@ def first_along(labels: torch.Tensor, dim: int) -> torch.Tensor:
     return labels[tuple(slice(None) if one == dim else 0 for one in range(labels.dim()))]
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
-    elif isinstance(value, tuple | list):
+def leaves(value: Any) -> Iterator[Any]:
+    """What nested tuples, lists and dictionaries hold."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
         for item in value:
-            yield from tensors_in(item)
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """All tensors that ``value`` holds."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def numbers_in(value: Any) -> list[float]:
+    """All numbers that ``value`` holds."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, int | float)]
 
 
 def is_named_tuple(target: Any) -> bool:
@@ -370,6 +413,8 @@ def _per_channel(run: _Labels, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def _group_norm(run: _Labels, op: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     """The channels of one group share a mean and a variance: they stay or go together."""
     run.unite_rows(run.along(x, 1).view(op.num_groups, -1))
+    if not op.affine:
+        run.lock(x, "GroupNorm without weights does not know how many there are")
     return _per_channel(run, op, x)
 
 
@@ -384,8 +429,11 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """A head is a channel of the inside: its rows of q, k and v, its columns of the output."""
     special = getattr(op, "bias_k", None) is not None or getattr(op, "add_zero_attn", False)
-    if op.in_proj_weight is None or special or any(tensors_in(others)):
-        raise run.refuse("attention with a mask, extra keys or inputs of different widths")
+    # The result is a pair: (0,) takes the output, (1,) the weights.
+    users = [user for user in run.node.users if user.users or user.op == "output"]
+    used = {user.args[1:] for user in users}
+    if op.in_proj_weight is None or special or others.keys() - {"need_weights"} or used - {(0,)}:
+        raise run.refuse("attention with masks, extra keys, unlike inputs, or its weights used")
     name = run.where
     for x in (query, key, value):
         run.slot(f"{name}.in_proj_weight", 1, run.along(x, -1), reads=True)
@@ -498,11 +546,10 @@ def _resize(run: _Labels, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -
 
 def _shape_of_result(op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Size:
     """The shape that the layer or function ``op`` gives to ``x``, without computing a number."""
-    meta = torch.empty(x.shape, device="meta")
     if not isinstance(op, nn.Module):
-        return op(meta, *args, **kwargs).shape
-    state = {name: value.to("meta") for name, value in op.state_dict().items()}
-    return functional_call(op, state, (meta,)).shape
+        return op(torch.empty(x.shape, device="meta"), *args, **kwargs).shape
+    state = {name: value.to("meta", torch.float32) for name, value in op.state_dict().items()}
+    return functional_call(op, state, (torch.empty(x.shape, device="meta"),)).shape
 
 
 def _table(text: str, rule: Any) -> dict[str, Any]:

@@ -160,8 +160,9 @@ def _set_sizes(layer: nn.Module) -> None:
     elif isinstance(layer, nn.GroupNorm) and layer.affine:
         layer.num_groups = layer.num_groups * len(layer.weight) // layer.num_channels
         layer.num_channels = len(layer.weight)
-    elif isinstance(layer, nn.modules.batchnorm._NormBase) and layer.affine:
-        layer.num_features = len(layer.weight)
+    elif isinstance(layer, nn.modules.batchnorm._NormBase):
+        sizes = {len(tensor) for tensor in (layer.weight, layer.running_mean) if tensor is not None}
+        layer.num_features = max(sizes, default=layer.num_features)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)
 
@@ -183,21 +184,22 @@ def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
     """
     before = {(slot.name, slot.dim): slot.channels for slot in graph.slots}
     try:
+        after = trace(smaller, torch.empty(graph.shape))
         pairs = []
-        for slot in trace(smaller, torch.empty(graph.shape)).slots:
+        for slot in after.slots:
             if (slot.name, slot.dim) not in before:
                 continue  # a grouped convolution of which one group is left: an ordinary one
             kept = plan.get(slot.name, {}).get(slot.dim, range(len(slot.channels)))
             pairs.append(torch.stack([slot.channels, before[slot.name, slot.dim][list(kept)]]))
         found = torch.cat(pairs, dim=1).unique(dim=1)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise UnknownOperation(
             f"The network does not run with fewer channels: {error}. Nothing was pruned."
         ) from error
-    if len(found[0].unique()) < found.shape[1]:
+    if after.steps != graph.steps or len(found[0].unique()) < found.shape[1]:
         raise UnknownOperation(
-            "With fewer channels the network connects other channels than before, because its code "
-            "computes places from sizes. Nothing was pruned."
+            "With fewer channels the network computes something else than before, because its code "
+            "uses the number of channels in a calculation. Nothing was pruned."
         )
 
 

@@ -1,7 +1,7 @@
 """Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -44,22 +44,32 @@ def fit(
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     schedule: str = "one-cycle",
-    after_epoch: Callable[[int, float], None] | None = None,
+    of_epochs: float = 0.0,
+    to_follow: float = 0.0,
+    after_epoch: Callable[[float, float], None] | None = None,
+    marks: Sequence[float] | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> nn.Module:
     """Train ``model`` in place with SGD (Nesterov momentum 0.9) on augmented ``data``.
 
     Args:
         epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
-        lr: highest learning rate of the schedule.
+        lr: highest learning rate of the (whole) schedule.
         seed: seeds the order and the augmentation; the same seed gives the same weights.
-        schedule: ``"one-cycle"`` (Smith and Topin, 2018: up, then down to nearly zero) or
-            ``"constant"``.
-        after_epoch: called with (epoch, mean training loss) after every full pass.
+        schedule: ``"one-cycle"`` (Smith and Topin, 2018: up, then down to nearly zero),
+            ``"constant"``, or ``"rewound"``: the end of an earlier one-cycle (Renda, Frankle and
+            Carbin, 2020).
+        of_epochs: only for ``"rewound"``: how long that earlier one-cycle was.
+        to_follow: only for ``"rewound"``: epochs of it that are left to trainings after this one.
+        after_epoch: called with (epoch, mean training loss since the last call) after every full
+            pass, or at each of the ``marks``.
+        marks: rising numbers of epochs after which to call ``after_epoch``. Training to a mark is
+            the same as training that long and no longer, unless the schedule depends on the end.
         progress: wraps the step counter, for a progress bar.
 
     Raises:
-        ValueError: unknown schedule, or not enough data for one step.
+        ValueError: unknown schedule, not enough data for one step, or epochs or marks outside of
+            the training that they belong to.
     """
     steps_per_epoch = len(data.labels) // batch_size
     steps = round(epochs * steps_per_epoch)
@@ -68,10 +78,12 @@ def fit(
             f"{epochs} epochs of {len(data.labels)} pictures in batches of {batch_size} "
             "are no training step; ask for more epochs or smaller batches."
         )
+    marked = _marked(marks, steps, steps_per_epoch)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True
     )
-    scheduler = _scheduler(schedule, optimizer, lr, steps)
+    whole, after = round(of_epochs * steps_per_epoch), round(to_follow * steps_per_epoch)
+    scheduler = _scheduler(schedule, optimizer, lr, steps, whole, after)
     stream = _endless(data, batch_size, torch.Generator().manual_seed(seed))
     device = next(model.parameters()).device
     losses = []
@@ -84,8 +96,8 @@ def fit(
         optimizer.step()
         scheduler.step()
         losses.append(loss.item())
-        if after_epoch is not None and step % steps_per_epoch == 0:
-            after_epoch(step // steps_per_epoch, sum(losses) / len(losses))
+        if after_epoch is not None and step in marked:
+            after_epoch(marked[step], sum(losses) / len(losses))
             losses.clear()
             model.train()
     return model.eval()
@@ -96,18 +108,57 @@ def _endless(data: Images, size: int, generator: torch.Generator) -> Iterator:
         yield from batches(data, size, generator)
 
 
-def _scheduler(name: str, optimizer: torch.optim.Optimizer, lr: float, steps: int):
-    if name == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            lr,
-            total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
-            pct_start=0.25,
-            cycle_momentum=False,
+def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[int, float]:
+    """The mark, in epochs, of each marked step; without ``marks``, every full pass."""
+    if marks is None:
+        marks = range(1, steps // per_epoch + 1)
+    marked = {round(mark * per_epoch): mark for mark in marks}
+    if len(marked) < len(marks) or not all(1 <= step <= steps for step in marked):
+        raise ValueError(
+            f"Marks must be different steps of the training; {list(marks)} epochs are the steps "
+            f"{[round(mark * per_epoch) for mark in marks]} of {steps}."
         )
+    return marked
+
+
+def _scheduler(
+    name: str, optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int
+):
+    if name not in ("one-cycle", "constant", "rewound"):
+        raise ValueError(
+            f"No schedule is called {name!r}; choose 'one-cycle', 'constant' or 'rewound'."
+        )
+    if name == "rewound":
+        return _rewound(optimizer, lr, steps, whole, after)
+    if whole or after:
+        raise ValueError(f"of_epochs and to_follow are for 'rewound'; the schedule is {name!r}.")
     if name == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    raise ValueError(f"No schedule is called {name!r}; choose 'one-cycle' or 'constant'.")
+    return _one_cycle(optimizer, lr, steps)
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, lr: float, steps: int, done: int = 0):
+    """One-cycle over ``steps`` steps of which ``done`` are over."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        lr,
+        total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
+        pct_start=0.25,
+        cycle_momentum=False,
+        last_epoch=done - 1,
+    )
+
+
+def _rewound(optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int):
+    """The last ``steps`` of a one-cycle over ``whole`` steps, or those ``after`` steps earlier."""
+    done = whole - after - steps
+    if done < 0:
+        raise ValueError(
+            f"{steps} steps with {after} to follow are more than the one-cycle of {whole} steps "
+            "that they rewind to; give its length as of_epochs."
+        )
+    scheduler = _one_cycle(optimizer, lr, whole)  # also notes in the optimizer where rates end
+    return _one_cycle(optimizer, lr, whole, done) if done else scheduler
 
 
 @torch.inference_mode()

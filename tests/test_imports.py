@@ -7,7 +7,8 @@ import pytest
 
 from course_lib import PROJECT
 
-MEASURING = "data, models, training, masks, cost, timing, recipes, bars"
+MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
+channels, attention, recordings, drop_recovery"""
 
 
 def run(script: str) -> str:
@@ -32,7 +33,7 @@ from course_lib import {MEASURING}
 """)
 
 
-@pytest.mark.parametrize("module", ["masks", "training", "models", "cost", "timing", "data"])
+@pytest.mark.parametrize("module", MEASURING.split(", "))
 def test_no_arrow_goes_back_to_teaching(module):
     loaded = run(f"import sys, course_lib.{module}; print([*sys.modules])")
     assert "course_lib.teaching" not in loaded

@@ -1,5 +1,6 @@
 """Training is reproducible and does the steps that it was asked for; accuracy is counted right."""
 
+import copy
 import math
 from itertools import product
 
@@ -122,15 +123,18 @@ def test_epochs_and_their_fractions_make_that_many_steps(epochs, steps):
     assert counted == list(range(1, steps + 1))
 
 
-def learning_rates(schedule: str, steps: int) -> list[float]:
-    """What the optimizer used at each step of a training with lr=0.5."""
+def learning_rates(schedule: str, steps: int, of_steps: int = 0, follow: int = 0) -> list[float]:
+    """What the optimizer used at each step of a training with lr=0.5; the data are 4 steps."""
     seen = []
     handle = register_optimizer_step_pre_hook(
         lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
     )
-    data = random_images(4 * steps)
-    fit(linear(), data, epochs=1, lr=0.5, seed=0, batch_size=4, schedule=schedule)
-    handle.remove()
+    parts = {"epochs": steps / 4, "of_epochs": of_steps / 4, "to_follow": follow / 4}
+    options = {"lr": 0.5, "seed": 0, "batch_size": 4, "schedule": schedule} | parts
+    try:
+        fit(linear(), random_images(16), **options)
+    finally:
+        handle.remove()
     return seen
 
 
@@ -154,7 +158,78 @@ def test_one_cycle_works_for_any_number_of_steps(steps):
     assert len(rates) == steps and all(0 < rate <= 0.5 for rate in rates)
 
 
-def test_after_each_full_pass_the_mean_loss_is_reported():
+@pytest.mark.parametrize("of_steps", [1, 4, 7, 40])
+def test_rewound_rates_are_the_last_of_the_one_cycle(of_steps):
+    whole = learning_rates("one-cycle", of_steps)
+    for steps in range(1, of_steps + 1):
+        assert learning_rates("rewound", steps, of_steps) == whole[-steps:]
+
+
+def test_rewound_trainings_can_share_the_end_of_the_one_cycle():
+    whole = learning_rates("one-cycle", 40)
+    first = learning_rates("rewound", 5, of_steps=40, follow=7)
+    assert first + learning_rates("rewound", 7, of_steps=40) == whole[-12:]
+
+
+def test_rewinding_by_the_whole_budget_is_the_original_training_bit_for_bit():
+    def weights(**options) -> torch.Tensor:
+        model = fit(same_network(), random_images(64), lr=0.1, seed=0, batch_size=16, **options)
+        return model.head.weight
+
+    assert torch.equal(weights(epochs=2), weights(epochs=2, schedule="rewound", of_epochs=2))
+
+
+@pytest.mark.parametrize(("steps", "of_steps", "follow"), [(5, 4, 0), (5, 0, 0), (5, 8, 4)])
+def test_a_rewound_training_longer_than_the_original_is_refused(steps, of_steps, follow):
+    message = f"{steps} steps with {follow} to follow are more than the one-cycle of {of_steps}"
+    with pytest.raises(ValueError, match=message):
+        learning_rates("rewound", steps, of_steps, follow)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+def test_the_length_of_an_original_is_refused_where_none_is_rewound(schedule):
+    with pytest.raises(ValueError, match=f"for 'rewound'; the schedule is '{schedule}'"):
+        learning_rates(schedule, 4, of_steps=8)
+
+
+def test_a_mark_sees_the_weights_of_a_training_that_ends_there():
+    seen, marks = [], (0.25, 1, 1.6)
+
+    def note(mark: float, _: float) -> None:
+        accuracy(model, random_images(64))  # a measurement on the way must not leave a trace
+        seen.append((mark, copy.deepcopy(model.state_dict())))
+
+    options = {"lr": 0.1, "seed": 0, "batch_size": 8, "schedule": "constant"}
+    model = same_network()
+    fit(model, random_images(64), epochs=2, after_epoch=note, marks=marks, **options)
+    assert [mark for mark, _ in seen] == [*marks]
+    for mark, weights in seen:
+        alone = fit(same_network(), random_images(64), epochs=mark, **options).state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in alone.items())
+    assert not torch.equal(seen[-1][1]["head.weight"], model.head.weight)  # it went on
+
+
+@pytest.mark.parametrize("marks", [[0], [-1], [2.25], [1, 1], [1, 1.01]], ids=str)
+def test_marks_that_are_no_different_steps_of_the_training_are_refused(marks):
+    data, noted = random_images(64), []
+    with pytest.raises(ValueError, match="Marks must be different steps of the training"):
+        fit(
+            linear(),
+            data,
+            epochs=2,
+            lr=0.1,
+            seed=0,
+            batch_size=16,
+            after_epoch=lambda *report: noted.append(report),
+            marks=marks,
+        )
+    assert not noted
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"), [(None, [1, 2]), ([0.5, 2.5], [0.5, 2.5]), ([], [])], ids=str
+)
+def test_after_each_full_pass_or_mark_the_mean_loss_is_reported(marks, expected):
     class Undecided(nn.Module):
         """Gives every class the same logit, so that every loss is log(10)."""
 
@@ -174,8 +249,9 @@ def test_after_each_full_pass_the_mean_loss_is_reported():
         seed=0,
         batch_size=16,
         after_epoch=lambda *report: reports.append(report),
+        marks=marks,
     )
-    assert reports == [(1, pytest.approx(math.log(10))), (2, pytest.approx(math.log(10)))]
+    assert reports == [(mark, pytest.approx(math.log(10))) for mark in expected]
 
 
 def test_network_trains_in_training_mode_and_returns_in_eval_mode():
@@ -194,7 +270,7 @@ def test_too_little_for_one_step_is_refused(pictures, epochs):
 
 
 def test_unknown_schedule_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'cosine'.*'one-cycle' or 'constant'"):
+    with pytest.raises(ValueError, match=r"'cosine'.*'constant' or 'rewound'"):
         fit(linear(), random_images(128), epochs=1, lr=0.1, seed=0, schedule="cosine")
 
 

@@ -8,10 +8,8 @@ author's own progress into the recording that every learner's card is compared w
 
 import argparse
 import html
-import importlib.metadata
 import json
 import math
-import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -25,6 +23,8 @@ import torch
 
 from course_lib.data import DATA, record_checksum
 from course_lib.files import write_whole
+from course_lib.recordings import machine as machine_facts
+from course_lib.recordings import processor
 from course_lib.teaching import progress
 
 # Decimals that mean something; any other unit is shown with three significant digits.
@@ -410,27 +410,7 @@ def _line(outcome: Outcome) -> str:
 
 def machine() -> dict[str, str]:
     """What numbers depend on: processor, memory, graphics card, threads and versions."""
-    cuda = torch.cuda.is_available()
-    return {
-        "processor": processor(),
-        "threads": str(torch.get_num_threads()),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "CUDA GPU": torch.cuda.get_device_name() if cuda else "none",
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": importlib.metadata.version("torchvision"),
-    }
-
-
-def processor() -> str:
-    """The model name of the processor, or its family where the system does not tell."""
-    try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        facts = ""
-    name = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
-    return name[1].strip() if name else platform.processor() or platform.machine()
+    return {**machine_facts(), "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB"}
 
 
 def recordings(root: Path = DATA) -> dict[str, dict]:

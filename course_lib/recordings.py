@@ -1,0 +1,256 @@
+"""Recordings: what an experiment of hours measured on one machine, kept in a file.
+
+A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``. It is written anew after every
+run, so that an interrupted experiment goes on where it stopped. ``python -m course_lib record``
+makes one; lessons :func:`load` them and run one of the points again.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+
+import torch
+
+from course_lib.data import DATA
+from course_lib.files import write_whole
+
+#: Raise it when the meaning of a field changes: older recordings are then refused.
+SCHEMA = 1
+
+#: What two recordings must share to be the same one.
+IDENTITY = ("experiment", "model", "weights", "recipe")
+
+
+class RecordingError(RuntimeError):
+    """A recording that cannot be read, or must not be gone on with."""
+
+
+# --- what a recording holds ---------------------------------------------------------------------
+
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    "percentage": "a number from 0 to 100",
+    "interval": "a lower and a higher number from 0 to 100",
+}
+
+MEASURED = {"accuracy": "percentage", "interval": "interval", "validation": "percentage"}
+SIZE = {"parameters": int, "macs": int}
+
+HEADER = {
+    "schema": int,
+    "experiment": str,
+    "command": str,
+    "model": str,
+    "weights": str,
+    "machine": dict,
+    "started": str,
+    "written": str,
+}
+
+SHAPES = {
+    "drop_recovery": HEADER
+    | {
+        "seeds": [int],
+        "recipe": {"epochs": float, "lr": float, "constant_factor": float},
+        "dense": MEASURED | SIZE,
+        "pruned": [{"style": str, "amount": float} | MEASURED | SIZE],
+        "points": [
+            {"style": str, "amount": float, "method": str, "schedule": str, "budget": float}
+            | {"seed": int, "epochs": float, "lr": float, "seconds": float}
+            | MEASURED
+        ],
+    }
+}
+
+
+def check(recording: object, experiment: str) -> dict:
+    """``recording``, once it has every field that ``experiment`` records, each of its kind.
+
+    Raises:
+        RecordingError: a field is missing or of another kind, with its place and value.
+    """
+    if experiment not in SHAPES:
+        raise RecordingError(f"there is no experiment {experiment!r}; choose from {[*SHAPES]}")
+    found = recording if isinstance(recording, dict) else {}
+    for key, wanted in (("schema", SCHEMA), ("experiment", experiment)):
+        if found.get(key, wanted) != wanted:
+            raise RecordingError(f"its {key} is {found[key]!r}, not {wanted!r}")
+    for place, problem in _problems(recording, SHAPES[experiment], "the recording"):
+        raise RecordingError(f"{place} {problem}")
+    return recording
+
+
+def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, str]]:
+    """Each place where ``value`` is not of ``shape``, and what is wrong there."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        for key, inner in shape.items():
+            if key in value:
+                yield from _problems(value[key], inner, f"{place}: {key}")
+            else:
+                yield place, f"lacks {key!r}"
+    elif isinstance(shape, list) and isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _problems(entry, shape[0], f"{place}, entry {number}")
+    elif not _fits(value, shape):
+        kind = shape if isinstance(shape, str | type) else type(shape)
+        yield place, f"must be {KINDS[kind]}; it is {value!r:.60}"
+
+
+def _fits(value: object, shape: object) -> bool:
+    if shape == "interval":
+        pair = isinstance(value, list) and len(value) == 2 and all(map(_is_percentage, value))
+        return pair and value[0] <= value[1]
+    if shape == "percentage":
+        return _is_percentage(value)
+    if shape is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is shape
+
+
+def _is_percentage(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 100
+
+
+# --- reading and writing ------------------------------------------------------------------------
+
+
+def file_of(experiment: str, model: str, root: Path = DATA) -> Path:
+    """Where this machine's recording of ``experiment`` on ``model`` belongs."""
+    return Path(root) / "recordings" / machine_name() / f"{experiment}-{model}.json"
+
+
+def load(experiment: str, model: str, root: Path = DATA) -> dict[str, dict]:
+    """The recordings of ``experiment`` on ``model``, by the name of the machine.
+
+    A recording that you made yourself is among them. There may be none.
+
+    Raises:
+        RecordingError: a recording is damaged or of another version of the course.
+    """
+    paths = sorted(Path(root).glob(f"recordings/*/{experiment}-{model}.json"))
+    return {path.parent.name: read(path, experiment) for path in paths}
+
+
+def read(path: Path, experiment: str) -> dict:
+    """The recording in ``path``.
+
+    Raises:
+        RecordingError: it cannot be read, or is not what ``experiment`` records.
+    """
+    try:
+        return check(json.loads(Path(path).read_text(encoding="utf-8")), experiment)
+    except (OSError, ValueError, RecordingError) as error:
+        raise RecordingError(
+            f"{path} is no recording of {experiment}: {error}. Restore it if it belongs to the "
+            "course; delete it if it is your own, and record again."
+        ) from error
+
+
+def write(recording: dict, path: Path) -> Path:
+    """Write ``recording`` to ``path`` whole or not at all, an entry of a list on each line."""
+    recording["written"] = date.today().isoformat()
+    lines = ",\n".join(f" {json.dumps(key)}: {_text(value)}" for key, value in recording.items())
+    return write_whole(Path(path), f"{{\n{lines}\n}}\n")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(f"  {_text(entry)}" for entry in value) + "\n ]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def resume(begun: dict, path: Path) -> tuple[dict | None, str]:
+    """The recording in ``path`` that ``begun`` is the beginning of, and what became of the file.
+
+    A file that is damaged or records something else is renamed, never overwritten; the recording
+    is then None, as it is where there is no file.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    if not path.exists():
+        return None, f"A new recording: {path}"
+    try:
+        found = read(path, begun["experiment"])
+    except RecordingError as error:
+        return None, f"{error.__cause__}: {path} is set aside as {set_aside(path).name}."
+    others = [key for key in IDENTITY if found[key] != begun[key]]
+    if others:
+        reason = f"It records another {' and '.join(others)}"
+        return None, f"{reason}: {path} is set aside as {set_aside(path).name}."
+    _refuse_another_machine(found["machine"], begun["machine"], path)
+    return found, f"Going on with {path}"
+
+
+def _refuse_another_machine(then: dict, now: dict, path: Path) -> None:
+    changed = [
+        f"{key} {then.get(key)!r}, now {now.get(key)!r}"
+        for key in {**then, **now}
+        if then.get(key) != now.get(key)
+    ]
+    if changed:
+        raise RecordingError(
+            f"{path} was begun with {'; '.join(changed)}. Go on as it was begun (OMP_NUM_THREADS "
+            "sets the threads), or name another file with --out."
+        )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the file ``path`` to a free name beside it that says when; return the new path."""
+    stamp = f"{datetime.now():%Y%m%dT%H%M%S}"
+    aside, number = path.with_name(f"{path.stem}.aside-{stamp}{path.suffix}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.stem}.aside-{stamp}-{number}{path.suffix}")
+    return path.rename(aside)
+
+
+# --- the machine --------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, str]:
+    """What numbers depend on: processor, graphics card, threads and versions."""
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": processor(),
+        "threads": str(torch.get_num_threads()),
+        "CUDA GPU": torch.cuda.get_device_name() if cuda else "none",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
+    }
+
+
+def processor() -> str:
+    """The model name of the processor, or its family where the system does not tell."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        facts = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()
+
+
+def machine_name() -> str:
+    """The folder of this machine's recordings: the model of its GPU, or its number of cores."""
+    if not torch.cuda.is_available():
+        return f"cpu-{os.cpu_count()}core"
+    return gpu_slug(torch.cuda.get_device_name())
+
+
+def gpu_slug(name: str) -> str:
+    """The model in the full name of a GPU: ``h100`` for ``NVIDIA H100 80GB HBM3``."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    around = re.compile(r"nvidia|tesla|geforce|\d+gb|hbm\d\w*|pcie|sxm\d*|nvl")
+    return "-".join(word for word in words if not around.fullmatch(word)) or "gpu"

@@ -1,0 +1,469 @@
+"""The experiment does the runs that it should, each as it says, and goes on when interrupted."""
+
+import json
+from itertools import pairwise, product
+
+import pytest
+import torch
+
+from course_lib import drop_recovery, recordings
+from course_lib.__main__ import main
+from course_lib.data import Images, Splits
+from course_lib.drop_recovery import AMOUNTS, SCHEDULES, Run, measure, plan, point, prune, stages
+from course_lib.masks import masks_of, sparsity
+from course_lib.models import SmallResNet
+from course_lib.recipes import RECIPES, Recipe
+from course_lib.training import interval
+
+EPOCHS, LR = 10, 0.1
+
+
+def small_network() -> SmallResNet:
+    """A network of a few hundred weights, drawn from the seed of its recipe."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SmallResNet(widths=(4, 8), depth=1).eval()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A network and a recipe that train in no time, in place of small_resnet's."""
+    monkeypatch.setattr(drop_recovery, "load_trained", lambda name: small_network())
+    recipe = Recipe("small_resnet", epochs=EPOCHS, lr=LR, must_reach=0)
+    monkeypatch.setitem(RECIPES, "small_resnet", recipe)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """4 steps an epoch, 40 in all: a budget of 5 % is two steps."""
+    random = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(650, 1, 28, 28, generator=random), torch.arange(650) % 10
+    sizes = (520, 70, 60)
+    return Splits(*map(Images, images.split(sizes), labels.split(sizes)))
+
+
+@pytest.fixture
+def weights_when_measured(monkeypatch):
+    """The weights of every network whose quality is measured."""
+    seen, quality = [], drop_recovery.quality
+
+    def noted(model, data):
+        seen.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
+        return quality(model, data)
+
+    monkeypatch.setattr(drop_recovery, "quality", noted)
+    return seen
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The arguments of every training, and the sparsity of the network that it trained."""
+    seen, fit = [], drop_recovery.fit
+
+    def noted(model, data, **options):
+        seen.append(options | {"sparsity": sparsity(model), "stem": len(model.stem.weight)})
+        return fit(model, data, **options)
+
+    monkeypatch.setattr(drop_recovery, "fit", noted)
+    return seen
+
+
+# --- the plan -----------------------------------------------------------------------------------
+
+
+def points_of(runs: list[Run]) -> list[tuple]:
+    """What the points of ``runs`` are, style and amount last."""
+    return [
+        (run.method, run.schedule, budget, run.seed, run.style, run.amount)
+        for run in runs
+        for budget in run.budgets
+    ]
+
+
+def every_amount(methods, schedules, budgets, seeds) -> set[tuple]:
+    pruned = [(style, amount) for style, amounts in AMOUNTS.items() for amount in amounts]
+    rows = product(methods, schedules, budgets, seeds, pruned)
+    return {(*row, *what) for *row, what in rows}
+
+
+def test_amounts_are_those_that_lesson_04_asks_for():
+    assert AMOUNTS["weights"] == (0.5, 0.8, 0.9, 0.95, 0.98)
+    assert AMOUNTS["channels"] == (0.25, 0.5, 0.7, 0.85)
+
+
+BOTH = ("constant", "rewound")
+
+
+def test_plan_of_the_small_network_is_complete_and_in_order():
+    phases = [
+        every_amount(["one-shot"], BOTH, [0.05, 0.1, 0.2], [0]),
+        every_amount(["iterative"], ["rewound"], [0.2], [0])
+        | every_amount(["scratch"], ["one-cycle"], [0.2], [0]),
+        every_amount(["one-shot"], BOTH, [0.5, 1.0], [0]),
+        every_amount(["one-shot"], ["rewound"], [0.2], [1, 2])
+        | every_amount(["one-shot"], ["constant"], [0.05, 0.1, 0.2], [1, 2]),
+        every_amount(["iterative"], ["rewound"], [0.2], [1, 2])
+        | every_amount(["scratch"], ["one-cycle"], [0.2], [1, 2]),
+    ]
+    points = points_of(plan("small_resnet", gpu=False))
+    for phase in phases:
+        assert set(points[: len(phase)]) == phase
+        del points[: len(phase)]
+    assert not points
+
+
+def test_plan_of_resnet18_has_the_rewound_runs_first():
+    points = points_of(plan("resnet18", gpu=False))
+    rewound, constant = (every_amount(["one-shot"], [s], [0.1, 0.2], [0]) for s in BOTH[::-1])
+    assert set(points[:18]) == rewound and set(points[18:]) == constant and len(points) == 36
+
+
+@pytest.mark.parametrize("model", ["small_resnet", "resnet18"])
+def test_plan_for_a_gpu_is_everything_with_five_seeds_one_after_the_other(model):
+    points = points_of(plan(model, gpu=True))
+    seeds = range(5)
+    assert len(points) == len(set(points))
+    assert set(points) == (
+        every_amount(["one-shot"], BOTH, [0.05, 0.1, 0.2, 0.5, 1.0], seeds)
+        | every_amount(["iterative"], ["rewound"], [0.2], seeds)
+        | every_amount(["scratch"], ["one-cycle"], [0.2, 1.0], seeds)
+    )
+    assert [seed for *_, seed, _, _ in points] == sorted(seed for *_, seed, _, _ in points)
+
+
+def test_every_run_of_a_plan_is_possible(pictures, monkeypatch):
+    monkeypatch.setattr(drop_recovery, "fit", lambda *_, **__: None)
+    for run in dict.fromkeys(run._replace(amount=0.5) for run in plan("small_resnet", gpu=True)):
+        if run.style == "weights" and run.seed == 0:
+            assert measure(run, "small_resnet", pictures)
+
+
+def test_the_command_knows_the_networks_of_the_plans(capsys):
+    with pytest.raises(SystemExit):
+        main(["record", "drop_recovery", "--model", "nobody"])
+    said = capsys.readouterr().err
+    assert all(name in said for name in drop_recovery.PLANS)
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def test_a_smaller_budget_at_a_constant_rate_is_the_same_run_cut_short(
+    pictures, weights_when_measured
+):
+    budgets = (0.05, 0.1, 0.2)
+    nested = measure(
+        Run("weights", 0.9, "one-shot", "constant", budgets, 3), "small_resnet", pictures
+    )
+    alone = [
+        point("small_resnet", "weights", 0.9, "constant", budget, 3, pictures) for budget in budgets
+    ]
+    for first, second in zip(nested, alone, strict=True):
+        assert first | {"seconds": 0} == second | {"seconds": 0}
+    together, apart = weights_when_measured[:3], weights_when_measured[3:]
+    assert all(map(torch.equal, together, apart))
+    assert not torch.equal(together[0], together[1])
+
+
+def test_a_point_says_what_was_run_and_measured(pictures):
+    found = point("small_resnet", "weights", 0.8, "rewound", 0.1, 2, pictures)
+    asked = {"style": "weights", "amount": 0.8, "method": "one-shot", "schedule": "rewound"}
+    assert found.items() >= (asked | {"budget": 0.1, "seed": 2, "epochs": 1.0, "lr": LR}).items()
+    assert found["interval"] == pytest.approx(interval(found["accuracy"], 60), abs=0.01)
+    low, high = found["interval"]
+    assert low < found["accuracy"] < high and high - low > 5  # of 60 pictures, not of 10,000
+    assert found["seconds"] >= 0
+
+
+def test_seconds_are_those_of_training_only(pictures, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(drop_recovery.time, "perf_counter", lambda: next(clock))
+    run = Run("weights", 0.9, "one-shot", "constant", (0.05, 0.1, 0.2), 0)
+    # every reading is a second later, and there are two around each measurement
+    assert [each["seconds"] for each in measure(run, "small_resnet", pictures)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [(method, schedule) for method, names in SCHEDULES.items() for schedule in names],
+)
+def test_pruned_weights_stay_gone_to_the_end(pictures, weights_when_measured, method, schedule):
+    point("small_resnet", "weights", 0.9, schedule, 0.2, 0, pictures, method=method)
+    network = small_network()
+    total = sum(mask.numel() for mask in masks_of(network).values())
+    (weights,) = weights_when_measured
+    assert (weights == 0).sum() >= round(0.9 * total)
+
+
+def test_rates_are_those_of_the_schedule(pictures, fits):
+    for schedule in BOTH:
+        point("small_resnet", "weights", 0.5, schedule, 0.2, 0, pictures)
+    constant, rewound = fits
+    assert constant["lr"] == pytest.approx(LR * drop_recovery.CONSTANT_FACTOR)
+    assert constant["schedule"] == "constant" and "of_epochs" not in constant
+    assert rewound["lr"] == LR and rewound["of_epochs"] == EPOCHS
+    assert constant["epochs"] == rewound["epochs"] == 0.2 * EPOCHS
+
+
+def test_iterative_pruning_reaches_the_amount_halfway_within_one_schedule(pictures, fits):
+    point("small_resnet", "weights", 0.9, "rewound", 0.4, 0, pictures, method="iterative")
+    amounts = [call["sparsity"] for call in fits]
+    assert amounts == sorted(amounts) and amounts[0] > 0.4
+    assert amounts[-1] == pytest.approx(0.9, abs=0.001) and amounts[-2] < 0.9
+    assert sum(call["epochs"] for call in fits) == pytest.approx(4)
+    assert fits[-1]["epochs"] >= 2 and fits[-1]["to_follow"] == 0
+    for call, follower in pairwise(fits):  # each goes on where the last stopped
+        assert call["to_follow"] == pytest.approx(follower["to_follow"] + follower["epochs"])
+    assert len({call["seed"] for call in fits}) == len(fits)
+
+
+def test_stages_of_the_real_recipe_make_the_steps_of_its_budget():
+    for budget in drop_recovery.BUDGETS:
+        parts = stages(Run("weights", 0.9, "iterative", "rewound", (budget,), 0), 12)
+        assert sum(round(stage.epochs * 429) for stage in parts) == pytest.approx(
+            budget * 12 * 429, abs=2
+        )
+
+
+def test_scratch_starts_from_other_weights_with_the_same_zeros(pictures, monkeypatch):
+    started = []
+
+    def note(model, *_, **__):
+        started.append(model)
+
+    monkeypatch.setattr(drop_recovery, "fit", note)
+    before = torch.get_rng_state()
+    for method, schedule, seed in (
+        ("one-shot", "constant", 0),
+        ("scratch", "one-cycle", 0),
+        ("scratch", "one-cycle", 0),
+        ("scratch", "one-cycle", 1),
+    ):
+        point("small_resnet", "weights", 0.5, schedule, 0.2, seed, pictures, method=method)
+    assert torch.equal(torch.get_rng_state(), before)
+    trained, fresh, again, other = ((model, model.blocks[0].conv1.weight) for model in started)
+    assert torch.equal(fresh[1], again[1])
+    assert not torch.equal(fresh[1], other[1]) and not torch.equal(fresh[1], trained[1])
+    zeros = masks_of(trained[0])
+    for model, _ in (fresh, other):
+        assert all(torch.equal(mask, zeros[name]) for name, mask in masks_of(model).items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_name": "lenet"}, "'lenet' is not possible here; choose from small_resnet"),
+        ({"style": "heads"}, "'heads'.*weights, channels"),
+        ({"method": "random"}, "'random'.*one-shot, iterative, scratch"),
+        ({"schedule": "one-cycle"}, "'one-cycle'.*constant, rewound"),
+        ({"budget": 0}, "A budget is a fraction"),
+        ({"budget": 1.5}, "A budget is a fraction"),
+        ({"amount": 1.5}, "sparsity"),
+    ],
+)
+def test_an_impossible_point_is_refused(pictures, change, message):
+    asked = {"model_name": "small_resnet", "style": "weights", "amount": 0.5, "budget": 0.2}
+    asked |= {"schedule": "constant", "seed": 0, "data": pictures} | change
+    with pytest.raises(ValueError, match=message):
+        point(**asked)
+
+
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [("one-shot", "rewound"), ("iterative", "constant"), ("scratch", "one-cycle")],
+)
+def test_budgets_that_do_not_nest_are_refused_together(pictures, method, schedule):
+    run = Run("weights", 0.5, method, schedule, (0.1, 0.2), 0)
+    with pytest.raises(ValueError, match="needs a run for each"):
+        measure(run, "small_resnet", pictures)
+
+
+# --- channels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", AMOUNTS["channels"])
+def test_iterative_and_one_shot_end_with_the_same_channels_in_number(amount):
+    dense = drop_recovery.on_device(SmallResNet(widths=(16, 32)))
+    once, masks = prune(dense, "channels", amount, dense)
+    assert masks == {}
+    model = dense
+    for stage in stages(Run("channels", amount, "iterative", "rewound", (0.2,), 0), 12):
+        before = sum(parameter.numel() for parameter in model.parameters())
+        model, _ = prune(model, "channels", stage.amount, dense)
+        assert sum(parameter.numel() for parameter in model.parameters()) < before
+    shapes = [[parameter.shape for parameter in each.parameters()] for each in (once, model)]
+    assert shapes[0] == shapes[1]
+    assert len(once.stem.weight) == 16 - round(16 * amount)
+    assert len(dense.stem.weight) == 16
+
+
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [("one-shot", "constant"), ("iterative", "rewound"), ("scratch", "one-cycle")],
+)
+def test_channels_are_really_gone_while_training(pictures, fits, method, schedule):
+    found = point("small_resnet", "channels", 0.5, schedule, 0.2, 0, pictures, method=method)
+    assert fits[-1]["stem"] == 2 and fits[-1]["sparsity"] == 0
+    assert found["style"] == "channels" and found["epochs"] == 2
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_runs(monkeypatch):
+    """A plan of 9 runs, with no training: a point depends on its run only."""
+    monkeypatch.setattr(drop_recovery, "AMOUNTS", {"weights": (0.5, 0.9), "channels": (0.5,)})
+    rows = (
+        ("one-shot", "constant", (0.05, 0.1), (0,)),
+        ("one-shot", "rewound", (0.1,), (0,)),
+        ("scratch", "one-cycle", (0.1,), (1,)),
+    )
+    monkeypatch.setitem(drop_recovery.PLANS, "small_resnet", rows)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    measured = []
+
+    def pretended(run, model_name, data, progress):
+        measured.append(run)
+        facts = {"epochs": 1.0, "lr": 0.1, "seconds": 2.0}
+        result = {"accuracy": 90 + run.amount, "interval": [90, 91], "validation": 90.0}
+        named = {name: getattr(run, name) for name in ("style", "amount", "method", "schedule")}
+        return [
+            named | {"budget": budget, "seed": run.seed} | facts | result for budget in run.budgets
+        ]
+
+    monkeypatch.setattr(drop_recovery, "measure", pretended)
+    return measured
+
+
+def interrupt(monkeypatch, name: str, after: int):
+    """Make the function ``name`` of the experiment behave like Ctrl-C after so many calls."""
+    real, calls = getattr(drop_recovery, name), []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(drop_recovery, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("name", "after"), [("quality", n) for n in range(4)] + [("measure", n) for n in range(9)]
+)
+def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
+    few_runs, pictures, tmp_path, monkeypatch, name, after
+):
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    drop_recovery.record("small_resnet", whole, pictures)
+    few_runs.clear()
+    with monkeypatch.context() as patched:
+        interrupt(patched, name, after)
+        with pytest.raises(KeyboardInterrupt):
+            drop_recovery.record("small_resnet", parts, pictures)
+    if parts.exists():
+        recordings.read(parts, "drop_recovery")  # what is there is always a valid recording
+    drop_recovery.record("small_resnet", parts, pictures)
+    assert parts.read_text() == whole.read_text()
+    assert len(few_runs) == len(set(few_runs)) == 9  # nothing was run twice
+    assert sorted(tmp_path.iterdir()) == [parts, whole]
+
+
+def test_a_complete_recording_runs_nothing_and_says_so(few_runs, pictures, tmp_path, capsys):
+    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+    first = capsys.readouterr().out
+    assert "0 of 9 runs are there" in first and first.count("hours to go") == 9
+    few_runs.clear()
+    drop_recovery.record("small_resnet", path, pictures)
+    assert not few_runs and "9 of 9 runs are there" in capsys.readouterr().out
+
+
+def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, pictures, tmp_path):
+    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+    found = recordings.read(path, "drop_recovery")
+    parameters = {(each["style"], each["amount"]): each["parameters"] for each in found["pruned"]}
+    macs = {(each["style"], each["amount"]): each["macs"] for each in found["pruned"]}
+    dense = found["dense"]
+    assert list(parameters) == [("weights", 0.5), ("weights", 0.9), ("channels", 0.5)]
+    assert macs["weights", 0.9] == dense["macs"] > 2 * macs["channels", 0.5] > 0
+    prunable = sum(mask.numel() for mask in masks_of(small_network()).values())
+    assert dense["parameters"] - parameters["weights", 0.9] == round(0.9 * prunable)
+    assert found["seeds"] == [0, 1]
+    assert found["recipe"]["epochs"] == EPOCHS
+
+
+def test_a_run_that_lacks_a_point_is_run_again_without_doubling_the_others(
+    few_runs, pictures, tmp_path
+):
+    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+    found = json.loads(path.read_text())
+    lost = found["points"].pop(1)
+    recordings.write(found, path)
+    few_runs.clear()
+    drop_recovery.record("small_resnet", path, pictures)
+    again = json.loads(path.read_text())["points"]
+    assert len(few_runs) == 1 and again == [*found["points"], lost]
+
+
+def test_a_damaged_recording_is_kept_and_a_new_one_begins(few_runs, pictures, tmp_path, capsys):
+    path = tmp_path / "a.json"
+    path.write_text("{")
+    drop_recovery.record("small_resnet", path, pictures)
+    assert "set aside" in capsys.readouterr().out
+    (aside,) = tmp_path.glob("a.aside-*.json")
+    assert aside.read_text() == "{"
+    assert len(recordings.read(path, "drop_recovery")["points"]) == 12
+
+
+def test_another_recipe_begins_a_new_recording(few_runs, pictures, tmp_path, monkeypatch):
+    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+    monkeypatch.setattr(drop_recovery, "CONSTANT_FACTOR", 0.5)
+    drop_recovery.record("small_resnet", path, pictures)
+    assert len(few_runs) == 18 and len([*tmp_path.iterdir()]) == 2
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(few_runs, pictures, monkeypatch, tmp_path):
+    """The command line, and the file that it writes."""
+    monkeypatch.setattr(drop_recovery, "fashion_mnist", lambda: pictures)
+    path = tmp_path / "folder" / "a.json"
+    return lambda: main(
+        ["record", "drop_recovery", "--model", "small_resnet", "--out", str(path)]
+    ), path
+
+
+def test_command_records(command, capsys):
+    record, path = command
+    assert record() == 0
+    assert f"wrote {path}" in capsys.readouterr().out
+    assert len(recordings.read(path, "drop_recovery")["points"]) == 12
+
+
+def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
+    record, path = command
+    interrupt(monkeypatch, "measure", 2)
+    assert record() == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert len(recordings.read(path, "drop_recovery")["points"]) == 4
+
+
+def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatch):
+    record, path = command
+    record()
+    before = path.read_text()
+    facts = recordings.machine() | {"threads": "64"}
+    monkeypatch.setattr(recordings, "machine", lambda: facts)
+    assert record() == 1
+    assert "now '64'" in capsys.readouterr().err and path.read_text() == before
+
+
+def test_without_a_path_the_file_is_this_machine_s(few_runs, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "machine_name", lambda: "abacus")
+    monkeypatch.setattr(recordings.file_of, "__defaults__", (tmp_path,))
+    path = drop_recovery.record("small_resnet", data=pictures)
+    assert path == tmp_path / "recordings" / "abacus" / "drop_recovery-small_resnet.json"
+    assert [*recordings.load("drop_recovery", "small_resnet", tmp_path)] == ["abacus"]
