@@ -7,9 +7,12 @@ import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import torch
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from course_lib.graph import Graph
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = {
@@ -79,6 +82,39 @@ def bars(
     axes.set(ylabel=ylabel, title=title)
     axes.grid(visible=False, axis="x")
     return axes
+
+
+def wiring(graph: Graph, until: str) -> Figure:
+    """One line per group of channels: filled where a layer makes them, open where one reads them.
+
+    Shows the layers in the order of the forward pass, up to and including ``until``.
+    """
+    readers = {
+        name: {
+            slot.name.removesuffix(".weight")
+            for slot in graph.slots
+            if slot.reads and torch.isin(slot.channels, group.channels).any()
+        }
+        for name, group in graph.groups.items()
+    }
+    makers = {layer for group in graph.groups.values() for layer in group.layers}
+    followed = dict.fromkeys(slot.name.removesuffix(".weight") for slot in graph.slots)
+    order = [layer for layer in followed if layer in makers]
+    order = order[: order.index(until) + 1]
+    rows = [group for group in graph.groups.values() if group.name in order]
+    figure, axes = plt.subplots(figsize=(7.2, 1.8 + 0.42 * len(rows)))
+    for row, group in enumerate(rows):
+        parts = ((readers[group.name], "white"), (group.layers, COLOURS["structured"]))
+        places = [[order.index(one) for one in part if one in order] for part, _ in parts]
+        ends = [min(places[0] + places[1]), max(places[0] + places[1])]
+        axes.plot(ends, [row, row], color=COLOURS["dense"], zorder=1)
+        for (_, colour), layers in zip(parts, places, strict=True):
+            axes.scatter(layers, [row] * len(layers), s=110, color=colour, edgecolor="black")
+    axes.set_xticks(range(len(order)), order, rotation=90, fontsize=11)
+    names = [f"{len(group.channels)} of {group.name}" for group in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=11)
+    axes.invert_yaxis()
+    return figure
 
 
 def ruler(

@@ -1,0 +1,501 @@
+# %% [markdown]
+# # 03 Removing channels
+#
+# *How do you really shrink a network with skip connections?*
+#
+# You will be able to
+# - remove a channel from every tensor that it touches, and say which tensors these are,
+# - prove that the smaller network computes what it should, to the last digits,
+# - say why some channels can only go together, and read a dependency graph,
+# - say how many multiplications are left, and prune any network of torchvision in one call.
+#
+# **Time**: 60 minutes of reading and exercises, under 60 s of compute
+#
+# **Claims** under test: C09
+#
+# **Needs**: lesson 02. No network, no GPU.
+
+# %%
+import copy
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+
+from course_lib import channels, cost, data, graph, models, surgery, training
+from course_lib.bars import bar
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import predict, reveal
+
+plt.style.use(figures.STYLE)
+
+# %%
+pictures = data.fashion_mnist()
+net = models.load_trained("resnet18")
+one = pictures.test.images[:1]
+print(f"ResNet-18: {cost.macs(net, one):,} multiply-accumulates for one picture")
+
+# %% [markdown]
+# ## Predict
+#
+# Lesson 01 wrote zeros into a network, and nothing became smaller. Now the channels really go.
+
+# %%
+predict(
+    "03.macs",
+    "Half of the channels of every layer are removed. What share of the multiplications is left?",
+    low=0,
+    high=100,
+    unit="%",
+)
+
+# %% [markdown]
+# ## One channel, two layers
+#
+# A channel is made by one layer and read by the next. In this block `conv1` makes 256 channels,
+# `bn1` rescales each of them, and `conv2` reads them.
+
+# %%
+block = net.layer3[0]
+for name in ("conv1.weight", "bn1.weight", "bn1.running_mean", "conv2.weight"):
+    print(f"{name:17s} {tuple(block.state_dict()[name].shape)}")
+
+# %% [markdown]
+# A filter has the shape (outputs, inputs, height, width). To remove a channel, take a row out of
+# the layer that makes it and a column out of the layer that reads it.
+#
+# **Exercise 03.1.** Two linear layers, for simplicity: `first` has shape (hidden, in), `bias` has
+# shape (hidden,), `second` has shape (out, hidden). Keep only the hidden channels in the list
+# `keep`, in that order. Return the three smaller tensors.
+
+
+# %%
+def remove_hidden(first, bias, second, keep):
+    """The two weights and the bias with only the hidden channels `keep`."""
+    return ...
+
+
+check("03.1", remove_hidden)
+
+# %%
+# hint("03.1")
+# solution("03.1")
+
+# %% [markdown]
+# Half of the channels of `conv1` are half of *two* weights. Here is what is left of both, drawn to
+# scale (one square of the filter only).
+
+# %%
+example = torch.zeros(1, 1, 28, 28)
+found = graph.trace(net, example)
+name = "layer3.0.conv1"
+half = channels.lowest(channels.l1(net, found), {name: 0.5})
+smaller = surgery.prune(net, found, half)
+
+# %%
+figure, panels = plt.subplots(1, 2, sharey=True)
+for axes, layer in zip(panels, ("conv1", "conv2"), strict=True):
+    for network, kind in ((net, "dense"), (smaller, "structured")):
+        rows, columns = network.layer3[0].state_dict()[f"{layer}.weight"].shape[:2]
+        place = (0, 256 - rows)
+        axes.add_patch(plt.Rectangle(place, columns, rows, color=figures.COLOURS[kind], alpha=0.8))
+        axes.text(columns / 2, 256 - rows / 2, f"{rows} x {columns}", ha="center", va="center")
+    axes.set(xlim=(0, 260), ylim=(0, 260), title=layer, xlabel="inputs", aspect="equal")
+panels[0].set_ylabel("outputs")
+figures.show(
+    figure, alt="Two weights as rectangles; conv1 loses half its rows, conv2 half its columns."
+)
+
+# %% [markdown]
+# Grey is what was there, orange is what stays: half of the rows of `conv1`, half of the columns of
+# `conv2`. Both are dense tensors, so any hardware gains.
+#
+# ## Is it the same network?
+#
+# The smaller network should compute what the old one computes *without these channels*. But what
+# is a network "without" channels? The natural idea: set the filters that make them to zero.
+
+# %%
+ten = pictures.test.images[:10].double()
+gone = half[name]
+
+
+def distance(network):
+    """Largest difference to the smaller network's outputs, relative to their size."""
+    with torch.no_grad():
+        reference = smaller.double()(ten)
+        return ((network.double()(ten) - reference).abs().max() / reference.abs().max()).item()
+
+
+# %%
+zeroed = copy.deepcopy(net)
+with torch.no_grad():
+    zeroed.layer3[0].conv1.weight[gone] = 0
+print("filters set to zero: the same output?", distance(zeroed) < 1e-9)
+
+# %% [markdown]
+# It is not. The next layer is a BatchNorm: it turns the zeros into its own shift, and ReLU lets a
+# positive shift pass. The channel is not silent, it is constant.
+
+# %% tags=["nbval-ignore-output"]
+norm = net.layer3[0].bn1
+shift = (
+    norm.bias - norm.weight * norm.running_mean / (norm.running_var + norm.eps).sqrt()
+).detach()
+print(
+    f"what {len(gone)} zeroed channels send on: {shift[gone].min():.2f} to {shift[gone].max():.2f}"
+)
+
+# %% [markdown]
+# The reference has to be: nobody *reads* the channel. The weights of `conv2` that would read it are
+# zero.
+
+# %%
+silent = copy.deepcopy(net)
+with torch.no_grad():
+    silent.layer3[0].conv2.weight[:, gone] = 0
+print("readers set to zero: the same output?", distance(silent) < 1e-9)
+
+# %% [markdown]
+# In double precision the two agree in all digits but the last few. **Removing a channel is exactly
+# silencing those who read it.** Every removal in this course is tested against that.
+#
+# The reader can also sit behind a flatten: then one channel is many columns.
+#
+# **Exercise 03.2.** Pictures of shape (channels, height, width) are flattened and read by a linear
+# layer. Which of its columns read the given channels? Return a list in rising order.
+
+
+# %%
+def reading_columns(channels, height, width):
+    """Columns of the linear layer that read one of `channels` (a list of numbers)."""
+    return ...
+
+
+check("03.2", reading_columns)
+
+# %%
+# hint("03.2")
+# solution("03.2")
+
+# %% [markdown]
+# DenseNet and Inception concatenate: there, channel 3 of the second tensor is read in another
+# place.
+#
+# **Exercise 03.3.** Tensors with `widths` channels are concatenated. `kept` lists, for each of
+# them, the channels that stay. Which places of the *old* concatenated tensor stay?
+
+
+# %%
+def kept_after_concat(widths, kept):
+    """Places in the concatenated tensor, in rising order."""
+    return ...
+
+
+check("03.3", kept_after_concat)
+
+# %%
+# hint("03.3")
+# solution("03.3")
+
+# %% [markdown]
+# ## The residual stream
+#
+# ResNet adds: `out = conv2(...) + x`. Channel 7 of the sum is channel 7 of both. Remove it from
+# one side only, and the shapes no longer fit. So channel 7 goes from *every* layer that adds to
+# this stream, or from none.
+#
+# **Exercise 03.4.** There are `count` channels, numbered from 0. Each pair in `pairs` has to stay
+# or go together. Return the lists of channels that go together, each in rising order, ordered by
+# their first channel.
+
+
+# %%
+def coupled(count, pairs):
+    """Lists of channels that can only be removed together."""
+    return ...
+
+
+check("03.4", coupled)
+
+# %%
+# hint("03.4")
+# solution("03.4")
+
+# %% [markdown]
+# That is the heart of a **dependency graph** (Fang et al., 2023). `graph.trace` runs the network
+# once on labels instead of numbers: a layer that makes channels gives each a new label, an addition
+# unites the labels that meet, and a reader notes which label it reads in which place.
+
+# %%
+small = models.load_trained("small_resnet")
+wiring = graph.trace(small, example)
+print(wiring)
+
+# %%
+figures.show(
+    figures.wiring(wiring, until="blocks.5.conv2"),
+    alt="For each group of channels, the layers that make them and the layers that read them.",
+)
+
+# %% [markdown]
+# Each line is one group of channels, running from the layers that make it (filled) to those that
+# read it (open). Inside a block a group has one maker and one reader. The residual streams are the
+# long lines: four layers add to each of them, so each of their channels is a row in four filters at
+# once. Lesson 02 scored such channels together.
+#
+# The last group cannot go: its channels are the classes.
+#
+# ## How much is left?
+#
+# Each layer loses outputs *and* inputs. In the middle of the network, with a fraction $r$ of the
+# channels gone, a weight keeps $(1-r)$ of its rows and $(1-r)$ of its columns. The first layer and
+# the last lose on one side only.
+#
+# **Exercise 03.5.** A chain of layers with `widths` [in, hidden, ..., hidden, out], all on maps of
+# the same size. A layer costs inputs times outputs. Of every hidden width, `round(ratio * width)`
+# are removed. Which share of the cost is left?
+
+
+# %%
+def cost_left(widths, ratio):
+    """Cost of the pruned chain over the cost of the whole one."""
+    return ...
+
+
+check("03.5", cost_left)
+
+# %%
+# hint("03.5")
+# solution("03.5")
+
+# %%
+ratios = [0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]
+left = {"1 - ratio": [1 - r for r in ratios], "(1 - ratio)²": [(1 - r) ** 2 for r in ratios]}
+for label, network in (("ResNet-18", net), ("small_resnet", small)):
+    pruned = [surgery.shrink(network, example, ratio) for ratio in bar(ratios, label)]
+    left[label] = [cost.macs(each, one) / cost.macs(network, one) for each in pruned]
+
+# %%
+orange, grey = figures.COLOURS["structured"], figures.COLOURS["dense"]
+axes = figures.lines(
+    [100 * ratio for ratio in ratios],
+    {label: [100 * share for share in shares] for label, shares in left.items()},
+    xlabel="channels removed from every layer (%)",
+    ylabel="multiplications left (%)",
+    colours=dict(zip(left, ["#bbbbbb", grey, orange, "#8f5d00"], strict=True)),
+)
+figures.show(
+    axes.figure, alt="MACs left over ratio: both networks follow the square, not the line."
+)
+
+# %%
+half_left = left["ResNet-18"][ratios.index(0.5)]
+print(f"half of the channels: {100 * half_left:.1f} % of the multiplications are left")
+
+# %% [markdown]
+# Both networks follow the square closely. The ends of the network, which lose on one side only, are
+# a small part of it. How good was your guess?
+
+# %% tags=["nbval-ignore-output"]
+reveal("03.macs", 100 * half_left, low=0, high=100, unit="%")
+
+# %% [markdown]
+# Fewer multiplications are not yet less time: lesson 06 measures that.
+#
+# ## Any network, in one call
+#
+# `surgery.shrink` traces, scores, chooses and removes. Here are three networks of torchvision with
+# random weights, their BatchNorms shaken so that no shift hides behind a zero.
+
+
+# %%
+def shaken(network):
+    """Random statistics, scales and shifts for every BatchNorm."""
+    torch.manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_var.uniform_(0.5, 2)
+            for tensor in (layer.running_mean, layer.weight.data, layer.bias.data):
+                tensor.normal_()
+    return network.eval()
+
+
+def error(network, wiring, removed, picture):
+    """Relative difference between the removed and the silenced network, in double precision."""
+    pruned = surgery.prune(network, wiring, removed).double()
+    silenced = surgery.silence(copy.deepcopy(network), wiring, removed).double()
+    with torch.no_grad():
+        expected = silenced(picture.double())
+        return ((pruned(picture.double()) - expected).abs().max() / expected.abs().max()).item()
+
+
+# %%
+from torchvision.models import densenet121, mobilenet_v2, resnet18
+
+picture = torch.rand(1, 3, 64, 64)
+errors = []
+for build in bar((resnet18, mobilenet_v2, densenet121)):
+    whole = shaken(build())
+    traced = graph.trace(whole, picture)
+    pruned = surgery.shrink(whole, picture, ratio=0.5)
+    macs = cost.macs(pruned, picture) / cost.macs(whole, picture)
+    errors.append(error(whole, traced, channels.lowest(channels.l1(whole, traced), 0.5), picture))
+    print(f"{build.__name__:13s} {len(traced.free):3d} groups, {100 * macs:.0f} % of the MACs left")
+
+# %%
+print("removed equals silenced in all three:", max(errors) < 1e-9)
+
+# %% [markdown]
+# MobileNetV2 has depthwise convolutions, where a channel of the output and its channel of the
+# input are one; DenseNet concatenates everything with everything. The graph has a small rule for
+# each kind of layer, and no rule for a particular network.
+#
+# What if it meets something that it does not know? Guessing would be the worst answer: a network
+# that is silently wrong.
+
+
+# %%
+class Odd(nn.Module):
+    """Sorts its channels by size, so no channel has a fixed place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x).sort(dim=1).values)
+
+
+try:
+    surgery.shrink(Odd(), example, ratio=0.5)
+except graph.UnknownOperation as error_message:
+    print(error_message)
+
+# %% [markdown]
+# It refuses, and names the operation. Other channels it leaves alone, with the reason: those that a
+# LayerNorm normalises together, for instance, because their mean and variance change when one goes.
+# No zero anywhere would give the same output.
+#
+# ## Keep it
+#
+# A pruned network is saved with its *plan*, the list of what was kept of each tensor, as readable
+# text. To load it, build the network anew, cut it by the plan, and fill in the weights. Nothing is
+# unpickled.
+
+# %%
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+half_net = surgery.shrink(net, example, ratio=0.5)
+with TemporaryDirectory() as folder:
+    file = Path(folder) / "half.safetensors"
+    surgery.save(half_net, file)
+    again = surgery.load(models.build("resnet18"), file).eval()
+    size = file.stat().st_size / cost.stored_bytes(net)
+print("kept of bn1:", half_net.pruning_plan["bn1.weight"][0][:8], "...")
+print("loaded, it computes the same:", torch.equal(again(one), half_net(one)))
+print(f"the file is {100 * size:.0f} % of the dense one")
+
+# %% [markdown]
+# And the accuracy? All four axes, half of the channels, nothing trained since (milliseconds are the
+# subject of lesson 06):
+
+# %% tags=["nbval-ignore-output"]
+some = data.Images(*(tensor[:2000] for tensor in pictures.validation))
+for label, network in (("dense", net.float()), ("half of the channels", half_net)):
+    print(
+        f"{label:21s} {training.accuracy(network, some):.1f} %, "
+        f"{cost.stored_bytes(network):,} bytes, {cost.macs(network, one):,} MACs"
+    )
+
+# %% [markdown]
+# The network is a quarter of its size, and it has forgotten nearly everything. Lesson 04 brings it
+# back.
+#
+# ## The verdict
+#
+# C09 says that removing channels shrinks the matrices. Measured: the weights of the two layers at
+# the cut, the multiplications of the whole network, and the error of the removal.
+
+# %% tags=["nbval-ignore-output"]
+at_the_cut = [
+    sum(network.layer3[0].get_submodule(layer).weight.numel() for layer in ("conv1", "conv2"))
+    for network in (smaller, net)
+]
+measured = {
+    "weights_left": at_the_cut[0] / at_the_cut[1],
+    "macs_left": half_left,
+    "removal_error": max(distance(silent), *errors),
+}
+card09 = claims.record("C09", measured, "ResNet-18, half of the channels; error over four networks")
+card09
+
+# %%
+print(card09.here.text)
+
+# %% [markdown]
+# It holds, and the textbook is modest: 256 to 128 in one layer halves two weights, and everywhere
+# it leaves a quarter.
+#
+# ## Recap
+#
+# - A channel is a row of the weight that makes it, a number in each BatchNorm on the way, and a
+#   column of every weight that reads it.
+# - Removed equals silenced: the reference has zeros where the channel is *read*. Zeros where it is
+#   made leave BatchNorm's shift behind.
+# - What is added, or multiplied value by value, is coupled: it goes together or stays.
+# - With a fraction $r$ of all channels gone, about $(1-r)^2$ of the multiplications are left.
+# - A tool that guesses prunes wrongly in silence. Ask for the proof, or for the refusal.
+#
+# ## Interview questions
+#
+# **1. You remove half of the filters of one convolution. What else has to change?**
+#
+# <details><summary>Answer</summary>
+#
+# The bias of that layer, the scale, shift, mean and variance of the BatchNorm behind it, and the
+# input side of every layer that reads its output: columns of the next convolution, or blocks of
+# columns of a linear layer behind a flatten. If the output is added to another tensor, the layers
+# that make the other tensor too, and all who read the sum. And the sizes that the modules remember.
+#
+# </details>
+#
+# **2. Why not just zero the filters?**
+#
+# <details><summary>Answer</summary>
+#
+# First, nothing becomes smaller: a dense kernel multiplies zeros at full price. Second, it is not
+# the same function: BatchNorm turns the zero channel into the constant shift - scale * mean / std,
+# which the next layer reads. The removed network corresponds to zeroing the weights that read it.
+#
+# </details>
+#
+# **3. What makes pruning a ResNet harder than pruning a VGG?**
+#
+# <details><summary>Answer</summary>
+#
+# The additions. All layers that add to one residual stream must keep the same channels, so a
+# channel is scored over all of them and removed from all of them. Within a block the first
+# convolutions are free. A common shortcut is to prune only inside the blocks; it leaves the stream
+# at full width, so less is gained.
+#
+# </details>
+#
+# **4. Half of the channels are removed everywhere. How much computation is left, and why is it not
+# half?**
+#
+# <details><summary>Answer</summary>
+#
+# About a quarter. A convolution costs inputs times outputs, and both were halved. Only the first
+# layer (its input is the picture) and the last (its output is the classes) keep one side. Depthwise
+# convolutions keep a half, since each of their outputs reads one input.
+#
+# </details>
+#
+# ## Where next
+#
+# The smaller network has forgotten nearly everything. **Lesson 04** measures how far it falls, and
+# what brings it back. **Lesson 06** asks whether a quarter of the multiplications is a quarter of
+# the time.
