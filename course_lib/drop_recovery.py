@@ -288,10 +288,8 @@ PLANS = {
         ("iterative", "rewound", (0.20,), (1, 2)),
         ("scratch", "one-cycle", (0.20,), (1, 2)),
     ),
-    "resnet18": (
-        ("one-shot", "rewound", (0.10, 0.20), (0,)),
-        ("one-shot", "constant", (0.10, 0.20), (0,)),
-    ),
+    # Forty times the work: only the schedule that was the better one for small_resnet.
+    "resnet18": (("one-shot", "rewound", (0.20, 0.10), (0,)),),
 }
 
 # Where there is a GPU: everything, for every network, a seed after the other.
