@@ -23,10 +23,11 @@ from torch import fx, nn
 
 from course_lib.graph_rules import (
     LAYERS,
-    MOVES,
     OPERATIONS,
     QUESTIONS,
+    TOLD_SIZES,
     first_along,
+    fixed_sizes,
     numbers_in,
     tensors_in,
     varying,
@@ -61,7 +62,7 @@ class Graph(NamedTuple):
     groups: dict[str, Group]
     slots: list[Slot]
     shape: torch.Size  # of the example input
-    steps: list[tuple]  # what was followed, in order, and with which numbers
+    steps: list[tuple]  # what was done, in order, and with which numbers (None: may change)
 
     @property
     def free(self) -> dict[str, Group]:
@@ -261,9 +262,10 @@ class Labels(fx.Interpreter):
             return run(*args, **kwargs)
         if name not in OPERATIONS:
             raise self.refuse(f"the operation {name}()")
-        rule = OPERATIONS[name]
-        self.steps.append((name, *([] if rule in MOVES else numbers_in((args, kwargs)))))
-        return rule(self, run, *args, **kwargs)
+        result = OPERATIONS[name](self, run, *args, **kwargs)
+        numbers = numbers_in((args, kwargs)) if name not in TOLD_SIZES else fixed_sizes(result)
+        self.steps.append((name, *numbers))
+        return result
 
     def output(self, target: str, args: tuple, kwargs: dict) -> None:
         self.steps.append(("output", *numbers_in(args)))

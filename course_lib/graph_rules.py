@@ -35,9 +35,11 @@ def first_along(labels: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What nested tuples, lists and dictionaries hold."""
+    """What nested tuples, lists, dictionaries and slices hold."""
     if isinstance(value, dict):
         value = list(value.values())
+    elif isinstance(value, slice):
+        value = (value.start, value.stop, value.step)
     if isinstance(value, tuple | list):
         for item in value:
             yield from leaves(item)
@@ -53,6 +55,15 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 def numbers_in(value: Any) -> list[float]:
     """All numbers that ``value`` holds."""
     return [leaf for leaf in leaves(value) if isinstance(leaf, int | float)]
+
+
+def fixed_sizes(value: Any) -> list[int | None]:
+    """The sizes of all tensors in ``value``; None where channels lie along the dimension."""
+    return [
+        None if dim in varying(labels) else labels.shape[dim]
+        for labels in tensors_in(value)
+        for dim in range(labels.dim())
+    ]
 
 
 def spread(channels: torch.Tensor, shape: torch.Size, dim: int) -> torch.Tensor:
@@ -93,13 +104,18 @@ def _new_features(run: "Labels", name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _per_channel(run: "Labels", op: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Every channel has its own numbers and sees no other: BatchNorm, InstanceNorm, PReLU."""
+    """Every channel has its own numbers and sees no other: BatchNorm, PReLU."""
     channels = run.along(x, 1)
     for own in ("weight", "bias", "running_mean", "running_var"):
         tensor = getattr(op, own, None)
         if tensor is not None and tensor.numel() == len(channels):
             run.slot(f"{run.where}.{own}", 0, channels)
     return x
+
+
+def _instance_norm(run: "Labels", op: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    run.lock_along(x, _picture(op), f"{run.where} normalises across them")
+    return _per_channel(run, op, x)
 
 
 def _group_norm(run: "Labels", op: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
@@ -221,8 +237,13 @@ def _softmax(run: "Labels", op: Any, x: torch.Tensor, dim: Any = None, **_: Any)
 
 def _pool(run: "Labels", op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Neighbours in the picture are joined, channels are not."""
-    run.lock_along(x, range(2, x.dim()), f"{run.where} pools across them")
+    run.lock_along(x, _picture(op), f"{run.where} pools across them")
     return _resize(run, op, x, *args, **kwargs)
+
+
+def _picture(op: Any) -> range:
+    """The dimensions that a layer or function whose name ends in 1d, 2d or 3d works across."""
+    return range(-int(getattr(op, "__name__", type(op).__name__)[-2]), 0)
 
 
 def _resize(run: "Labels", op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -252,6 +273,8 @@ LAYERS = {
     "_ConvNd": _convolution,
     "Linear": _linear,
     "GroupNorm": _group_norm,
+    "_InstanceNorm": _instance_norm,
+    "Upsample": _resize,
     "ChannelShuffle": _channel_shuffle,
     "Flatten": _move,
     **_table("LayerNorm RMSNorm", _layer_norm),
@@ -261,7 +284,7 @@ LAYERS = {
     **_table("RelativePositionalMultiHeadAttention", _window_attention),
     **_table("Softmax LogSoftmax", _softmax),
     **_table("AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d", _pool),
-    **_table("AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool2d Upsample", _pool),
+    **_table("AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool2d", _pool),
     **_table("CELU ELU GELU Hardsigmoid Hardswish Hardtanh Identity LeakyReLU Mish", _elementwise),
     **_table("ReLU ReLU6 SELU SiLU Sigmoid Softplus Softsign Tanh", _elementwise),
     **_table("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout", _elementwise),
@@ -273,7 +296,7 @@ OPERATIONS = {
     **_table("relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid hardtanh", _elementwise),
     **_table("sigmoid tanh softplus mish dropout dropout2d stochastic_depth", _elementwise),
     **_table("flatten permute transpose swapaxes movedim squeeze unsqueeze cat stack", _move),
-    **_table("expand roll flip _patch_merging_pad", _move),
+    **_table("expand expand_as roll flip _patch_merging_pad", _move),
     **_table("view reshape", _reshape),
     **_table("mean sum amax", _reduce),
     **_table("max_pool1d max_pool2d avg_pool1d avg_pool2d", _pool),
@@ -289,6 +312,6 @@ OPERATIONS = {
 #: Questions about the shape, answered by the labels themselves.
 QUESTIONS = {"size", "dim", "getattr", "numel", "len"}
 
-#: Rules of operations whose numbers are places and sizes, which the labels check; the numbers of
-#: all others enter a calculation.
-MOVES = (_move, _reshape, _chunk, _split, _index)
+#: Operations that are told sizes, which may change with the channels; the numbers of all others
+#: enter a calculation or name places, and may not.
+TOLD_SIZES = {"view", "reshape", "expand", "chunk", "split"}

@@ -196,11 +196,19 @@ def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
         raise UnknownOperation(
             f"The network does not run with fewer channels: {error}. Nothing was pruned."
         ) from error
-    if after.steps != graph.steps or len(found[0].unique()) < found.shape[1]:
+    if not _same_steps(graph, after) or len(found[0].unique()) < found.shape[1]:
         raise UnknownOperation(
             "With fewer channels the network computes something else than before, because its code "
             "uses the number of channels in a calculation. Nothing was pruned."
         )
+
+
+def _same_steps(before: Graph, after: Graph) -> bool:
+    """Whether two networks do the same, with the same numbers but for those that may change."""
+    if [len(step) for step in before.steps] != [len(step) for step in after.steps]:
+        return False
+    pairs = zip(sum(before.steps, ()), sum(after.steps, ()), strict=True)
+    return all(one is None or one == other for one, other in pairs)
 
 
 def save(model: nn.Module, path: Path) -> None:
@@ -221,8 +229,12 @@ def load(model: nn.Module, path: Path) -> nn.Module:
         plan = _read_plan((file.metadata() or {}).get("pruning_plan"), path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     smaller = remove(model, plan)
+    state = smaller.state_dict()
     try:
-        smaller.load_state_dict(tensors)
+        if state.keys() != tensors.keys():
+            raise RuntimeError(f"{len(state.keys() ^ tensors.keys())} names differ")
+        state.update(tensors)  # into the dictionary that also knows the versions of the layers
+        smaller.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} holds another network: {error}") from error
     return smaller
