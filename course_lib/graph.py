@@ -56,13 +56,23 @@ class Group(NamedTuple):
     reason: str | None
 
 
+class Trail(NamedTuple):
+    """What a graph was found from: a smaller network must leave the same trail, with less in it."""
+
+    steps: list[tuple]  # what was done, in order, and with which numbers (None: may change)
+    labels: dict[tuple[str, int], torch.Tensor]  # along a dimension of a parameter or buffer
+    count: int  # of labels
+    united: torch.Tensor  # pairs of labels, (2, pairs)
+    locked: torch.Tensor
+
+
 class Graph(NamedTuple):
     """What :func:`trace` finds out about a network."""
 
     groups: dict[str, Group]
     slots: list[Slot]
     shape: torch.Size  # of the example input
-    steps: list[tuple]  # what was done, in order, and with which numbers (None: may change)
+    trail: Trail
 
     @property
     def free(self) -> dict[str, Group]:
@@ -278,16 +288,23 @@ class Labels(fx.Interpreter):
         """Turn labels into channels and groups, once the whole network has been followed."""
         self._check_all_reached()
         channel = _components(self.count, self.united)
-        slots = [
-            Slot(name, dim, channel[labels], reads)
-            for (name, dim), (labels, reads) in self.slots.items()
-        ]
         for name, labels in self.values.items():
             dims = varying(channel[labels])
             if len(dims) > 1:
                 self.lock(labels, f"{name} is used as a whole")
-            slots += [Slot(name, dim, first_along(channel[labels], dim), False) for dim in dims]
-        return Graph(self._groups(channel), slots, shape, self.steps)
+            self.slots |= {(name, dim): (first_along(labels, dim), False) for dim in dims}
+        slots = [
+            Slot(name, dim, channel[labels], reads)
+            for (name, dim), (labels, reads) in self.slots.items()
+        ]
+        trail = Trail(
+            self.steps,
+            {place: labels for place, (labels, _) in self.slots.items()},
+            self.count,
+            torch.cat(self.united, dim=1),
+            torch.cat([labels for labels, _ in self.locked]),
+        )
+        return Graph(self._groups(channel), slots, shape, trail)
 
     def _groups(self, channel: torch.Tensor) -> dict[str, Group]:
         reasons: dict[int, str] = {}

@@ -11,6 +11,7 @@ read the removed channels are zero (:func:`silence`).
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 
 from course_lib import channels
 from course_lib.attention import SelfAttention
-from course_lib.graph import Graph, UnknownOperation, trace
+from course_lib.graph import Graph, Trail, UnknownOperation, trace
 from course_lib.models import write_tensors
 
 #: By name of the parameter or buffer, and by dimension: the places that are kept, in order.
@@ -70,6 +71,10 @@ def plan(graph: Graph, removed: Removed) -> Plan:
     kept: Plan = {}
     for slot in graph.slots:
         stays = ~torch.isin(slot.channels, gone)
+        if not stays.any():
+            raise ValueError(
+                f"All {len(stays)} channels of {slot.name} would go; keep at least one."
+            )
         if not stays.all():
             kept.setdefault(slot.name, {})[slot.dim] = stays.nonzero().squeeze(1).tolist()
     return kept
@@ -178,37 +183,47 @@ def _compose(first: Plan, second: Plan) -> Plan:
 
 
 def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
-    """Trace the smaller network: each of its channels must be one of the channels that were kept.
+    """Trace the smaller network: it must do the same with the channels that were kept.
 
     The code of a network may compute with sizes in ways that the graph cannot foresee.
     """
-    before = {(slot.name, slot.dim): slot.channels for slot in graph.slots}
+    before = graph.trail
     try:
-        after = trace(smaller, torch.empty(graph.shape))
-        pairs = []
-        for slot in after.slots:
-            if (slot.name, slot.dim) not in before:
-                continue  # a grouped convolution of which one group is left: an ordinary one
-            kept = plan.get(slot.name, {}).get(slot.dim, range(len(slot.channels)))
-            pairs.append(torch.stack([slot.channels, before[slot.name, slot.dim][list(kept)]]))
-        found = torch.cat(pairs, dim=1).unique(dim=1)
+        after = trace(smaller, torch.empty(graph.shape)).trail
+        same = _same_steps(before, after) and _same_labels(before, after, plan)
     except (RuntimeError, IndexError) as error:
         raise UnknownOperation(
             f"The network does not run with fewer channels: {error}. Nothing was pruned."
         ) from error
-    if not _same_steps(graph, after) or len(found[0].unique()) < found.shape[1]:
+    if not same:
         raise UnknownOperation(
             "With fewer channels the network computes something else than before, because its code "
             "uses the number of channels in a calculation. Nothing was pruned."
         )
 
 
-def _same_steps(before: Graph, after: Graph) -> bool:
-    """Whether two networks do the same, with the same numbers but for those that may change."""
+def _same_steps(before: Trail, after: Trail) -> bool:
+    """Whether the same was done, with the same numbers but for those that may change."""
     if [len(step) for step in before.steps] != [len(step) for step in after.steps]:
         return False
-    pairs = zip(sum(before.steps, ()), sum(after.steps, ()), strict=True)
+    pairs = zip(chain(*before.steps), chain(*after.steps), strict=True)
     return all(one is None or one == other for one, other in pairs)
+
+
+def _same_labels(before: Trail, after: Trail, plan: Plan) -> bool:
+    """Whether the labels that are left lie and meet where they did."""
+    lies = []
+    for (name, dim), labels in after.labels.items():
+        if (name, dim) in before.labels:  # if not: a grouped convolution of which one is left
+            kept = plan.get(name, {}).get(dim, range(len(labels)))
+            lies.append(torch.stack([labels, before.labels[name, dim][list(kept)]]))
+    new, old = torch.cat(lies, dim=1).unique(dim=1)
+    if not len(new.unique()) == len(old.unique()) == len(new):
+        return False
+    named = torch.full((after.count,), -1).scatter(0, new, old)
+    a, b = named[after.united][:, (named[after.united] >= 0).all(0)]
+    met = torch.isin(a * before.count + b, before.united[0] * before.count + before.united[1])
+    return bool((met | torch.isin(a, before.locked) | torch.isin(b, before.locked)).all())
 
 
 def save(model: nn.Module, path: Path) -> None:
