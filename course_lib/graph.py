@@ -26,6 +26,7 @@ from course_lib.graph_rules import (
     OPERATIONS,
     QUESTIONS,
     TOLD_SIZES,
+    compact,
     first_along,
     fixed_sizes,
     numbers_in,
@@ -97,7 +98,7 @@ def trace(model: nn.Module, example: torch.Tensor) -> Graph:
     """
     labels = Labels(model)
     for graph in _symbolic(model):
-        labels.follow(graph, example)
+        labels.follow(graph, example[:1])
     return labels.result(example.shape)
 
 
@@ -175,7 +176,7 @@ class Labels(fx.Interpreter):
         self.unite(labels, labels[:, :1].expand_as(labels))
 
     def lock(self, labels: torch.Tensor, reason: str) -> None:
-        self.locked.append((labels.unique(), reason))
+        self.locked.append((compact(labels).unique(), reason))
 
     def lock_along(self, x: torch.Tensor, dims: Iterable[int], reason: str) -> None:
         if {dim % x.dim() for dim in dims} & varying(x):

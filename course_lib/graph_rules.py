@@ -29,6 +29,13 @@ def varying(labels: torch.Tensor) -> set[int]:
     }
 
 
+def compact(labels: torch.Tensor) -> torch.Tensor:
+    """The same labels without the repetitions of ``expand``."""
+    for dim in range(labels.dim()):
+        labels = labels if labels.stride(dim) else labels.narrow(dim, 0, 1)
+    return labels
+
+
 def first_along(labels: torch.Tensor, dim: int) -> torch.Tensor:
     """The labels along dimension ``dim``, at the first place of all others."""
     return labels[tuple(slice(None) if one == dim else 0 for one in range(labels.dim()))]
@@ -217,7 +224,7 @@ def _index(run: "Labels", op: Any, x: Any, index: Any) -> Any:
     if not all(item is None or isinstance(item, int | slice | type(...)) for item in items):
         raise run.refuse("indexing by a list or a tensor")
     out = op(x, index)
-    if isinstance(x, torch.Tensor) and len(out.unique()) < len(x.unique()):
+    if isinstance(x, torch.Tensor) and len(compact(out).unique()) < len(compact(x).unique()):
         run.lock(x, f"{run.where} takes some of them by number")
     return out
 
