@@ -98,7 +98,7 @@ def trace(model: nn.Module, example: torch.Tensor) -> Graph:
     """
     labels = Labels(model)
     for graph in _symbolic(model):
-        labels.follow(graph, example[:1])
+        labels.follow(graph, example)
     return labels.result(example.shape)
 
 
