@@ -7,6 +7,7 @@ them. Lesson 02 builds these functions and holds them against the truth, :func:`
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -62,14 +63,21 @@ def taylor(model: nn.Module, graph: Graph, batches: Iterable[Batch]) -> Scores:
 
     Without a channel, the weights that read it are zero; to first order the loss changes by the sum
     of -weight * gradient over them. The score is its absolute value, averaged over ``batches``
-    (Molchanov et al., 2019, who take its square). Gradients are not kept.
+    (Molchanov et al., 2019, who take its square). Use many small batches: over all pictures of a
+    trained network the gradients cancel. Gradients are not kept.
+
+    Raises:
+        ValueError: no batch, or a weight that takes no gradient.
     """
     model.eval()
-    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    slots = [slot for slot in graph.slots if slot.reads and slot.name in weights]
+    weights = dict(model.named_parameters())
+    slots = [slot for slot in graph.slots if slot.reads]
+    frozen = [slot.name for slot in slots if not weights[slot.name].requires_grad]
+    if frozen:
+        raise ValueError(f"Taylor scores need the gradient of {', '.join(frozen)}: unfreeze them.")
     changes = []
     for images, labels in batches:
-        loss = F.cross_entropy(model(images), labels)
+        loss = _losses(model, images, labels).mean()
         slopes = torch.autograd.grad(loss, [weights[slot.name] for slot in slots])
         products = {
             slot.name: weights[slot.name].detach() * slope
@@ -92,38 +100,85 @@ def random_scores(graph: Graph, seed: int) -> Scores:
     }
 
 
-@torch.inference_mode()
 def true_costs(
     model: nn.Module,
     graph: Graph,
     group: str,
-    batches: list[Batch],
+    batches: Iterable[Batch],
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> torch.Tensor:
-    """How much the loss really rises when each channel of ``group`` is removed alone.
-
-    The reference that every score estimates: one pass over ``batches`` for each channel.
+    """How much the mean loss really rises when each channel of ``group`` is removed alone.
 
     Returns:
         Change of the mean cross-entropy in nats, (channels,); negative where removal helps.
     """
-    before = _mean_loss(model, batches)
-    costs = []
-    for channel in progress(graph.groups[group].channels):
-        with _silent(model, graph, channel):
-            costs.append(_mean_loss(model, batches) - before)
-    return torch.tensor(costs)
+    return loss_changes(model, graph, group, batches, progress).mean(1)
+
+
+@torch.inference_mode()
+def loss_changes(
+    model: nn.Module,
+    graph: Graph,
+    group: str,
+    batches: Iterable[Batch],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> torch.Tensor:
+    """How the loss of each picture changes when each channel of ``group`` is removed alone.
+
+    The reference that every score estimates. The mean of a row is what the channel costs; the mean
+    of its absolute values, in which pictures do not cancel, is how far the channel moves the loss.
+
+    Args:
+        progress: wraps the ``batches``; each takes one pass for every channel.
+
+    Returns:
+        Change of the cross-entropy in nats, (channels, pictures).
+    """
+    model.eval()
+    changes = []
+    for images, labels in progress(batches):
+        with _replayed(model, graph, group, images):
+            before = _losses(model, images, labels)
+            rows = []
+            for channel in graph.groups[group].channels:
+                with _silent(model, graph, channel):
+                    rows.append(_losses(model, images, labels) - before)
+        changes.append(torch.stack(rows).cpu())
+    if not changes:
+        raise ValueError("Costs need at least one batch of pictures and labels.")
+    return torch.cat(changes, dim=1)
+
+
+def rank_correlation(scores: torch.Tensor, truth: torch.Tensor) -> float:
+    """Spearman's rank correlation of two scores of the same channels, (channels,) each.
+
+    1 for the same order, -1 for the opposite one, about 0 for orders that have nothing to do with
+    each other. NaN where all values of one are equal, because they are in no order.
+    """
+    return torch.corrcoef(torch.stack([_ranks(scores), _ranks(truth)]))[0, 1].item()
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """How many values are smaller, equal ones counting half: equal values share a rank."""
+    values = values.cpu()
+    smaller, equal = values[:, None] > values, values[:, None] == values
+    return smaller.double().sum(1) + equal.double().sum(1) / 2
+
+
+def _losses(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    device = next(model.parameters()).device
+    return F.cross_entropy(model(images.to(device)), labels.to(device), reduction="none")
 
 
 @contextlib.contextmanager
 def _silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
     """Within the block, the weights that read ``channel`` are zero."""
     state = model.state_dict()
-    places = [
-        (state[slot.name], slot.dim, (slot.channels == channel).nonzero().squeeze(1))
-        for slot in graph.slots
-        if slot.reads
-    ]
+    places = []
+    for slot in graph.slots:
+        if slot.reads:
+            index = (slot.channels == channel).nonzero().squeeze(1)
+            places.append((state[slot.name], slot.dim, index.to(state[slot.name].device)))
     saved = [tensor.index_select(dim, index) for tensor, dim, index in places]
     for tensor, dim, index in places:
         tensor.index_fill_(dim, index, 0)
@@ -134,12 +189,60 @@ def _silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[N
             tensor.index_copy_(dim, index, values)
 
 
-def _mean_loss(model: nn.Module, batches: list[Batch]) -> float:
-    model.eval()
-    total = sum(
-        F.cross_entropy(model(images), labels, reduction="sum").item() for images, labels in batches
-    )
-    return total / sum(len(labels) for _, labels in batches)
+@contextlib.contextmanager
+def _replayed(model: nn.Module, graph: Graph, group: str, images: torch.Tensor) -> Iterator[None]:
+    """Within the block, layers that finish before ``group`` is read repeat their output.
+
+    On the same ``images`` they compute the same, whichever channel of ``group`` is silent.
+    """
+    outputs = _before_read(model, _readers(model, graph, group), images)
+    for layer, output in outputs.items():
+        layer.forward = lambda *_, output=output, **__: output.clone()  # may be changed in place
+    try:
+        yield
+    finally:
+        for layer in outputs:
+            del layer.forward
+
+
+def _readers(model: nn.Module, graph: Graph, group: str) -> set[nn.Module]:
+    """The layers that own the weights which read the channels of ``group``."""
+    channels = graph.groups[group].channels
+    return {
+        model.get_submodule(slot.name.rpartition(".")[0])
+        for slot in graph.slots
+        if slot.reads and torch.isin(slot.channels, channels).any()
+    }
+
+
+def _before_read(
+    model: nn.Module, readers: set[nn.Module], images: torch.Tensor
+) -> dict[nn.Module, torch.Tensor]:
+    """The output of each layer that runs once, and finishes before any of the ``readers`` starts.
+
+    Of a layer and its parts, only the layer; nothing if a reader never runs by itself.
+    """
+    calls, outputs = Counter(), {}
+
+    def start(layer: nn.Module, _: tuple) -> None:
+        calls[layer] += 1
+
+    def finish(layer: nn.Module, _: tuple, output: object) -> None:
+        if not calls.keys() & readers and isinstance(output, torch.Tensor):
+            for part in layer.modules():
+                outputs.pop(part, None)
+            outputs[layer] = output.clone()
+
+    hooks = [layer.register_forward_pre_hook(start) for layer in model.modules()]
+    hooks += [layer.register_forward_hook(finish) for layer in model.modules()]
+    try:
+        model(images.to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not readers <= calls.keys():
+        return {}
+    return {layer: output for layer, output in outputs.items() if calls[layer] == 1}
 
 
 def _making(model: nn.Module, graph: Graph) -> tuple[dict[str, torch.Tensor], list[Slot]]:
@@ -199,7 +302,7 @@ def lowest_overall(
 ) -> dict[str, list[int]]:
     """The positions of the lowest scores of all groups together, ``ratio`` of all channels.
 
-    Each group's scores are first divided by their mean, because layers differ in size.
+    Each group's scores are first divided by their mean size, because layers differ in size.
 
     Args:
         floor: fraction of its channels that every group keeps, however low they score.
@@ -213,8 +316,9 @@ def lowest_overall(
         name: max(1, math.ceil(_checked_ratio(floor) * len(order)))
         for name, order in orders.items()
     }
+    sizes = {name: score.abs().mean().item() or 1.0 for name, score in scores.items()}
     candidates = sorted(
-        (float(scores[name][position] / scores[name].mean()), name, position)
+        (scores[name][position].item() / sizes[name], name, position)
         for name, order in orders.items()
         for position in order[: len(order) - least[name]].tolist()
     )

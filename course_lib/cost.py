@@ -11,8 +11,13 @@ def macs(model: nn.Module, example: torch.Tensor) -> int:
 
     Counted by torch itself, which counts a multiplication and an addition as two operations.
     """
-    with FlopCounterMode(display=False) as counter:
-        model(example)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch does not count its fused attention
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2
 
 

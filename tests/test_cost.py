@@ -1,5 +1,6 @@
 """MACs against a count by hand, bytes against a file that was really written."""
 
+import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
@@ -18,6 +19,17 @@ def test_macs_count_zeros_and_grow_with_the_batch():
     layer = nn.Linear(30, 20)
     masks.apply_masks(layer, masks.global_masks(layer, 0.9))
     assert cost.macs(layer, torch.randn(7, 30)) == 7 * 30 * 20
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_macs_count_attention_in_both_modes(training):
+    width, tokens = 8, 5
+    block = nn.TransformerEncoderLayer(width, nhead=4, dim_feedforward=16, batch_first=True)
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    assert cost.macs(block.train(training), torch.randn(1, tokens, width)) == (
+        attention + 2 * tokens * width * 16
+    )
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_stored_bytes_are_those_of_the_file(tmp_path):

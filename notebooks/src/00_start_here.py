@@ -222,7 +222,7 @@ for claim in claims.load().values():
 #   A --> B --> C --> D
 # ```
 #
-# The claims above name the lesson that tests each of them. Lessons 00 and 01 are here; the others
+# The claims above name the lesson that tests each of them. Lessons 00 to 04 are here; the others
 # are being written.
 #
 # ## Recap

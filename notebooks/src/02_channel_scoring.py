@@ -1,0 +1,692 @@
+# %% [markdown]
+# # 02 Channel scoring
+#
+# *Which channels matter, and does L1 know?*
+#
+# You will be able to
+# - score channels by L1, L2, BatchNorm scale and Taylor, and say what each looks at,
+# - measure what a channel really costs, and how sure that measurement is,
+# - say where L1 is right, where it is not, and how to fool it,
+# - say why the best choice of one channel is not the best choice of many.
+#
+# **Time**: 60 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C05
+#
+# **Needs**: lesson 01. No network, no GPU.
+
+# %%
+import copy
+from statistics import mean, median
+
+import matplotlib.pyplot as plt
+import torch
+from torch.nn import functional as F
+
+from course_lib import channels, data, graph, models, surgery, training
+from course_lib.bars import bar
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import predict, reveal
+
+plt.style.use(figures.STYLE)
+
+# %%
+pictures = data.fashion_mnist()
+net = models.load_trained("small_resnet")
+found = graph.trace(net, pictures.train.images[:1])  # which channels there are; lesson 03 explains
+first, second, judging = (
+    data.Images(*(tensor[start:stop] for tensor in pictures.validation))
+    for start, stop in ((0, 500), (500, 1000), (1000, 3000))
+)
+print(sum(len(group.channels) for group in found.free.values()), "channels could go")
+
+# %% [markdown]
+# We measure channels on 1,000 validation pictures, in two halves, and judge choices on 2,000
+# others: no choice is judged by the pictures that made it.
+#
+# ## Predict
+#
+# The network has nine residual blocks. Inside each, `conv1` makes channels that only `conv2` reads:
+# 16 in the first blocks, 64 in the last. Remove the quarter of them that has the smallest weights,
+# in every block, and train nothing.
+
+# %% tags=["nbval-ignore-output"]
+print(f"the whole network: {training.accuracy(net, judging):.1f} %")
+
+# %%
+predict(
+    "02.quarter",
+    "How many percent of the pictures does it still get right?",
+    low=0,
+    high=100,
+    unit="%",
+)
+
+# %% [markdown]
+# ## The L1 norm of a channel
+#
+# A convolution makes each of its channels with one filter. A filter of small numbers makes a faint
+# channel, so the textbook rule is: sum the absolute weights of each filter, and remove the channels
+# with the lowest sums (Li et al., 2017).
+#
+# **Exercise 02.1.** `weight` has shape (out, in, height, width), or (out, in) for a linear layer.
+# Return one number for each output channel.
+
+
+# %%
+def l1_scores(weight):
+    """Sum of the absolute weights of each filter, (out,)."""
+    return ...
+
+
+check("02.1", l1_scores)
+
+# %%
+# hint("02.1")
+# solution("02.1")
+
+# %% [markdown]
+# **Exercise 02.2.** Now choose. `round(ratio * channels)` go, the lowest scores first. Hardware
+# likes layers whose width is a multiple of 8 or 16, so the number that *stays* is rounded up to a
+# multiple. At least one channel stays. Return the list of positions that go, lowest score first.
+
+
+# %%
+def channels_to_remove(scores, ratio, multiple):
+    """Positions of the channels that go; the number that stays is a multiple of `multiple`."""
+    return ...
+
+
+check("02.2", channels_to_remove)
+
+# %%
+# hint("02.2")
+# solution("02.2")
+
+# %% [markdown]
+# The library has both, for all layers at once. Here is one layer in the order of its L1 norm.
+
+# %%
+l1 = channels.l1(net, found)
+name = "blocks.2.conv1"
+gone = channels.lowest({name: l1[name]}, ratio=0.25)[name]
+order = l1[name].argsort().tolist()
+axes = figures.bars({str(one): l1[name][one] for one in order}, ylabel="L1 norm", title=name)
+for patch, one in zip(axes.patches, order, strict=True):
+    patch.set_color(figures.COLOURS["structured" if one in gone else "dense"])
+axes.set_xlabel("channel")
+figures.show(axes.figure, alt="L1 norm of 16 channels in rising order; the four lowest would go.")
+
+# %%
+print("they would go:", gone)
+print(f"the largest is {l1[name].max() / l1[name].min():.1f} times the smallest")
+
+# %% [markdown]
+# Orange would go. The norms do not differ by much: no channel has faded away by itself.
+#
+# ## What does a channel really cost?
+#
+# No theory is needed to find out. Remove one channel, measure the loss, put it back. The **cost**
+# of a channel is by how much the mean loss rises.
+#
+# **Exercise 02.3.** A small network: `hidden = torch.relu(inputs @ make.T + shift)` makes the
+# channels, `hidden @ read.T` reads them and gives the logits. Return the cost of one channel: how
+# much the mean cross-entropy (`F.cross_entropy(logits, labels)`) rises when nobody hears that
+# channel any more.
+
+
+# %%
+def removal_cost(inputs, make, shift, read, labels, channel):
+    """Rise of the mean loss, a float; negative where the network is better off without."""
+    return ...
+
+
+check("02.3", removal_cost)
+
+# %%
+# hint("02.3")
+# solution("02.3")
+
+# %% [markdown]
+# Two layers of the real network, one bar a channel. The channels stand in the order of their L1
+# norm, the lowest at the left. If L1 knew the costs, the bars would rise like a staircase.
+
+# %%
+shown = ("blocks.2.conv1", "blocks.0.conv1")
+figure, panels = plt.subplots(1, 2)
+stairs = {}
+for axes, name in zip(panels, shown, strict=True):
+    cost = channels.true_costs(net, found, name, (first, second))
+    stairs[name] = cost[l1[name].argsort()]
+    axes.bar(range(len(cost)), 1000 * stairs[name], color=figures.COLOURS["structured"])
+    axes.set(title=name, xlabel="channels by L1, rising")
+panels[0].set_ylabel("cost (thousandths of a nat)")
+figures.show(
+    figure, alt="Cost of each channel in the order of L1: a staircase at best on the left."
+)
+
+# %%
+for name, cost in stairs.items():
+    place = (cost > cost[0]).sum().item()
+    print(f"{name}: the channel of the lowest L1 has {place} of 15 more expensive than itself")
+
+# %% [markdown]
+# On the left there is something of a staircase. On the right there is none: the first channel to go
+# is one of the most expensive. (A *nat* is the unit of the loss, with natural logarithms.)
+#
+# ## One number for the agreement
+#
+# Only the order matters for choosing, so we compare orders. The **rank correlation** (Spearman,
+# 1904) is 1 for the same order, -1 for the opposite one, and about 0 where the two have nothing to
+# do with each other. Replace every value by its rank, then take the ordinary correlation. Equal
+# values share the mean of their ranks.
+#
+# **Exercise 02.4.** Return the rank correlation of two tensors of the same length.
+
+
+# %%
+def rank_correlation(scores, truth):
+    """Spearman's correlation, a float from -1 to 1."""
+    return ...
+
+
+check("02.4", rank_correlation)
+
+# %%
+# hint("02.4")
+# solution("02.4")
+
+# %% tags=["nbval-ignore-output"]
+agreement = {
+    name: channels.rank_correlation(torch.arange(len(cost)), cost) for name, cost in stairs.items()
+}
+print(*(f"{name}: {value:.2f}" for name, value in agreement.items()), sep="\n")
+
+# %%
+print("L1 follows the costs on the left, not on the right:", *(v > 0.5 for v in agreement.values()))
+
+# %% [markdown]
+# ## Other scores
+#
+# Four rivals. **L2** takes the root of the summed squares. **BatchNorm scale** looks at the number
+# that the BatchNorm behind a channel multiplies it with (Liu et al., 2017, who also push it towards
+# zero while they train; nobody did here). **Random** looks at nothing. **Taylor** asks the loss
+# (Molchanov et al., 2019): the gradient says how the loss changes when a weight moves a little, and
+# removing a channel moves all weights that read it to zero. To first order the loss changes by the
+# sum of `-weight * gradient` over these weights.
+#
+# **Exercise 02.5.** `weight` (out, in) reads the channels, `gradients` (batches, out, in) holds one
+# gradient for each batch of pictures. For each channel: the sum over what reads it, its absolute
+# value in each batch, the mean over the batches.
+
+
+# %%
+def taylor_scores(weight, gradients):
+    """Estimate of how far the loss of a batch moves without each channel, (in,)."""
+    return ...
+
+
+check("02.5", taylor_scores)
+
+# %%
+# hint("02.5")
+# solution("02.5")
+
+# %%
+train = (tensor[:1000].split(20) for tensor in pictures.train)  # 50 batches of 20
+scores = {
+    "random": channels.random_scores(found, seed=0),
+    "L1": l1,
+    "L2": channels.l2(net, found),
+    "BatchNorm": channels.batchnorm_scale(net, found),
+    "Taylor": channels.taylor(net, found, zip(*train, strict=True)),
+}
+
+# %% [markdown]
+# Taylor is the only one that looks at pictures. Many small batches are better than one large one:
+# at the end of a training the gradients of all pictures together are nearly zero.
+#
+# ## Channels that several layers make
+#
+# A residual network adds: the output of a block is its input plus what the block made. So channel 5
+# of a stage is written by several layers, and it can only go from all of them at once. Such a
+# channel has one score: the sum over all the layers that make it.
+
+# %%
+print(found)
+
+# %%
+makers = found.groups["stem"].layers
+filters = [net.get_parameter(f"{layer}.weight").detach() for layer in makers]
+by_hand = sum(weight.abs().sum((1, 2, 3)) for weight in filters)
+print(", ".join(makers))
+print("scored together:", torch.allclose(by_hand, l1["stem"]))
+
+# %% [markdown]
+# Each line is a group of channels to choose among: three **streams** that several layers write, and
+# the inside of each of the nine blocks. The last group holds the classes and stays. Lesson 03 shows
+# how the groups are found.
+#
+# ## Every channel of the network
+#
+# Now remove every one of them, alone, and look at each of the 1,000 pictures.
+
+# %%
+changes = {
+    name: channels.loss_changes(net, found, name, (first, second))
+    for name in bar(found.free, "groups of channels")
+}
+print(sum(len(change) for change in changes.values()), "channels on 1,000 pictures each")
+
+
+# %%
+def against(truth):
+    """Rank correlation with `truth` in every group, for each score and for the truth itself."""
+    pairs = {name: (truth(c[:, :500]), truth(c[:, 500:])) for name, c in changes.items()}
+    rows = {"other half": [channels.rank_correlation(*pair) for pair in pairs.values()]}
+    for label, score in scores.items():
+        rows[label] = [
+            channels.rank_correlation(score[name], truth(c)) for name, c in changes.items()
+        ]
+    return rows
+
+
+# %%
+def draw(rows, title, alt):
+    """The correlations as a table of colours: orange agrees, purple is opposite."""
+    figure, axes = plt.subplots(figsize=(10, 4.2))
+    axes.imshow(list(rows.values()), cmap="PuOr_r", vmin=-1.7, vmax=1.7, aspect="auto")
+    for y, row in enumerate(rows.values()):
+        for x, value in enumerate(row):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=13)
+    names = [name.replace("blocks.", "") for name in changes]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=13)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.grid(visible=False)
+    axes.set(title=title, xlabel="group of channels")
+    figures.show(figure, alt)
+
+
+# %%
+def cost(change):
+    """Change of the mean loss, in nats, for each channel."""
+    return change.mean(1)
+
+
+by_cost = against(cost)
+draw(
+    by_cost,
+    "Rank correlation with the cost",
+    alt="For six rows and twelve groups of channels, the rank correlation with the cost.",
+)
+
+# %% tags=["nbval-ignore-output"]
+print(*(f"{label:10s} median {median(row):.2f}" for label, row in by_cost.items()), sep="\n")
+
+# %%
+print("L1 agrees with the cost, in the median, by less than 0.7:", median(by_cost["L1"]) < 0.7)
+print("and so does the cost itself:", median(by_cost["other half"]) < 0.7)
+
+# %% [markdown]
+# Look at the first row before you judge L1. It compares the cost on 500 pictures with the cost on
+# 500 others, and in the last blocks even these two hardly agree. A single channel there costs so
+# little that 1,000 pictures cannot tell which costs more. Where the truth does not know, no score
+# can be right. The row of random scores shows how far luck alone goes with so few channels.
+#
+# ## Only what is certain
+#
+# So let us be fair, and ask only about pairs of channels whose costs certainly differ: by more than
+# three standard errors. (There are ten thousand pairs, so two standard errors would let in hundreds
+# by luck.) Which of the two would you rather lose?
+
+
+# %%
+def certain_pairs(change):
+    """Pairs of channels (dear, cheap) whose costs differ by over 3 standard errors, (2, n)."""
+    gap = change[:, None] - change  # (channels, channels, pictures)
+    return (gap.mean(2) > 3 * gap.std(2) / gap.shape[2] ** 0.5).nonzero().T
+
+
+# %%
+pairs = {name: certain_pairs(change) for name, change in changes.items()}
+right = {
+    label: torch.cat(
+        [score[name][dear] > score[name][cheap] for name, (dear, cheap) in pairs.items()]
+    )
+    for label, score in scores.items()
+}
+
+# %% tags=["nbval-ignore-output"]
+share = {label: 100 * hits.double().mean().item() for label, hits in right.items()}
+possible = sum(len(change) * (len(change) - 1) // 2 for change in changes.values())
+print(f"{len(right['L1'])} of {possible} pairs are certain; in the right order are")
+print(*(f"{label:10s} {percent:.0f} %" for label, percent in share.items()), sep="\n")
+
+# %%
+print("L1 orders nine of ten rightly:", share["L1"] >= 90)
+
+# %% [markdown]
+# A coin would be right about half of the time (only about: a few dear channels are in many of these
+# pairs). L1 is far better than a coin. But of pairs this clear, the importance itself would get
+# hardly any wrong.
+#
+# ## How far does a channel move the loss?
+#
+# Why is the cost so hard to measure? Without the channel, the loss of some pictures rises and that
+# of others falls. In the mean most of it cancels. What does not cancel is *how far* the loss of a
+# picture moves, up or down: call the mean of that the **effect** of a channel.
+
+
+# %%
+def effect(change):
+    """Mean distance, in nats, by which the loss of a picture moves, for each channel."""
+    return change.abs().mean(1)
+
+
+by_effect = against(effect)
+draw(
+    by_effect,
+    "Rank correlation with the effect",
+    alt="For six rows and twelve groups of channels, the rank correlation with the effect.",
+)
+
+# %% tags=["nbval-ignore-output"]
+print(*(f"{label:10s} median {median(row):.2f}" for label, row in by_effect.items()), sep="\n")
+
+# %%
+print(
+    "the effect agrees with itself, in the median, by over 0.9:",
+    median(by_effect["other half"]) > 0.9,
+)
+print("L1 agrees with it, in the median, by at least 0.7:", median(by_effect["L1"]) >= 0.7)
+print("in so many groups by over 0.6:", sum(value > 0.6 for value in by_effect["L1"]), "of 12")
+print("in the worst by less than 0.3:", min(by_effect["L1"]) < 0.3)
+print("Taylor agrees with it in every group by over 0.6:", min(by_effect["Taylor"]) > 0.6)
+
+# %% [markdown]
+# The first row is now nearly perfect: the effect is a thing that can be measured. L1 follows it
+# well in most groups, and not at all in those next to the picture, on the left. Taylor follows it
+# everywhere. So L1 knows something: how much a channel *does*, in most layers. Whether the network
+# is worse without, it knows less well.
+#
+# ## What it means in accuracy
+#
+# Back to your prediction: inside every block, a quarter of the channels goes. To see what each
+# layer does to the sum, we leave the first block whole in a second row of bars.
+
+# %%
+inside = [name for name in found.free if name.endswith("conv1")]
+choices = scores | {
+    "random 2": channels.random_scores(found, seed=1),
+    "random 3": channels.random_scores(found, seed=2),
+    "cost": {name: cost(change) for name, change in changes.items()},
+    "effect": {name: effect(change) for name, change in changes.items()},
+}
+
+
+# %%
+def chosen(score, names=inside):
+    """The quarter of the channels of each group with the lowest score."""
+    return channels.lowest({name: score[name] for name in names}, ratio=0.25)
+
+
+def without(removed, network=net):
+    """A copy of the network in which nobody reads the removed channels."""
+    return surgery.silence(copy.deepcopy(network), found, removed)
+
+
+# %% tags=["nbval-ignore-output"]
+left = {}
+for names, label in ((inside, "every block"), (inside[1:], "all but the first")):
+    row = {
+        each: training.accuracy(without(chosen(score, names)), judging)
+        for each, score in bar(choices.items(), label)
+    }
+    row["random"] = mean([row["random"], row.pop("random 2"), row.pop("random 3")])
+    left[label] = row
+    print(f"{label}:", *(f"{each} {percent:.1f} %," for each, percent in row.items()))
+reveal("02.quarter", left["every block"]["L1"], low=0, high=100, unit="%")
+
+# %%
+colours = [figures.COLOURS["structured"], "#f5d8a0"]
+figure, axes = plt.subplots(figsize=(8.5, 4.2))
+for shift, colour, (label, row) in zip((-0.2, 0.2), colours, left.items(), strict=True):
+    places = [place + shift for place in range(len(row))]
+    axes.bar(places, row.values(), width=0.4, color=colour, edgecolor="black", label=label)
+axes.set_xticks(range(len(row)), row)
+axes.axhline(training.accuracy(net, judging), color="black", linestyle="--", label="whole network")
+axes.set(ylabel="accuracy (%)", ylim=(0, 100), title="A quarter of the channels inside the blocks")
+figure.legend(loc="outside lower center", ncols=3)
+figures.show(figure, alt="Accuracy by score, with the first block pruned and with it left whole.")
+
+# %%
+every, rest = left.values()
+print("in every block, L1 is 10 points better than random:", every["L1"] - every["random"] > 10)
+print("without the first block, L1 gains at least 20 points:", rest["L1"] - every["L1"] > 20)
+print("the effect is the best choice:", max(every, key=every.get) == "effect")
+
+# %% [markdown]
+# The dashed line is the whole network; random is the mean of three draws. With the first block, L1
+# is no better than a draw. Leave that one block alone, and it recovers. One layer in which a score
+# is blind is enough to ruin the network, however good it is elsewhere. That is also why the rank
+# correlation in a typical layer does not tell you the accuracy: compare Taylor with BatchNorm in
+# both pictures.
+#
+# The effect takes a pass over the pictures for every channel; L1 takes none.
+#
+# Only accuracy here: silenced channels are still stored and computed. Lesson 03 removes them for
+# good, and lesson 06 measures the time.
+#
+# ## Costs do not add up
+#
+# One bar is odd. The cost *is* the truth about each channel, and yet it chooses badly. Here is what
+# the costs promise for all removed channels together, and what really happens, on the very pictures
+# that they were measured on.
+
+
+# %%
+def loss_of(network):
+    """Mean loss on the 1,000 pictures that the channels were measured on."""
+    with torch.no_grad():
+        parts = [F.cross_entropy(network(x), y) for x, y in (first, second)]
+    return sum(parts).item() / 2
+
+
+# %% tags=["nbval-ignore-output"]
+promised, happened, pushed = {}, {}, {}
+for label in ("cost", "effect"):
+    removed = chosen(choices[label])
+    promised[label], pushed[label] = (
+        sum(choices[kind][name][places].sum().item() for name, places in removed.items())
+        for kind in ("cost", "effect")
+    )
+    happened[label] = loss_of(without(removed)) - loss_of(net)
+    print(f"{label:6s} promised {promised[label]:+.3f} nats, happened {happened[label]:+.3f} nats")
+
+# %%
+print("chosen by cost, the loss is promised to fall:", promised["cost"] < 0)
+print("it rises, by more than if chosen by effect:", happened["cost"] > happened["effect"] > 0)
+print(f"the effects of these channels are {pushed['cost'] / pushed['effect']:.1f} times as large")
+
+# %% [markdown]
+# The lowest costs are negative: without such a channel the loss falls a little, *as long as all
+# others stay*. These channels move single pictures further than those of the smallest effect; their
+# rises and falls happened to cancel. Remove them all at once, and nothing promises that they still
+# do. Channels of small effect are safer: whichever way they push, they do not push far.
+#
+# ## Breaking the rule
+#
+# "The L1 norm is the importance" hides an assumption: that the size of a filter means something.
+# Behind it comes a BatchNorm, which subtracts the mean and divides by the standard deviation. Make
+# a filter ten times larger, and its BatchNorm divides by ten times more.
+#
+# **Exercise 02.6.** Multiply each filter of `weight` (out, in, height, width) by its own positive
+# `factor` (out,), and change the running `mean` and `var` of the BatchNorm such that what leaves it
+# stays the same. Return all three.
+
+
+# %%
+def rescaled_filters(weight, mean, var, factor):
+    """The new weight, mean and variance; the network computes the same function."""
+    return ...
+
+
+check("02.6", rescaled_filters)
+
+# %%
+# hint("02.6")
+# solution("02.6")
+
+# %% [markdown]
+# With this freedom we can give every filter any norm that we like. Let us turn the order around:
+# the largest filter of each `conv1` becomes the smallest, and the smallest the largest.
+
+# %%
+twin = copy.deepcopy(net)
+with torch.no_grad():
+    for block in twin.blocks:
+        norms = block.conv1.weight.abs().sum((1, 2, 3))
+        factor = (norms.mean() / norms) ** 2
+        block.conv1.weight *= factor[:, None, None, None]
+        block.bn1.running_mean *= factor
+        block.bn1.running_var *= factor**2
+    difference = (twin(judging.images[:500]) - net(judging.images[:500])).abs().max().item()
+print("the same function, up to BatchNorm's tiny epsilon:", difference < 0.05)
+
+# %%
+train = (tensor[:1000].split(20) for tensor in pictures.train)
+turned = {
+    "L1": channels.l1(twin, found),
+    "L2": channels.l2(twin, found),
+    "BatchNorm": channels.batchnorm_scale(twin, found),
+    "Taylor": channels.taylor(twin, found, zip(*train, strict=True)),
+}
+for label, score in turned.items():
+    kept = [channels.rank_correlation(score[name], scores[label][name]) for name in inside]
+    print(f"{label:9s} before and after: {median(kept):+.2f}")
+
+# %% tags=["nbval-ignore-output"]
+upside_down = median(
+    channels.rank_correlation(turned["L1"][name], choices["effect"][name]) for name in inside
+)
+print(f"L1 against the effect, inside the blocks, in the median: {upside_down:.2f}")
+fall = {}
+for label in ("L1", "Taylor"):
+    after = training.accuracy(without(chosen(turned[label], inside[1:]), twin), judging)
+    fall[label] = rest[label] - after
+    print(f"{label:6s} all but the first block: {rest[label]:.1f} % before, {after:.1f} % after")
+
+# %%
+print("L1 now says the opposite of the effect:", upside_down < -0.5)
+print("chosen by L1, at least 10 points are lost by it:", fall["L1"] >= 10)
+print("chosen by Taylor, less than one:", abs(fall["Taylor"]) < 1)
+
+# %% [markdown]
+# The same function, the opposite advice. L2 is fooled as well. Taylor and the BatchNorm scale give
+# the same answer as before, because they look at what comes after the division.
+#
+# Then why did L1 work at all? Nobody had turned the filters, and training leaves a trace in their
+# size: in front of a BatchNorm every gradient step makes a filter a little longer, weight decay
+# makes all of them shorter, and those with larger gradients stay longer (van Laarhoven, 2017). That
+# is a habit of one way of training, not a law. Take a network that was trained in another way, and
+# you have to measure again.
+#
+# ## The verdict
+#
+# C05 says that the L1 norm *is* the importance. We hold it against what we measured; the accuracies
+# are now from the test pictures.
+
+# %%
+draws = [choices[label] for label in ("random", "random 2", "random 3")]
+tested, *drawn = (
+    training.accuracy(without(chosen(score)), pictures.test) for score in (l1, *draws)
+)
+print("L1 is 10 points better than random on the test pictures:", tested - mean(drawn) > 10)
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "l1_effect_median": round(median(by_effect["L1"]), 2),
+    "l1_effect_worst": round(min(by_effect["L1"]), 2),
+    "l1_certain_pairs": share["L1"],
+    "l1_minus_random": tested - mean(drawn),
+    "l1_effect_rescaled": round(upside_down, 2),
+}
+context = (
+    "small_resnet, Fashion-MNIST, channels on 1,000 validation, accuracy on 10,000 test pictures"
+)
+card = claims.record("C05", measured, context)
+card
+
+# %%
+print(card.here.text)
+
+# %% [markdown]
+# A good guess about how much a channel does, in most layers of a network that was trained this way.
+# Not its importance.
+#
+# ## Recap
+#
+# - L1 sums the absolute weights that make a channel. It looks at no picture and costs nothing.
+# - The true cost of one channel is the rise of the loss without it. Most costs are so small that
+#   many pictures are needed to rank them.
+# - The effect, how far the loss of single pictures moves, is measured far more surely, and L1
+#   follows it in most layers. One blind layer is enough to ruin the choice.
+# - Costs of single channels do not add up. Small effects are the safer choice.
+# - In front of a BatchNorm, the size of a filter is arbitrary. BatchNorm's scale and Taylor are not
+#   fooled.
+#
+# ## Interview questions
+#
+# **1. Why is the L1 norm of a filter a doubtful importance when a BatchNorm follows?**
+#
+# <details><summary>Answer</summary>
+#
+# BatchNorm divides each channel by its standard deviation. Multiply the filter by ten: mean and
+# deviation grow by ten, and the output is the same. So the norm can be anything without changing
+# the function. That it often works is a trace of training: weight decay and gradients leave filters
+# with larger gradients larger. Scores that look behind the normalisation (its scale) or at the loss
+# (Taylor) do not have this weakness.
+#
+# </details>
+#
+# **2. How would you check an importance score before you trust it?**
+#
+# <details><summary>Answer</summary>
+#
+# Remove the channels of a layer one at a time on validation data, record how the loss of each
+# picture changes, and rank-correlate with the score, layer by layer. First correlate the truth with
+# itself on other pictures: it bounds what any score can reach. Compare with random choices. Then
+# remove many at once and look at the accuracy, since single costs do not add up and one bad layer
+# decides.
+#
+# </details>
+#
+# **3. What does a first-order Taylor score compute, and why over many small batches?**
+#
+# <details><summary>Answer</summary>
+#
+# Without a channel, the weights that read it are zero. The gradient times that step, summed over
+# these weights, is the change of the loss to first order. At the end of training the mean gradient
+# over all data is nearly zero, so one large batch says little. The absolute value in each small
+# batch keeps what would cancel.
+#
+# </details>
+#
+# **4. You know the exact loss change of removing each channel alone. Is removing the cheapest half
+# optimal?**
+#
+# <details><summary>Answer</summary>
+#
+# No. The changes interact: a channel can be cheap because another does the same, and then both go.
+# Negative costs belong to channels that push far in a direction that happened to help; together
+# they overshoot. Either remove a few, measure again and repeat, or prefer channels with a small
+# effect.
+#
+# </details>
+#
+# ## Where next
+#
+# Here nobody read the removed channels, but they were still computed. **Lesson 03** takes them out
+# of every layer, skip connections included, and proves that the smaller network is the same.
+# **Lesson 04** brings the accuracy back.
