@@ -311,14 +311,16 @@ class Labels(fx.Interpreter):
         reasons: dict[int, str] = {}
         for labels, reason in self.locked:
             reasons = dict.fromkeys(channel[labels].unique().tolist(), reason) | reasons
-        alike = [torch.stack([made, made[:1].expand_as(made)]) for _, made in self.sources]
-        group_of = _components(self.count, self.united + alike)
+        made = [(layer, channel[labels]) for layer, labels in self.sources]
+        alike = [torch.stack([labels, labels[:1].expand_as(labels)]) for _, labels in made]
+        group_of = _components(self.count, self.united[:1] + alike)
         members: dict[int, dict[str, None]] = {}
-        for layer, made in self.sources:
-            members.setdefault(int(group_of[made[0]]), {})[layer] = None
+        for layer, labels in made:
+            members.setdefault(int(group_of[labels[0]]), {})[layer] = None
+        every = channel.unique()
         groups = {}
         for root, layers in members.items():
-            channels = channel[group_of == root].unique()
+            channels = every[group_of[every] == root]
             reason = "its channels cannot be told apart" if len(channels) == 1 else None
             reason = next((reasons[one] for one in channels.tolist() if one in reasons), reason)
             groups[next(iter(layers))] = Group(next(iter(layers)), tuple(layers), channels, reason)

@@ -67,10 +67,10 @@ def plan(graph: Graph, removed: Removed) -> Plan:
     Raises:
         ValueError: no such group or channel, a group that has to stay, or one that would be empty.
     """
-    gone = _channels(graph, removed)
+    gone = _gone(graph, removed)
     kept: Plan = {}
     for slot in graph.slots:
-        stays = ~torch.isin(slot.channels, gone)
+        stays = ~gone[slot.channels]
         if not stays.any():
             raise ValueError(
                 f"All {len(stays)} channels of {slot.name} would go; keep at least one."
@@ -80,9 +80,9 @@ def plan(graph: Graph, removed: Removed) -> Plan:
     return kept
 
 
-def _channels(graph: Graph, removed: Removed) -> torch.Tensor:
-    """The channels of ``graph`` that ``removed`` names, checked."""
-    gone = [torch.tensor([], dtype=torch.int64)]
+def _gone(graph: Graph, removed: Removed) -> torch.Tensor:
+    """For every channel of ``graph``, whether ``removed`` names it; checked."""
+    gone = torch.zeros(graph.trail.count, dtype=torch.bool)
     for name, positions in removed.items():
         positions = sorted({int(position) for position in positions})
         if name not in graph.groups:
@@ -95,8 +95,8 @@ def _channels(graph: Graph, removed: Removed) -> torch.Tensor:
             raise ValueError(f"{name} has the channels 0 to {count - 1}; asked for {positions}.")
         if len(positions) == count:
             raise ValueError(f"All {count} channels of {name} would go; keep at least one.")
-        gone.append(group.channels[positions])
-    return torch.cat(gone)
+        gone[group.channels[positions]] = True
+    return gone
 
 
 def silence(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
@@ -105,11 +105,11 @@ def silence(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
     What the channels compute is then of no effect, so removing them changes nothing. Zeroing the
     filters that *make* them is not enough: a BatchNorm turns zero into its shift.
     """
-    gone = _channels(graph, removed)
+    gone = _gone(graph, removed)
     state = model.state_dict()
     for slot in graph.slots:
         if slot.reads:
-            places = torch.isin(slot.channels, gone).nonzero().squeeze(1)
+            places = gone[slot.channels].nonzero().squeeze(1)
             state[slot.name].index_fill_(slot.dim, places.to(state[slot.name].device), 0)
     return model
 
@@ -216,8 +216,9 @@ def _same_labels(before: Trail, after: Trail, plan: Plan) -> bool:
     for (name, dim), labels in after.labels.items():
         if (name, dim) in before.labels:  # if not: a grouped convolution of which one is left
             kept = plan.get(name, {}).get(dim, range(len(labels)))
-            lies.append(torch.stack([labels, before.labels[name, dim][list(kept)]]))
-    new, old = torch.cat(lies, dim=1).unique(dim=1)
+            lies.append(labels * before.count + before.labels[name, dim][list(kept)])
+    both = torch.cat(lies).unique()
+    new, old = both // before.count, both % before.count
     if not len(new.unique()) == len(old.unique()) == len(new):
         return False
     named = torch.full((after.count,), -1).scatter(0, new, old)

@@ -102,18 +102,23 @@ def wiring(graph: Graph, until: str) -> Figure:
     order = [layer for layer in followed if layer in makers]
     order = order[: order.index(until) + 1]
     rows = [group for group in graph.groups.values() if group.name in order]
+    names = ("makes the channels", "reads the channels")
     figure, axes = plt.subplots(figsize=(7.2, 1.8 + 0.42 * len(rows)))
     for row, group in enumerate(rows):
-        parts = ((readers[group.name], "white"), (group.layers, COLOURS["structured"]))
-        places = [[order.index(one) for one in part if one in order] for part, _ in parts]
-        ends = [min(places[0] + places[1]), max(places[0] + places[1])]
-        axes.plot(ends, [row, row], color=COLOURS["dense"], zorder=1)
-        for (_, colour), layers in zip(parts, places, strict=True):
-            axes.scatter(layers, [row] * len(layers), s=110, color=colour, edgecolor="black")
+        places = [
+            [order.index(one) for one in layers if one in order]
+            for layers in (group.layers, readers[group.name])
+        ]
+        both = [*places[0], *places[1]]
+        axes.plot(both, [row] * len(both), color=COLOURS["dense"], zorder=1)
+        for x, colour, name in zip(places, (COLOURS["structured"], "white"), names, strict=True):
+            style = {"s": 110, "color": colour, "edgecolor": "black"}
+            axes.scatter(x, [row] * len(x), label=name if row == 0 else None, **style)
     axes.set_xticks(range(len(order)), order, rotation=90, fontsize=11)
-    names = [f"{len(group.channels)} of {group.name}" for group in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=11)
+    lines = [f"{len(group.channels)} of {group.name}" for group in rows]
+    axes.set_yticks(range(len(rows)), lines, fontsize=11)
     axes.invert_yaxis()
+    axes.legend(loc="lower left")
     return figure
 
 
