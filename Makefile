@@ -1,7 +1,7 @@
 # Pruning, Measured. "make" lists what there is; each command first installs what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test run notebooks bench doctor lint format empty-venv
+.PHONY: help lab test run notebooks bench coverage doctor lint format empty-venv
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -34,6 +34,9 @@ notebooks: $(VENV)/installed ## build the lessons that changed from notebooks/sr
 bench: $(VENV)/installed ## measure the tables that README.md quotes
 	@$(RUN) tests/benchmarks/bench_masks.py
 
+coverage: $(VENV)/installed-dev ## prune all 80 classification models of torchvision (MODELS="resnet18 ...": those)
+	@$(RUN) tests/benchmarks/bench_coverage.py $(MODELS)
+
 lint: $(VENV)/installed ## check the style of the code
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
@@ -57,6 +60,10 @@ $(VENV)/installed: pyproject.toml constraints.txt $(ANEW)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@$(RUN) -I -c "import torch, torchvision, course_lib"
 	@echo "$(CURDIR)" > $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VERSION := import platform; print(platform.python_version())
