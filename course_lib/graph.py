@@ -63,7 +63,7 @@ class Trail(NamedTuple):
     steps: list[tuple]  # what was done, in order, and with which numbers (None: may change)
     labels: dict[tuple[str, int], torch.Tensor]  # along a dimension of a parameter or buffer
     count: int  # of labels
-    united: torch.Tensor  # pairs of labels, (2, pairs)
+    united: torch.Tensor  # in which step, and which two labels, (3, pairs)
     locked: torch.Tensor
 
 
@@ -137,7 +137,7 @@ class Labels(fx.Interpreter):
         self.tensors |= dict(model.named_buffers(remove_duplicate=False))
         self.count = 0  # labels given so far
         self.sources: list[tuple[str, torch.Tensor]] = []  # layers, and the labels they made
-        self.united = [torch.empty(2, 0, dtype=torch.int64)]  # pairs of labels
+        self.united = [torch.empty(3, 0, dtype=torch.int64)]  # in which step, and which two labels
         self.locked: list[tuple[torch.Tensor, str]] = []
         self.slots: dict[tuple[str, int], tuple[torch.Tensor, bool]] = {}
         self.values: dict[str, torch.Tensor] = {}  # parameters used by themselves: their labels
@@ -170,7 +170,9 @@ class Labels(fx.Interpreter):
         for dim in range(a.dim()):
             if not a.stride(dim) and not b.stride(dim):  # the same pairs over and over
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
-        self.united.append(torch.stack([a.reshape(-1), b.reshape(-1)]))
+        pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
+        step = torch.full_like(pairs[:1], len(self.steps))
+        self.united.append(torch.cat([step, pairs]))
 
     def unite_rows(self, labels: torch.Tensor) -> None:
         self.unite(labels, labels[:, :1].expand_as(labels))
@@ -273,9 +275,10 @@ class Labels(fx.Interpreter):
             return run(*args, **kwargs)
         if name not in OPERATIONS:
             raise self.refuse(f"the operation {name}()")
+        self.steps.append((name,))
         result = OPERATIONS[name](self, run, *args, **kwargs)
         numbers = numbers_in((args, kwargs)) if name not in TOLD_SIZES else fixed_sizes(result)
-        self.steps.append((name, *numbers))
+        self.steps[-1] = (name, *numbers)
         return result
 
     def output(self, target: str, args: tuple, kwargs: dict) -> None:
@@ -288,12 +291,15 @@ class Labels(fx.Interpreter):
     def result(self, shape: torch.Size) -> Graph:
         """Turn labels into channels and groups, once the whole network has been followed."""
         self._check_all_reached()
-        channel = _components(self.count, self.united)
+        channel = _components(self.count, [pairs[1:] for pairs in self.united])
         for name, labels in self.values.items():
+            own = [made for (owner, _), (made, _) in self.slots.items() if owner == name]
             dims = varying(channel[labels])
-            if len(dims) > 1:
-                self.lock(labels, f"{name} is used as a whole")
-            self.slots |= {(name, dim): (first_along(labels, dim), False) for dim in dims}
+            if own or len(dims) > 1:  # a layer's own parameter, or one with no dimension to cut
+                for part in (labels, *own):
+                    self.lock(part, f"{name} is used as a whole")
+            else:
+                self.slots |= {(name, dim): (first_along(labels, dim), False) for dim in dims}
         slots = [
             Slot(name, dim, channel[labels], reads)
             for (name, dim), (labels, reads) in self.slots.items()
@@ -313,7 +319,7 @@ class Labels(fx.Interpreter):
             reasons = dict.fromkeys(channel[labels].unique().tolist(), reason) | reasons
         made = [(layer, channel[labels]) for layer, labels in self.sources]
         alike = [torch.stack([labels, labels[:1].expand_as(labels)]) for _, labels in made]
-        group_of = _components(self.count, self.united[:1] + alike)
+        group_of = _components(self.count, [self.united[0][1:], *alike])
         members: dict[int, dict[str, None]] = {}
         for layer, labels in made:
             members.setdefault(int(group_of[labels[0]]), {})[layer] = None

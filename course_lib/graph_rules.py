@@ -175,8 +175,10 @@ def _elementwise(run: "Labels", op: Any, *args: Any, **kwargs: Any) -> torch.Ten
     """Values that meet in one place belong together."""
     operands = sorted(tensors_in((args, kwargs)), key=torch.numel, reverse=True)
     whole, *others = torch.broadcast_tensors(*operands)
-    for other in others:
-        if varying(whole) - varying(other):
+    for own, other in zip(operands[1:], others, strict=True):
+        alone = varying(whole) - varying(other)  # here one label of the other meets many
+        sizes = {dim: own.shape[dim - whole.dim() :][:1] for dim in alone}
+        if alone and all(size in ((), (1,)) for size in sizes.values()):
             run.lock(other, f"{run.where} uses one of them for many channels")
         else:
             run.unite(whole, other)

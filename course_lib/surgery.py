@@ -222,9 +222,13 @@ def _same_labels(before: Trail, after: Trail, plan: Plan) -> bool:
     if not len(new.unique()) == len(old.unique()) == len(new):
         return False
     named = torch.full((after.count,), -1).scatter(0, new, old)
-    a, b = named[after.united][:, (named[after.united] >= 0).all(0)]
-    met = torch.isin(a * before.count + b, before.united[0] * before.count + before.united[1])
-    return bool((met | torch.isin(a, before.locked) | torch.isin(b, before.locked)).all())
+    step, a, b = after.united[:, (named[after.united[1:]] >= 0).all(0)]
+    met = torch.isin(
+        (step * before.count + named[a]) * before.count + named[b],
+        (before.united[0] * before.count + before.united[1]) * before.count + before.united[2],
+    )
+    fixed = torch.isin(named[a], before.locked) | torch.isin(named[b], before.locked)
+    return bool((met | fixed).all())
 
 
 def save(model: nn.Module, path: Path) -> None:

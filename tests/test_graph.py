@@ -503,6 +503,11 @@ STAY = {
         "stem",
         "GroupNorm",
     ),
+    "added to the input": (
+        Net(lambda net, x: net.head(net.stem(x) + x), stem=conv(3, 3), head=conv(3, 2)),
+        "stem",
+        "input of the network",
+    ),
     "softmax": (between(lambda net, x: x.softmax(1)), "stem", "softmax"),
     "mean over channels": (
         between(lambda net, x: x - x.mean(1, keepdim=True)),
@@ -767,6 +772,9 @@ SNEAKY = {
     "another way in evaluation": between(lambda net, x: x if net.training else x.roll(1, 1)),
     "weight that is also a value": between(lambda net, x: x * net.stem.weight.mean()),
     "bias that is also a value": between(lambda net, x: x * net.stem.bias.sum()),
+    "scale that is also a value": between(
+        lambda net, x: net.norm(x) * net.norm.weight.sum(), norm=nn.BatchNorm2d(8)
+    ),
     "rolled": between(lambda net, x: x.roll(1, 1)),
     "rolled half round": between(lambda net, x: x.roll(x.shape[1] // 2, 1)),
     "rolled by a hook of a block": between(
@@ -819,6 +827,9 @@ SNEAKY = {
     "added to itself, rolled": between(lambda net, x: x + x.roll(4, 1)),
     "chunks of what is rolled": between(
         lambda net, x: halves_swapped(x.roll(4, 1), lambda x: x.chunk(2, 1))
+    ),
+    "depthwise of what is rolled": between(
+        lambda net, x: net.depthwise(x.roll(4, 1)) + x, depthwise=conv(8, 8, groups=8)
     ),
     "groups of what is flipped": between(
         lambda net, x: net.norm(x.roll(4, 1).flip(1)), norm=nn.GroupNorm(2, 8)

@@ -132,6 +132,11 @@ SNEAKY = {
     "sum of rolled": lambda c, n: Net(
         lambda net, x: net.out(x + x.roll(c // 2, 1)), out=conv(c, n)
     ),
+    "depthwise of rolled": lambda c, n: Net(
+        lambda net, x: net.out(net.each(x.roll(c // 2, 1)) + x),
+        each=conv(c, c, groups=c),
+        out=conv(c, n),
+    ),
     "mean": lambda c, n: Net(lambda net, x: net.out(x / x.shape[1]), out=conv(c, n)),
 }
 

@@ -92,6 +92,23 @@ def test_exploring_redraws_the_picture(shown, last):
     assert drawn == [0.5, 1.0] and shown[2]["image/png"] != shown[1]["image/png"]
 
 
+def test_choosing_redraws_the_picture_with_every_choice(shown, last):
+    drawn = []
+
+    def draw(letter, number):
+        drawn.append((letter, number))
+        return figures.ruler(0, 9, letter, guess=int(number))
+
+    widgets.choose(draw, {"letter": ["a", "b"], "number": ["1", "2"]}, alt="A scale.")
+    assert drawn == [("a", "1")] and shown[1]["text/plain"] == "A scale."
+    letters, numbers = last(ipywidgets.VBox).children
+    assert (letters.description, numbers.description) == ("letter", "number")
+    numbers.value = "2"
+    letters.value = "b"
+    assert drawn == [("a", "1"), ("a", "2"), ("b", "2")]
+    assert len({bundle["image/png"] for bundle in shown[1:]}) == 3
+
+
 def test_without_the_widget_the_words_are_the_same_in_every_run(shown):
     widgets.predict("01.cliff", "Where?", low=50, high=100, unit="%")
     widgets.predict("01.gap", "How much?", low=0, high=9, unit="points")

@@ -1,6 +1,6 @@
 """What the learner presses. Every widget has a picture beneath it that needs no kernel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 from IPython.display import display
@@ -68,6 +68,26 @@ def explore(
     slider.observe(
         lambda change: picture.update(figures.picture(draw(change["new"]), alt), raw=True), "value"
     )
+
+
+def choose(draw: Callable[..., Figure], choices: Mapping[str, Sequence[str]], alt: str) -> None:
+    """A row of buttons for each of ``choices``; pressing one redraws the picture beneath them.
+
+    ``draw`` is called with one value of each row, in their order. Without a kernel the picture of
+    the first values stays.
+    """
+    rows = [
+        ipywidgets.ToggleButtons(options=values, description=label, style={"button_width": "auto"})
+        for label, values in choices.items()
+    ]
+
+    def drawn() -> dict:
+        return figures.picture(draw(*(row.value for row in rows)), alt)
+
+    _show(ipywidgets.VBox(rows))
+    picture = display(drawn(), raw=True, display_id=True)
+    for row in rows:
+        row.observe(lambda _: picture.update(drawn(), raw=True), "value")
 
 
 def _remember(name: str, **entry) -> None:

@@ -1,0 +1,142 @@
+"""Reading the recordings of :mod:`course_lib.drop_recovery`: which one, what it holds and lacks.
+
+A recording may be half done. What it lacks is NaN, which a figure leaves out and :func:`known`
+keeps from a claim.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from course_lib import recordings
+from course_lib.data import DATA
+from course_lib.drop_recovery import plan
+from course_lib.recordings import RecordingError
+
+
+def load(model: str, root: Path = DATA) -> dict:
+    """The fullest recording of ``model``, a GPU's where there is one; its folder is its ``name``.
+
+    Raises:
+        RecordingError: there is none, or one is damaged.
+    """
+    found = recordings.load("drop_recovery", model, root)
+    if not found:
+        raise RecordingError(
+            f"{root} has no recording of drop_recovery for {model}. Restore it with "
+            f"'git checkout -- data/recordings', or take one: python -m course_lib record "
+            f"drop_recovery --model {model}"
+        )
+    name = max(found, key=lambda name: (len(found[name]["points"]), on_gpu(found[name])))
+    return found[name] | {"name": name}
+
+
+def on_gpu(recording: dict) -> bool:
+    """Whether a GPU took the ``recording``."""
+    return recording["machine"].get("CUDA GPU", "none") != "none"
+
+
+def about(recording: dict) -> str:
+    """Where a ``recording`` was taken, how much of its plan it holds, and with which seeds."""
+    machine, points = recording["machine"], recording["points"]
+    device = machine["CUDA GPU"] if on_gpu(recording) else machine["processor"]
+    planned = sum(len(run.budgets) for run in plan(recording["model"], on_gpu(recording)))
+    seeds = ", ".join(str(seed) for seed in sorted({point["seed"] for point in points}))
+    lines = [
+        f"{recording['model']}: recorded on {recording['name']} ({device}, "
+        f"{machine.get('threads', '?')} threads), {recording['written']}",
+        f"  {len(points)} of {planned} planned points, seeds {seeds or 'none'}",
+    ]
+    if len(points) < planned:
+        lines.append("  it is not complete: what is missing is missing below as well")
+    return "\n".join(lines)
+
+
+def points(recording: dict, **what: object) -> list[dict]:
+    """The points that agree with ``what``, such as ``style="weights", amount=0.9, seed=0``."""
+    return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
+
+
+def right_after(recording: dict, style: str, amount: float) -> float:
+    """Test accuracy right after pruning, in percent."""
+    for pruned in recording["pruned"]:
+        if (pruned["style"], pruned["amount"]) == (style, amount):
+            return pruned["accuracy"]
+    return math.nan
+
+
+def gaps(
+    recording: dict,
+    style: str,
+    amount: float,
+    budget: float = 0.2,
+    *,
+    method: str = "one-shot",
+    schedule: str | None = None,
+) -> list[float]:
+    """Test accuracy still lost after retraining, in points, for each seed that is recorded.
+
+    Args:
+        schedule: None takes the one that did best on the validation pictures.
+    """
+    what = {"style": style, "amount": amount, "budget": budget, "method": method}
+    found = points(recording, **what)
+    if schedule is None and found:
+        schedule = max(_by_schedule(found).items(), key=lambda item: fmean(item[1]))[0]
+    dense = recording["dense"]["accuracy"]
+    return [dense - point["accuracy"] for point in found if point["schedule"] == schedule]
+
+
+def _by_schedule(points: list[dict]) -> dict[str, list[float]]:
+    """Validation accuracies by schedule."""
+    found: dict[str, list[float]] = {}
+    for point in points:
+        found.setdefault(point["schedule"], []).append(point["validation"])
+    return found
+
+
+def gap(recording: dict, style: str, amount: float, budget: float = 0.2, **how: str) -> float:
+    """The mean of :func:`gaps`."""
+    lost = gaps(recording, style, amount, budget, **how)
+    return fmean(lost) if lost else math.nan
+
+
+def known(measured: Mapping[str, float]) -> dict[str, float]:
+    """``measured`` without what is NaN because it is not recorded."""
+    return {name: value for name, value in measured.items() if not math.isnan(value)}
+
+
+# --- built in lesson 04 -------------------------------------------------------------------------
+
+
+def smallest_budget(gaps: Mapping[float, float], tolerance: float) -> float | None:
+    """The smallest budget whose gap is at most ``tolerance`` points; None if there is none.
+
+    Args:
+        gaps: by budget, the accuracy still lost, in points. Lesson 04 builds this function.
+    """
+    return min((budget for budget, lost in gaps.items() if lost <= tolerance), default=None)
+
+
+def difference_interval(first: float, second: float, n: int) -> tuple[float, float]:
+    """95 % interval of ``first - second``, two accuracies in percent, in points.
+
+    Each was measured on ``n`` pictures of its own. On the same pictures the interval is narrower:
+    see :func:`paired_interval`. Lesson 04 builds this function.
+    """
+    variance = sum(percent / 100 * (1 - percent / 100) / n for percent in (first, second))
+    half = 100 * 1.96 * math.sqrt(variance)
+    return first - second - half, first - second + half
+
+
+def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two accuracies on the same ``n`` pictures, in points.
+
+    Pictures that both get right, or both get wrong, say nothing about the difference (McNemar,
+    1947). What counts are those that ``only_first`` and ``only_second`` got right.
+    """
+    difference = (only_first - only_second) / n
+    variance = (only_first + only_second) / n**2 - difference**2 / n
+    half = 100 * 1.96 * math.sqrt(variance)
+    return 100 * difference - half, 100 * difference + half

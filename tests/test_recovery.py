@@ -1,0 +1,171 @@
+"""Reading a recording that may be half done, and the intervals against simulated test sets."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from course_lib import drop_recovery, recordings
+from course_lib.recordings import RecordingError
+from course_lib.teaching import recovery
+from course_lib.teaching.exercises import EXERCISES
+
+SIZE = {"parameters": 27, "macs": 850}
+MACHINE = {"processor": "abacus", "threads": "1", "CUDA GPU": "none"}
+
+
+def measured(accuracy, validation=None):
+    ends = [accuracy - 0.5, accuracy + 0.5]
+    return {"accuracy": accuracy, "interval": ends, "validation": validation or accuracy}
+
+
+def point(accuracy, validation=None, **changes):
+    """A point at 90 % of the weights and a fifth of the epochs, but for the ``changes``."""
+    what = {"style": "weights", "amount": 0.9, "method": "one-shot", "schedule": "constant"}
+    numbers = {"budget": 0.2, "seed": 0, "epochs": 2.4, "lr": 0.006, "seconds": 98.0}
+    return what | numbers | measured(accuracy, validation) | changes
+
+
+@pytest.fixture
+def recording():
+    return {
+        "schema": recordings.SCHEMA,
+        "experiment": "drop_recovery",
+        "command": "python -m course_lib record drop_recovery --model small_resnet",
+        "model": "small_resnet",
+        "weights": "0123abcd",
+        "recipe": {"epochs": 12, "lr": 0.2, "constant_factor": 0.03},
+        "machine": MACHINE,
+        "started": "2026-01-31",
+        "written": "2026-02-01",
+        "seeds": [0, 1],
+        "dense": measured(92.0) | SIZE,
+        "pruned": [{"style": "weights", "amount": 0.9} | measured(27.0) | SIZE],
+        "points": [
+            point(91.0, 91.5),
+            point(90.0, 91.5, seed=1),
+            point(90.8, 91.8, schedule="rewound"),
+            point(80.0, budget=0.05),
+            point(60.0, schedule="one-cycle", method="scratch"),
+        ],
+    }
+
+
+@pytest.fixture
+def stored(tmp_path, recording):
+    """Write a recording of so many points, taken by a processor or a GPU."""
+
+    def write(name, points, gpu="none"):
+        changed = copy.deepcopy(recording)
+        changed["points"] = [point(91.0, seed=seed) for seed in range(points)]
+        changed["machine"] = MACHINE | {"CUDA GPU": gpu}
+        path = tmp_path / "recordings" / name / "drop_recovery-small_resnet.json"
+        recordings.write(changed, path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        ([("cpu-2core", 9, "none")], "cpu-2core"),
+        ([("cpu-2core", 9, "none"), ("h100", 20, "H100")], "h100"),
+        ([("cpu-2core", 9, "none"), ("a100", 2, "A100")], "cpu-2core"),
+        ([("cpu-2core", 9, "none"), ("a100", 9, "A100")], "a100"),
+    ],
+)
+def test_the_fullest_recording_is_taken_a_gpus_if_in_doubt(stored, tmp_path, there, taken):
+    for name, points, gpu in there:
+        stored(name, points, gpu)
+    assert recovery.load("small_resnet", tmp_path)["name"] == taken
+
+
+def test_without_any_recording_the_message_says_how_to_get_one(tmp_path):
+    with pytest.raises(RecordingError, match=r"record drop_recovery --model resnet18"):
+        recovery.load("resnet18", tmp_path)
+
+
+def test_a_half_done_recording_says_so(recording):
+    said = recovery.about(recording | {"name": "cpu-2core"})
+    assert "cpu-2core (abacus, 1 threads)" in said and "seeds 0, 1" in said
+    assert "5 of " in said and "not complete" in said
+    recording["machine"] = MACHINE | {"CUDA GPU": "H100"}
+    assert "(H100, " in recovery.about(recording | {"name": "h100"})
+
+
+def test_a_complete_recording_lacks_nothing(recording):
+    runs = drop_recovery.plan("small_resnet", gpu=False)
+    recording["points"] = [point(91.0, seed=run.seed) for run in runs for _ in run.budgets]
+    assert "not complete" not in recovery.about(recording | {"name": "cpu-2core"})
+
+
+def test_points_are_found_by_what_they_are(recording):
+    assert len(recovery.points(recording)) == 5
+    assert [each["seed"] for each in recovery.points(recording, schedule="constant")] == [0, 1, 0]
+    assert recovery.points(recording, style="channels") == []
+
+
+def test_gaps_are_given_for_each_seed(recording):
+    lost = recovery.gaps(recording, "weights", 0.9, 0.2, schedule="constant")
+    assert lost == [1.0, 2.0]
+    assert recovery.gap(recording, "weights", 0.9, 0.2, schedule="constant") == 1.5
+    assert recovery.gap(recording, "weights", 0.9, 0.2, method="scratch") == 32.0
+    assert recovery.gap(recording, "weights", 0.9, 0.05) == 12.0
+
+
+def test_the_schedule_is_chosen_on_validation_pictures(recording):
+    assert recovery.gap(recording, "weights", 0.9) == pytest.approx(1.2)  # 91.8 beats 91.5
+
+
+def test_what_is_not_recorded_is_nan_and_is_left_out_of_a_claim(recording):
+    missing = recovery.gap(recording, "channels", 0.5)
+    assert math.isnan(missing) and math.isnan(recovery.right_after(recording, "channels", 0.5))
+    assert recovery.right_after(recording, "weights", 0.9) == 27.0
+    assert recovery.gaps(recording, "weights", 0.9, 1.0) == []
+    assert recovery.known({"a": missing, "b": 1.5}) == {"b": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("lost", "smallest"),
+    [({0.2: 1.0, 0.1: 2.0, 0.05: 3.0}, 0.1), ({0.1: math.nan, 0.2: 1.0}, 0.2), ({0.1: 3.0}, None)],
+)
+def test_the_smallest_budget_that_is_enough(lost, smallest):
+    assert recovery.smallest_budget(lost, 2.0) == smallest
+
+
+# --- intervals against what really happens over many test sets ------------------------------------
+
+N, SETS = 2000, 4000
+
+
+def covered(intervals, truth):
+    return np.mean([low <= truth <= high for low, high in intervals])
+
+
+def test_the_interval_of_a_difference_holds_the_truth_95_times_in_100():
+    random = np.random.default_rng(0)
+    first, second = (random.binomial(N, share, SETS) / N * 100 for share in (0.92, 0.90))
+    found = [recovery.difference_interval(a, b, N) for a, b in zip(first, second, strict=True)]
+    assert 0.94 < covered(found, 2.0) < 0.96
+
+
+def test_the_paired_interval_holds_the_truth_95_times_in_100_and_is_narrower():
+    # Of the pictures 5 % are right in the first network only, 3 % in the second only.
+    random = np.random.default_rng(0)
+    counts = random.multinomial(N, [0.05, 0.03, 0.87, 0.05], SETS)
+    found = [recovery.paired_interval(int(a), int(b), N) for a, b, *_ in counts]
+    assert 0.94 < covered(found, 2.0) < 0.96
+    apart = recovery.difference_interval(92.0, 90.0, N)
+    assert np.ptp(found[0]) < 0.8 * np.ptp(apart)
+
+
+@pytest.mark.parametrize("case", EXERCISES["04.3"].cases())
+def test_the_learner_builds_the_smallest_budget(case):
+    assert recovery.smallest_budget(*case) == EXERCISES["04.3"].reference(*case)
+
+
+@pytest.mark.parametrize("case", EXERCISES["04.4"].cases())
+def test_the_learner_builds_the_interval_of_a_difference(case):
+    found = recovery.difference_interval(*case)
+    assert found == pytest.approx(EXERCISES["04.4"].reference(*case))
