@@ -22,11 +22,23 @@ def main(arguments=None) -> int:
     lab.add_argument("--ip", help="address to serve on (this machine only; 0.0.0.0 is everyone)")
     lab.set_defaults(run=run_lab)
 
-    record = commands.add_parser("record", help="measure for hours, into a file that lessons read")
-    record.add_argument("experiment", choices=["drop_recovery"])
-    record.add_argument("--model", choices=["small_resnet", "resnet18"], required=True)
-    record.add_argument("--out", type=Path, help="the file (the one of this machine in data/)")
-    record.set_defaults(run=run_record)
+    record = commands.add_parser("record", help="measure for long, into a file that lessons read")
+    experiments = record.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True)
+    recovery = experiments.add_parser("drop_recovery", help="accuracy after pruning (hours)")
+    recovery.add_argument("--model", choices=["small_resnet", "resnet18"], required=True)
+    products = experiments.add_parser("sparse_vs_dense", help="sparse products (minutes)")
+    products.add_argument("--minutes", type=float, help="stop after so many; the command goes on")
+    widths = experiments.add_parser("structured_speedup", help="fewer channels (minutes)")
+    for experiment, run in (
+        (recovery, record_recovery),
+        (products, record_products),
+        (widths, record_widths),
+    ):
+        experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
+        experiment.set_defaults(run=run_record, record=run)
+
+    recordings = commands.add_parser("recordings", help="list the recordings that are there")
+    recordings.set_defaults(run=run_recordings)
 
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
@@ -55,16 +67,48 @@ def run_lab(chosen) -> int:
 
 def run_record(chosen) -> int:
     """Record an experiment, or go on with it; 1 when that is impossible, 130 when interrupted."""
-    from course_lib import drop_recovery
     from course_lib.data import DataError
     from course_lib.recordings import RecordingError
 
     try:
-        print(f"wrote {drop_recovery.record(chosen.model, chosen.out)}")
+        print(f"wrote {chosen.record(chosen)}")
     except KeyboardInterrupt:
         print("Stopped. Every finished run is kept; the same command goes on.", file=sys.stderr)
         return 130
     except (DataError, RecordingError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def record_recovery(chosen) -> Path:
+    """Accuracy right after pruning, and after retraining."""
+    from course_lib import drop_recovery
+
+    return drop_recovery.record(chosen.model, chosen.out)
+
+
+def record_products(chosen) -> Path:
+    """Sparse products against dense ones."""
+    from course_lib import sparse_vs_dense
+
+    return sparse_vs_dense.record(chosen.out, chosen.minutes)
+
+
+def record_widths(chosen) -> Path:
+    """Networks and layers with fewer channels."""
+    from course_lib import structured_speedup
+
+    return structured_speedup.record(chosen.out)
+
+
+def run_recordings(chosen) -> int:
+    """List the recordings; 1 when one is damaged."""
+    from course_lib import recordings
+
+    try:
+        print(*recordings.listed(), sep="\n")
+    except recordings.RecordingError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,24 +1,39 @@
-"""What a network costs: bytes on disk and multiply-accumulates."""
+"""What a network costs: bytes on disk, multiply-accumulates, bytes moved; and what limits both.
+
+MACs are counted by torch's own counter, which counts a multiplication and an addition as two
+operations.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from course_lib.timing import compare
+
 
 @torch.no_grad()
 def macs(model: nn.Module, example: torch.Tensor) -> int:
-    """Multiply-accumulates of one forward pass on ``example``, zeros included.
+    """Multiply-accumulates of one forward pass on ``example``, zeros included."""
+    with _counter() as counter:
+        model(example)
+    return counter.get_total_flops() // 2
 
-    Counted by torch itself, which counts a multiplication and an addition as two operations.
-    """
+
+@contextmanager
+def _counter() -> Iterator[FlopCounterMode]:
+    """Torch's counter, which does not see into its fused attention: that is off meanwhile."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # torch does not count its fused attention
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with FlopCounterMode(display=False) as counter:
-            model(example)
+            yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops() // 2
 
 
 def stored_bytes(model: nn.Module) -> int:
@@ -26,3 +41,96 @@ def stored_bytes(model: nn.Module) -> int:
     from safetensors.torch import save
 
     return len(save({name: value.contiguous() for name, value in model.state_dict().items()}))
+
+
+# --- layer by layer -----------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """What a layer does in one forward pass: its MACs, and the bytes that it has to move."""
+
+    macs: int
+    moved: int
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity: MACs per byte moved."""
+        return self.macs / self.moved
+
+
+@torch.no_grad()
+def work(model: nn.Module, example: torch.Tensor) -> dict[str, Work]:
+    """What every layer of ``model`` does in one forward pass on ``example``, by its name.
+
+    A layer is a module without modules inside. It has to move its weights, its input and its
+    output, each once; what a cache saves, or a bad order repeats, is not counted. Operations that
+    are no module, such as an addition in ``forward``, are not counted either.
+    """
+    moved: dict[str, int] = {}
+
+    def note(layer: nn.Module, inputs: tuple, output: torch.Tensor, name: str) -> None:
+        own = [*layer.parameters(), *layer.buffers()]
+        moved[name] = moved.get(name, 0) + sum(map(_bytes, [*own, *inputs, output]))
+
+    layers = [(name, layer) for name, layer in model.named_modules() if not [*layer.children()]]
+    hooks = [layer.register_forward_hook(partial(note, name=name)) for name, layer in layers]
+    try:
+        with _counter() as counter:
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    flops = counter.get_flop_counts()
+    return {
+        name: Work(sum(flops.get(_path(model, name), {}).values()) // 2, moved[name])
+        for name in moved
+    }
+
+
+def _bytes(value: object) -> int:
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _path(model: nn.Module, name: str) -> str:
+    """How torch's counter names a layer."""
+    return f"{type(model).__name__}.{name}" if name else type(model).__name__
+
+
+# --- what limits --------------------------------------------------------------------------------
+
+
+class Roofline(NamedTuple):
+    """The two ceilings of a machine, measured (Williams, Waterman and Patterson, 2009).
+
+    ``bandwidth`` in bytes per second, ``rate`` in MACs per second.
+    """
+
+    bandwidth: float
+    rate: float
+
+    @property
+    def ridge(self) -> float:
+        """MACs per byte from which on arithmetic, not memory, is the limit."""
+        return self.rate / self.bandwidth
+
+    def attainable(self, intensity: float) -> float:
+        """MACs per second at so many MACs per byte, at best."""
+        return min(self.rate, self.bandwidth * intensity)
+
+    def milliseconds(self, work: Work) -> float:
+        """The least time that ``work`` can take."""
+        return 1000 * max(work.macs / self.rate, work.moved / self.bandwidth)
+
+
+def roofline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Roofline:
+    """Measure both ceilings: copying far more than a cache holds, and a product of matrices."""
+    size, megabytes = (8192, 1024) if device == "cuda" else (2048, 256)
+    source = torch.rand(megabytes * 2**18, device=device)
+    first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    target = torch.empty_like(source)
+    copying = compare({"copy": target.copy_}, source, rounds=10, seconds=1.0)
+    product = compare({"product": torch.mm}, first, second, rounds=10, seconds=1.0)
+    return Roofline(
+        bandwidth=2 * _bytes(source) / (copying.timings["copy"].median / 1000),
+        rate=size**3 / (product.timings["product"].median / 1000),
+    )

@@ -1,6 +1,7 @@
 """Recordings: what an experiment of hours measured on one machine, kept in a file.
 
-A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``. It is written anew after every
+A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``, or ``EXPERIMENT.json`` where the
+experiment needs no trained network. It is written anew after every
 run, so that an interrupted experiment goes on where it stopped. ``python -m course_lib record``
 makes one; lessons :func:`load` them and run one of the points again.
 """
@@ -11,9 +12,10 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -41,6 +43,7 @@ KINDS = {
     float: "a number",
     "percentage": "a number from 0 to 100",
     "interval": "a lower and a higher number from 0 to 100",
+    "range": "a lower and a higher number, not below 0",
 }
 
 MEASURED = {"accuracy": "percentage", "interval": "interval", "validation": "percentage"}
@@ -50,15 +53,24 @@ HEADER = {
     "schema": int,
     "experiment": str,
     "command": str,
-    "model": str,
-    "weights": str,
     "machine": dict,
     "started": str,
     "written": str,
 }
 
+TRAINED = {"model": str, "weights": str}
+TIMED = {
+    "median": float,
+    "quartiles": "range",
+    "rounds": int,
+    "speedup": float,
+    "interval": "range",
+}
+PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
+
 SHAPES = {
     "drop_recovery": HEADER
+    | TRAINED
     | {
         "seeds": [int],
         "recipe": {"epochs": float, "lr": float, "constant_factor": float},
@@ -69,7 +81,30 @@ SHAPES = {
             | {"seed": int, "epochs": float, "lr": float, "seconds": float}
             | MEASURED
         ],
-    }
+    },
+    "sparse_vs_dense": HEADER
+    | {
+        "seed": int,
+        "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
+        "zeros": [{"dtype": str, "size": int} | TIMED],
+        "points": [
+            PRODUCT
+            | {"format": str, "sparsity": float, "bytes": int, "convert": float, "error": float}
+            | TIMED
+        ],
+        "refused": [PRODUCT | {"format": str, "why": str}],
+    },
+    "structured_speedup": HEADER
+    | TRAINED
+    | {
+        "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
+        "points": [
+            {"part": str, "removed": float, "batch": int, "dtype": str}
+            | {"parameters": int, "macs": int, "predicted": float}
+            | TIMED
+        ],
+        "staircase": [{"channels": int, "batch": int, "dtype": str, "macs": int} | TIMED],
+    },
 }
 
 
@@ -108,13 +143,19 @@ def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, s
 
 def _fits(value: object, shape: object) -> bool:
     if shape == "interval":
-        pair = isinstance(value, list) and len(value) == 2 and all(map(_is_percentage, value))
-        return pair and value[0] <= value[1]
+        return _is_pair(value) and all(map(_is_percentage, value))
+    if shape == "range":
+        return _is_pair(value) and value[0] >= 0
     if shape == "percentage":
         return _is_percentage(value)
     if shape is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is shape
+
+
+def _is_pair(value: object) -> bool:
+    two = isinstance(value, list) and len(value) == 2 and all(_fits(one, float) for one in value)
+    return two and value[0] <= value[1]
 
 
 def _is_percentage(value: object) -> bool:
@@ -124,20 +165,24 @@ def _is_percentage(value: object) -> bool:
 # --- reading and writing ------------------------------------------------------------------------
 
 
-def file_of(experiment: str, model: str, root: Path = DATA) -> Path:
-    """Where this machine's recording of ``experiment`` on ``model`` belongs."""
-    return Path(root) / "recordings" / machine_name() / f"{experiment}-{model}.json"
+def file_of(experiment: str, model: str | None = None, root: Path = DATA) -> Path:
+    """Where this machine's recording of ``experiment``, on ``model``, belongs."""
+    return Path(root) / "recordings" / machine_name() / _file_name(experiment, model)
 
 
-def load(experiment: str, model: str, root: Path = DATA) -> dict[str, dict]:
-    """The recordings of ``experiment`` on ``model``, by the name of the machine.
+def _file_name(experiment: str, model: str | None) -> str:
+    return f"{experiment}-{model}.json" if model else f"{experiment}.json"
+
+
+def load(experiment: str, model: str | None = None, root: Path = DATA) -> dict[str, dict]:
+    """The recordings of ``experiment``, on ``model``, by the name of the machine.
 
     A recording that you made yourself is among them. There may be none.
 
     Raises:
         RecordingError: a recording is damaged or of another version of the course.
     """
-    paths = sorted(Path(root).glob(f"recordings/*/{experiment}-{model}.json"))
+    paths = sorted(Path(root).glob(f"recordings/*/{_file_name(experiment, model)}"))
     return {path.parent.name: read(path, experiment) for path in paths}
 
 
@@ -154,6 +199,57 @@ def read(path: Path, experiment: str) -> dict:
             f"{path} is no recording of {experiment}: {error}. Restore it if it belongs to the "
             "course; delete it if it is your own, and record again."
         ) from error
+
+
+class Listed(NamedTuple):
+    """A recording that is there, and how many points it holds."""
+
+    machine: str
+    experiment: str
+    model: str
+    written: str
+    points: int
+
+    def __str__(self) -> str:
+        what = f"{self.experiment} {self.model}".strip()
+        return f"{self.machine:16s} {what:32s} {self.points:5d} points, written {self.written}"
+
+
+def listed(root: Path = DATA) -> list[Listed]:
+    """All recordings in ``root``, by experiment.
+
+    Raises:
+        RecordingError: one of them is damaged.
+    """
+    return [
+        Listed(name, experiment, found.get("model", ""), found["written"], len(found["points"]))
+        for experiment in SHAPES
+        for path in sorted(Path(root).glob(f"recordings/*/{experiment}*.json"))
+        if ".aside-" not in path.name
+        for name, found in [(path.parent.name, read(path, experiment))]
+    ]
+
+
+def points(recording: dict, **what: object) -> list[dict]:
+    """The points that agree with ``what``, such as ``style="weights", amount=0.9, seed=0``."""
+    return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
+
+
+def side_by_side(
+    found: Mapping[str, dict], value: str, by: Sequence[str], **what: object
+) -> dict[tuple, dict[str, float]]:
+    """One ``value`` of several recordings of an experiment: a row for each point, by machine.
+
+    Args:
+        found: recordings by machine, as :func:`load` gives them.
+        by: the fields that tell the points apart, such as ``("format", "asked")``.
+        what: fields that all points must have, as in :func:`points`.
+    """
+    rows: dict[tuple, dict[str, float]] = {}
+    for name, recording in found.items():
+        for point in points(recording, **what):
+            rows.setdefault(tuple(point[key] for key in by), {})[name] = point[value]
+    return rows
 
 
 def write(recording: dict, path: Path) -> Path:
@@ -184,7 +280,7 @@ def resume(begun: dict, path: Path) -> tuple[dict | None, str]:
         found = read(path, begun["experiment"])
     except RecordingError as error:
         return None, f"{error.__cause__}: {path} is set aside as {set_aside(path).name}."
-    others = [key for key in IDENTITY if found[key] != begun[key]]
+    others = [key for key in IDENTITY if found.get(key) != begun.get(key)]
     if others:
         reason = f"It records another {' and '.join(others)}"
         return None, f"{reason}: {path} is set aside as {set_aside(path).name}."

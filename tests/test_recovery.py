@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from course_lib import drop_recovery, recordings
+from course_lib import drop_recovery, recordings, training
 from course_lib.recordings import RecordingError
 from course_lib.teaching import recovery
 from course_lib.teaching.exercises import EXERCISES
@@ -101,9 +101,9 @@ def test_a_complete_recording_lacks_nothing(recording):
 
 
 def test_points_are_found_by_what_they_are(recording):
-    assert len(recovery.points(recording)) == 5
-    assert [each["seed"] for each in recovery.points(recording, schedule="constant")] == [0, 1, 0]
-    assert recovery.points(recording, style="channels") == []
+    assert len(recordings.points(recording)) == 5
+    assert [each["seed"] for each in recordings.points(recording, schedule="constant")] == [0, 1, 0]
+    assert recordings.points(recording, style="channels") == []
 
 
 def test_gaps_are_given_for_each_seed(recording):
@@ -146,7 +146,7 @@ def covered(intervals, truth):
 def test_the_interval_of_a_difference_holds_the_truth_95_times_in_100():
     random = np.random.default_rng(0)
     first, second = (random.binomial(N, share, SETS) / N * 100 for share in (0.92, 0.90))
-    found = [recovery.difference_interval(a, b, N) for a, b in zip(first, second, strict=True)]
+    found = [training.difference_interval(a, b, N) for a, b in zip(first, second, strict=True)]
     assert 0.94 < covered(found, 2.0) < 0.96
 
 
@@ -154,9 +154,9 @@ def test_the_paired_interval_holds_the_truth_95_times_in_100_and_is_narrower():
     # Of the pictures 5 % are right in the first network only, 3 % in the second only.
     random = np.random.default_rng(0)
     counts = random.multinomial(N, [0.05, 0.03, 0.87, 0.05], SETS)
-    found = [recovery.paired_interval(int(a), int(b), N) for a, b, *_ in counts]
+    found = [training.paired_interval(int(a), int(b), N) for a, b, *_ in counts]
     assert 0.94 < covered(found, 2.0) < 0.96
-    apart = recovery.difference_interval(92.0, 90.0, N)
+    apart = training.difference_interval(92.0, 90.0, N)
     assert np.ptp(found[0]) < 0.8 * np.ptp(apart)
 
 
@@ -167,5 +167,5 @@ def test_the_learner_builds_the_smallest_budget(case):
 
 @pytest.mark.parametrize("case", EXERCISES["04.4"].cases())
 def test_the_learner_builds_the_interval_of_a_difference(case):
-    found = recovery.difference_interval(*case)
+    found = training.difference_interval(*case)
     assert found == pytest.approx(EXERCISES["04.4"].reference(*case))

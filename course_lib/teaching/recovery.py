@@ -53,11 +53,6 @@ def about(recording: dict) -> str:
     return "\n".join(lines)
 
 
-def points(recording: dict, **what: object) -> list[dict]:
-    """The points that agree with ``what``, such as ``style="weights", amount=0.9, seed=0``."""
-    return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
-
-
 def right_after(recording: dict, style: str, amount: float) -> float:
     """Test accuracy right after pruning, in percent."""
     for pruned in recording["pruned"]:
@@ -81,7 +76,7 @@ def gaps(
         schedule: None takes the one that did best on the validation pictures.
     """
     what = {"style": style, "amount": amount, "budget": budget, "method": method}
-    found = points(recording, **what)
+    found = recordings.points(recording, **what)
     if schedule is None and found:
         schedule = max(_by_schedule(found).items(), key=lambda item: fmean(item[1]))[0]
     dense = recording["dense"]["accuracy"]
@@ -117,26 +112,3 @@ def smallest_budget(gaps: Mapping[float, float], tolerance: float) -> float | No
         gaps: by budget, the accuracy still lost, in points. Lesson 04 builds this function.
     """
     return min((budget for budget, lost in gaps.items() if lost <= tolerance), default=None)
-
-
-def difference_interval(first: float, second: float, n: int) -> tuple[float, float]:
-    """95 % interval of ``first - second``, two accuracies in percent, in points.
-
-    Each was measured on ``n`` pictures of its own. On the same pictures the interval is narrower:
-    see :func:`paired_interval`. Lesson 04 builds this function.
-    """
-    variance = sum(percent / 100 * (1 - percent / 100) / n for percent in (first, second))
-    half = 100 * 1.96 * math.sqrt(variance)
-    return first - second - half, first - second + half
-
-
-def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two accuracies on the same ``n`` pictures, in points.
-
-    Pictures that both get right, or both get wrong, say nothing about the difference (McNemar,
-    1947). What counts are those that ``only_first`` and ``only_second`` got right.
-    """
-    difference = (only_first - only_second) / n
-    variance = (only_first + only_second) / n**2 - difference**2 / n
-    half = 100 * 1.96 * math.sqrt(variance)
-    return 100 * difference - half, 100 * difference + half

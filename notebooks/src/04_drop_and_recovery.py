@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_lib import data, drop_recovery, masks, models, training
+from course_lib import data, drop_recovery, masks, models, recordings, training
 from course_lib.bars import bar
 from course_lib.recipes import RECIPES
 from course_lib.teaching import claims, figures, recovery
@@ -370,7 +370,7 @@ def sweep(network, retraining, budget):
     what = {"method": method, "schedule": schedule, "budget": share, "seed": 0}
     figure, panel = panels("test accuracy (%)", ylim=(70, 95))
     for style, axes in panel.items():
-        found = recovery.points(recording, style=style, **what)
+        found = recordings.points(recording, style=style, **what)
         show_points(axes, recording, style, sorted(found, key=lambda point: point["amount"]))
     return figure
 
@@ -509,7 +509,7 @@ half = drop_recovery.point("small_resnet", "channels", 0.5, **what, data=picture
 tested = training.accuracy(repaired, pictures.test)
 away = []
 for style, amount, here in (("weights", 0.9, tested), ("channels", 0.5, half["accuracy"])):
-    for there in recovery.points(small, style=style, amount=amount, method="one-shot", **what):
+    for there in recordings.points(small, style=style, amount=amount, method="one-shot", **what):
         away.append(abs(here - there["accuracy"]))
         print(f"{named(style, amount)}: here {here:.2f} %, recorded {there['accuracy']:.2f} %")
 print(f"threads: here {torch.get_num_threads()}, recorded {small['machine']['threads']}")
@@ -560,8 +560,8 @@ def right(network):
 # %% tags=["nbval-ignore-output"]
 whole, sparse = right(net), right(repaired)
 only_whole, only_sparse = int((whole & ~sparse).sum()), int((sparse & ~whole).sum())
-apart = recovery.difference_interval(dense, tested, len(whole))
-paired = recovery.paired_interval(only_whole, only_sparse, len(whole))
+apart = training.difference_interval(dense, tested, len(whole))
+paired = training.paired_interval(only_whole, only_sparse, len(whole))
 print(f"only dense is right: {only_whole} pictures, only pruned: {only_sparse}")
 print(f"dense minus pruned: {dense - tested:.2f} points")
 print(f"on pictures of their own: {apart[0]:.2f} to {apart[1]:.2f}")
@@ -598,7 +598,7 @@ for each in PRUNED:
     constant, rewound = (
         recovery.gap(small, *each, budget=0.2, schedule=name) for name in ("constant", "rewound")
     )
-    low, high = recovery.difference_interval(dense - rewound, dense - constant, 10_000)
+    low, high = training.difference_interval(dense - rewound, dense - constant, 10_000)
     clear[each] = "better" if low > 0 else "worse" if high < 0 else "not clear"
     print(f"{named(*each):20s} {constant - rewound:5.2f} ({low:5.2f} to {high:5.2f}) {clear[each]}")
 
@@ -819,7 +819,7 @@ print(card12.here.text)
 close = []
 for card in (card02, card03, card04, card11, card12, card13):
     for test, value, passed in card.here.outcomes:
-        low, high = recovery.difference_interval(dense, dense - (value or 0), 10_000)
+        low, high = training.difference_interval(dense, dense - (value or 0), 10_000)
         limits = [limit for limit in (test.at_least, test.at_most) if limit is not None]
         if passed is not None and any(low < limit < high for limit in limits):
             close.append(card.claim.id)

@@ -1,0 +1,286 @@
+"""A weight matrix with zeros, held in every sparse format of torch: its bytes and its speed.
+
+A *format* is a way to hold the matrix. Each needs its own *pattern* of zeros: single weights
+anywhere, whole square blocks, or two of every four weights in a row (2:4). Lesson 05 shows them.
+"""
+
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from course_lib.masks import lowest_overall, nm_mask, zeros_asked
+from course_lib.timing import Speedup, Timing, compare
+
+#: How far a product may be from the dense one, as a fraction of its largest value.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class Unsupported(RuntimeError):
+    """A format that this device, dtype or shape cannot have, and why."""
+
+
+Convert = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Format(NamedTuple):
+    """How a matrix is held: ``convert`` makes it from the dense one; zeros come in such ``block`` s.
+
+    ``block`` is 1 for single weights, n for blocks of n x n, None for 2:4.
+    """
+
+    convert: Convert
+    block: int | None = 1
+
+
+class Held(NamedTuple):
+    """A weight matrix in one format.
+
+    ``tensor`` is what multiplies, ``dense`` the same zeros held dense. Where the format cannot be
+    had, both are None, and ``why`` says why.
+    """
+
+    dense: torch.Tensor | None = None
+    tensor: torch.Tensor | None = None
+    sparsity: float = 0.0
+    bytes: int = 0
+    convert_ms: float = 0.0
+    why: str | None = None
+
+
+class Row(NamedTuple):
+    """What a format took for one product; ``speedup`` is over the dense weight.
+
+    ``error`` is the largest difference from the product of the same zeros held dense, as a fraction
+    of its largest value. What was not timed has no ``timing``, and ``why`` says why.
+    """
+
+    timing: Timing | None = None
+    speedup: Speedup | None = None
+    error: float | None = None
+    why: str | None = None
+
+
+# --- formats ------------------------------------------------------------------------------------
+
+
+def csr(weight: torch.Tensor) -> torch.Tensor:
+    """Compressed sparse rows: each nonzero value with its column, and where each row begins."""
+    held = weight.to_sparse_csr()
+    places = held.crow_indices().int(), held.col_indices().int()  # 32 bits are enough, and less
+    return torch.sparse_csr_tensor(*places, held.values(), weight.shape)
+
+
+def coo(weight: torch.Tensor) -> torch.Tensor:
+    """Coordinates: each nonzero value with its row and its column."""
+    return weight.to_sparse_coo().coalesce()
+
+
+def bsr(weight: torch.Tensor, block: int) -> torch.Tensor:
+    """Block sparse rows: CSR whose entries are dense blocks.
+
+    Raises:
+        Unsupported: ``block`` does not divide the shape.
+    """
+    if any(size % block for size in weight.shape):
+        raise Unsupported(f"{tuple(weight.shape)} cannot be cut into blocks of {block} x {block}")
+    return weight.to_sparse_bsr((block, block))
+
+
+def two_four(weight: torch.Tensor) -> torch.Tensor:
+    """2:4: two of every four values, and two bits for the place of each (Mishra et al., 2021).
+
+    Raises:
+        Unsupported: there are no sparse tensor cores here.
+    """
+    if not weight.is_cuda:
+        raise Unsupported("2:4 needs a CUDA GPU with sparse tensor cores")
+    if torch.cuda.get_device_capability() < (8, 0):
+        raise Unsupported(f"{torch.cuda.get_device_name()} has no sparse tensor cores")
+    return torch.sparse.to_sparse_semi_structured(weight)
+
+
+FORMATS = {
+    "masked": Format(torch.Tensor.contiguous),
+    "COO": Format(coo),
+    "CSR": Format(csr),
+    "BSR 4": Format(partial(bsr, block=4), block=4),
+    "BSR 16": Format(partial(bsr, block=16), block=16),
+    "BSR 32": Format(partial(bsr, block=32), block=32),
+    "2:4": Format(two_four, block=None),
+}
+
+
+def held_bytes(held: torch.Tensor) -> int:
+    """Bytes of the values and of the indices that say where they belong."""
+    if held.layout is torch.strided and type(held) is torch.Tensor:
+        parts = [held]
+    elif held.layout is torch.sparse_coo:
+        parts = [held.values(), held.indices()]
+    elif held.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [held.values(), held.col_indices(), held.crow_indices()]
+    else:
+        parts = [part for part in (held.packed, held.meta) if part is not None]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+# --- zeros in the pattern that a format needs ---------------------------------------------------
+
+
+def pruned(weight: torch.Tensor, sparsity: float, block: int | None = 1) -> torch.Tensor:
+    """``weight`` (rows, columns) with the smallest of its weights, or of its blocks, set to zero.
+
+    Args:
+        block: 1 for single weights; n for blocks of n x n, ranked by the sum of their magnitudes;
+            None for the two smallest of every four in a row, whatever ``sparsity`` says.
+
+    Raises:
+        ValueError: ``sparsity`` is not within 0 to 1.
+        Unsupported: the block, or four, does not divide the shape.
+    """
+    if block is None:
+        if weight.shape[1] % 4:
+            raise Unsupported(f"4 does not divide the {weight.shape[1]} columns")
+        return weight * nm_mask(weight.abs(), 2, 4)
+    if any(size % block for size in weight.shape):
+        raise Unsupported(f"{tuple(weight.shape)} cannot be cut into blocks of {block} x {block}")
+    rows, columns = (size // block for size in weight.shape)
+    sums = weight.abs().float().view(rows, block, columns, block).sum((1, 3))
+    mask = lowest_overall({"blocks": sums}, torch.Tensor.abs, sparsity)["blocks"]
+    return weight * mask.repeat_interleave(block, 0).repeat_interleave(block, 1)
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def hold(
+    weight: torch.Tensor, sparsity: float, formats: Iterable[str] = tuple(FORMATS)
+) -> dict[str, Held]:
+    """``weight`` (rows, columns) as it is, named "dense", and in each of ``formats`` with zeros.
+
+    A format that cannot be had on this device, in this dtype or shape says why.
+
+    Raises:
+        ValueError: an unknown format, a weight that is no matrix, or an impossible ``sparsity``.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ValueError(f"There is no format {unknown[0]!r}; choose from {', '.join(FORMATS)}.")
+    if weight.dim() != 2:
+        raise ValueError(f"A weight is (rows, columns); got {tuple(weight.shape)}.")
+    zeros_asked(sparsity, weight.numel())
+    held, zeros = {"dense": Held(weight, weight, 0.0, held_bytes(weight))}, {}
+    for name in formats:
+        convert, block = FORMATS[name]
+        try:
+            if block not in zeros:
+                zeros[block] = pruned(weight, sparsity, block)
+            held[name] = _converted(zeros[block], convert)
+        except (RuntimeError, NotImplementedError) as error:
+            held[name] = Held(why=_first_sentence(error))
+    return held
+
+
+def _converted(dense: torch.Tensor, convert: Convert) -> Held:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls its sparse formats beta, or prototypes
+        tensor = convert(dense)
+        taken = _milliseconds(convert, dense)
+    share = 1 - int(dense.count_nonzero()) / dense.numel()
+    return Held(dense, tensor, share, held_bytes(tensor), taken)
+
+
+def _milliseconds(convert: Convert, weight: torch.Tensor) -> float:
+    """Median of three conversions."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        convert(weight)
+        if weight.is_cuda:
+            torch.cuda.synchronize()
+        taken.append(1000 * (time.perf_counter() - start))
+    return statistics.median(taken)
+
+
+def _first_sentence(error: Exception) -> str:
+    """What torch says, without the advice and the stack that may follow."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".")
+
+
+def measure(
+    held: Mapping[str, Held], inputs: torch.Tensor, *, rounds: int = 30, seconds: float = 2.0
+) -> dict[str, Row]:
+    """Time the product of everything that :func:`hold` gave with ``inputs``, in turns.
+
+    Every product is first compared with that of the same zeros held dense. One that is wrong, or
+    that torch refuses, is not timed, and says why.
+
+    Args:
+        inputs: (columns, batch), of the dtype and on the device of the weight.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    weight = held["dense"].tensor
+    if inputs.dim() != 2 or weight.shape[1] != inputs.shape[0]:
+        raise ValueError(
+            "The weight is (rows, columns) and the inputs are (columns, batch); got "
+            f"{tuple(weight.shape)} and {tuple(inputs.shape)}."
+        )
+    rows = {name: _checked(one, inputs) for name, one in held.items()}
+    runs = {
+        name: partial(torch.matmul, held[name].tensor)
+        for name, row in rows.items()
+        if row.why is None
+    }
+    result = compare(runs, inputs, rounds=rounds, seconds=seconds)
+    for name in runs:
+        speedup = result.speedup(name, over="dense")
+        rows[name] = rows[name]._replace(timing=result.timings[name], speedup=speedup)
+    return rows
+
+
+def _checked(held: Held, inputs: torch.Tensor) -> Row:
+    """The row of a product that is not timed yet: its error, or why it will not be timed."""
+    if held.why is not None:
+        return Row(why=held.why)
+    expected = held.dense @ inputs
+    try:
+        found = held.tensor @ inputs
+    except (RuntimeError, NotImplementedError) as problem:
+        return Row(why=_first_sentence(problem))
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    if not error <= TOLERANCE[inputs.dtype]:
+        return Row(error=error, why=f"its product is wrong by {error:.0%} of the largest value")
+    return Row(error=error)
+
+
+# --- reading a sweep ----------------------------------------------------------------------------
+
+
+def break_even(sparsities: Sequence[float], speedups: Sequence[float]) -> float | None:
+    """The sparsity from which on a format is faster than dense; None if it never is.
+
+    Between two measurements the logarithms of speed-up and density (1 - sparsity) are joined by a
+    straight line: the time of a sparse product is about proportional to what is left. If all
+    measurements are faster, the answer is the lowest sparsity that was measured, or less.
+
+    Args:
+        sparsities: rising, below 1.
+        speedups: dense time over sparse time at each.
+    """
+    pairs = list(zip(sparsities, speedups, strict=True))
+    slower = [number for number, (_, speedup) in enumerate(pairs) if speedup < 1]
+    if not slower:
+        return sparsities[0]
+    if slower[-1] == len(pairs) - 1:
+        return None
+    (before, slow), (after, fast) = pairs[slower[-1] : slower[-1] + 2]
+    share = math.log(1 / slow) / math.log(fast / slow)
+    return 1 - (1 - before) * ((1 - after) / (1 - before)) ** share
