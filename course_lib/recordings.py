@@ -59,13 +59,8 @@ HEADER = {
 }
 
 TRAINED = {"model": str, "weights": str}
-TIMED = {
-    "median": float,
-    "quartiles": "range",
-    "rounds": int,
-    "speedup": float,
-    "interval": "range",
-}
+TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
+TIMED |= {"speedup": float, "interval": "range"}
 PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
 
 SHAPES = {

@@ -29,9 +29,9 @@ Convert = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Format(NamedTuple):
-    """How a matrix is held: ``convert`` makes it from the dense one; zeros come in such ``block`` s.
+    """How a matrix is held: ``convert`` makes it from a dense one with zeros in its pattern.
 
-    ``block`` is 1 for single weights, n for blocks of n x n, None for 2:4.
+    ``block`` is that pattern: 1 for single weights, n for blocks of n x n, None for 2:4.
     """
 
     convert: Convert

@@ -1,4 +1,4 @@
-"""When does a sparse product beat the dense one? Every format, over sparsity, size, batch and dtype.
+"""When is a sparse product faster? Every format, over sparsity, size, batch and dtype.
 
 Lesson 05 shows what this experiment recorded, and runs some of it again.
 """
@@ -159,10 +159,10 @@ def _ceilings(device: str) -> dict:
 
 
 def against_zeros(size: int, device: str, dtype: torch.dtype) -> Comparison:
-    """The same square product of random numbers and of zeros. A GPU may be faster on zeros:
+    """The same square product of random numbers and of zeros.
 
-    bits that do not change take no power, and power limits its clock (He, 2024, "Strangely, matrix
-    multiplications on GPUs run faster when given predictable data").
+    A GPU may be faster on zeros: bits that do not change take no power, and power limits its clock
+    (He, 2024, "Strangely, matrix multiplications on GPUs run faster when given predictable data").
     """
     random = torch.randn(size, size).to(device, dtype)
     nothing = torch.zeros_like(random)

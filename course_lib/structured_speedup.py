@@ -6,6 +6,7 @@ Lesson 06 shows what this experiment recorded, and runs some of it again.
 from collections.abc import Iterable
 from datetime import date
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ def build(part: str, removed: float) -> nn.Module:
 
 def _convolutions(channels: list[int]) -> nn.Sequential:
     layers = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.ReLU()]
     return nn.Sequential(*layers).eval()
 

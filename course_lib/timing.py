@@ -66,7 +66,7 @@ class Speedup(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The ``timings`` of all candidates, and ``where`` they were taken: machine, clock, versions."""
+    """The ``timings`` of all candidates, and ``where``: machine, clock, threads, versions."""
 
     timings: dict[str, Timing]
     where: dict[str, str]

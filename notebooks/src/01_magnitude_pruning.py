@@ -380,19 +380,18 @@ print(
 
 # %% tags=["nbval-ignore-output"]
 one = pictures.test.images[:1]
-with torch.inference_mode():
-    times = timing.alternate({"dense": lambda: net(one), "masked": lambda: repaired(one)}, 100)
+times = timing.compare({"dense": net, "masked": repaired}, one, rounds=100)
 for name, network in (("dense", net), ("masked", repaired)):
     print(
         f"{name:7s} {tested['dense' if name == 'dense' else 'and fine-tuned']:.1f} %, "
         f"{cost.stored_bytes(network):,} bytes, {cost.macs(network, one):,} MACs, "
-        f"{times[name]:.2f} ms"
+        f"{times.timings[name].median:.2f} ms"
     )
 print(f"on {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 # %%
 bytes_ratio = cost.stored_bytes(repaired) / cost.stored_bytes(net)
-time_ratio = times["masked"] / times["dense"]
+time_ratio = 1 / times.speedup("masked", over="dense").value
 print(f"bytes, masked over dense: {bytes_ratio:.3f}")
 print("time within a quarter of dense:", 0.8 <= time_ratio <= 1.25)
 
