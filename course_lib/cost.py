@@ -66,34 +66,32 @@ def work(model: nn.Module, example: torch.Tensor) -> dict[str, Work]:
     output, each once; what a cache saves, or a bad order repeats, is not counted. Operations that
     are no module, such as an addition in ``forward``, are not counted either.
     """
-    moved: dict[str, int] = {}
+    found: dict[str, Work] = {}
+    before: list[int] = []
 
-    def note(layer: nn.Module, inputs: tuple, output: torch.Tensor, name: str) -> None:
-        own = [*layer.parameters(), *layer.buffers()]
-        moved[name] = moved.get(name, 0) + sum(map(_bytes, [*own, *inputs, output]))
+    def begin(layer: nn.Module, inputs: tuple) -> None:
+        before.append(counter.get_total_flops())
+
+    def end(layer: nn.Module, inputs: tuple, output: torch.Tensor, name: str) -> None:
+        macs, moved = found.get(name, (0, 0))
+        macs += (counter.get_total_flops() - before.pop()) // 2
+        moved += sum(map(_bytes, [*layer.parameters(), *layer.buffers(), *inputs, output]))
+        found[name] = Work(macs, moved)
 
     layers = [(name, layer) for name, layer in model.named_modules() if not [*layer.children()]]
-    hooks = [layer.register_forward_hook(partial(note, name=name)) for name, layer in layers]
+    hooks = [layer.register_forward_pre_hook(begin) for _, layer in layers]
+    hooks += [layer.register_forward_hook(partial(end, name=name)) for name, layer in layers]
     try:
         with _counter() as counter:
             model(example)
     finally:
         for hook in hooks:
             hook.remove()
-    flops = counter.get_flop_counts()
-    return {
-        name: Work(sum(flops.get(_path(model, name), {}).values()) // 2, moved[name])
-        for name in moved
-    }
+    return found
 
 
 def _bytes(value: object) -> int:
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
-
-
-def _path(model: nn.Module, name: str) -> str:
-    """How torch's counter names a layer."""
-    return f"{type(model).__name__}.{name}" if name else type(model).__name__
 
 
 # --- what limits --------------------------------------------------------------------------------

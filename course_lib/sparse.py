@@ -18,7 +18,7 @@ from course_lib.masks import lowest_overall, nm_mask, zeros_asked
 from course_lib.timing import Speedup, Timing, compare
 
 #: How far a product may be from the dense one, as a fraction of its largest value.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class Unsupported(RuntimeError):
@@ -168,6 +168,7 @@ def hold(
     Raises:
         ValueError: an unknown format, a weight that is no matrix, or an impossible ``sparsity``.
     """
+    formats = tuple(formats)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ValueError(f"There is no format {unknown[0]!r}; choose from {', '.join(FORMATS)}.")
@@ -218,14 +219,14 @@ def measure(
 ) -> dict[str, Row]:
     """Time the product of everything that :func:`hold` gave with ``inputs``, in turns.
 
-    Every product is first compared with that of the same zeros held dense. One that is wrong, or
-    that torch refuses, is not timed, and says why.
+    Every product is first compared with that of the same zeros held dense. One that is wrong, that
+    torch refuses or that has no weight left is not timed, and says why.
 
     Args:
         inputs: (columns, batch), of the dtype and on the device of the weight.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a dense product that is no number or of zeros only.
     """
     weight = held["dense"].tensor
     if inputs.dim() != 2 or weight.shape[1] != inputs.shape[0]:
@@ -234,6 +235,8 @@ def measure(
             f"{tuple(weight.shape)} and {tuple(inputs.shape)}."
         )
     rows = {name: _checked(one, inputs) for name, one in held.items()}
+    if rows["dense"].why:
+        raise ValueError(f"The dense product cannot be timed: {rows['dense'].why}.")
     runs = {
         name: partial(torch.matmul, held[name].tensor)
         for name, row in rows.items()
@@ -250,6 +253,8 @@ def _checked(held: Held, inputs: torch.Tensor) -> Row:
     """The row of a product that is not timed yet: its error, or why it will not be timed."""
     if held.why is not None:
         return Row(why=held.why)
+    if not held.dense.any():
+        return Row(why="nothing but zeros is left")
     expected = held.dense @ inputs
     try:
         found = held.tensor @ inputs

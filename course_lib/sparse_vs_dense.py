@@ -119,8 +119,9 @@ def record(path: Path | None = None, minutes: float | None = None, device: str =
     say(story)
     if recording is None:
         recording = _begun() | _ceilings(device) | {"points": [], "refused": []}
+        recordings.write(recording, path)
     there = {_key(point) for point in recording["points"]}
-    to_do = [case for case in plan(device) if not there.issuperset(_keys(case))]
+    to_do = [case for case in (_lacking(case, there) for case in plan(device)) if case.batches]
     for case in bar(to_do, "matrices"):
         if minutes is not None and time.perf_counter() - start > 60 * minutes:
             say(f"{minutes:g} minutes are over: the same command goes on.")
@@ -201,8 +202,11 @@ def _about(held: Held, row: Row) -> dict:
     } | as_recorded(row.timing, row.speedup)
 
 
-def _keys(case: Case) -> set[tuple]:
-    return {(case.matrix, case.dtype, case.sparsity, batch) for batch in case.batches}
+def _lacking(case: Case, there: set[tuple]) -> Case:
+    """``case`` with those of its batches that are not ``there``."""
+    matrix, dtype, sparsity, batches = case
+    missing = (batch for batch in batches if (matrix, dtype, sparsity, batch) not in there)
+    return case._replace(batches=tuple(missing))
 
 
 def _key(point: dict) -> tuple:

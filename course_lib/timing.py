@@ -100,7 +100,7 @@ def median_interval(values: Sequence[float]) -> Speedup:
     if n < LEAST_ROUNDS:
         raise ValueError(f"An interval of the median needs {LEAST_ROUNDS} values; got {n}.")
     as_few_below = accumulate(math.comb(n, count) for count in range(n))
-    cut = sum(2 * ways <= 0.05 * 2**n for ways in as_few_below) - 1  # so many at either end
+    cut = sum(40 * ways <= 2**n for ways in as_few_below) - 1  # 2.5 % at most at either end
     return Speedup(statistics.median(ranked), ranked[cut], ranked[n - 1 - cut])
 
 

@@ -10,12 +10,20 @@ import textwrap
 from collections.abc import Callable
 
 from course_lib.teaching import progress
-from course_lib.teaching.exercises import lesson00, lesson01, lesson02, lesson03, lesson04
+from course_lib.teaching.exercises import (
+    lesson00,
+    lesson01,
+    lesson02,
+    lesson03,
+    lesson04,
+    lesson05,
+    lesson06,
+)
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise
-    for lesson in (lesson00, lesson01, lesson02, lesson03, lesson04)
+    for lesson in (lesson00, lesson01, lesson02, lesson03, lesson04, lesson05, lesson06)
     for exercise in lesson.EXERCISES
 }
 
