@@ -303,6 +303,11 @@ def _finite(value: object, what: str) -> float:
     return number
 
 
+def known(measured: Mapping[str, float]) -> dict[str, float]:
+    """``measured`` without what is NaN because it is not recorded."""
+    return {name: value for name, value in measured.items() if not math.isnan(value)}
+
+
 def values(entries: Mapping[str, dict]) -> dict[str, float]:
     """The measured numbers in the stored ``entries`` of one claim, by quantity."""
     numbers = {

@@ -1,7 +1,6 @@
 """Reading the recordings of :mod:`course_lib.drop_recovery`: which one, what it holds and lacks.
 
-A recording may be half done. What it lacks is NaN, which a figure leaves out and :func:`known`
-keeps from a claim.
+A recording may be half done. What it lacks is NaN, which a figure leaves out.
 """
 
 import math
@@ -95,11 +94,6 @@ def gap(recording: dict, style: str, amount: float, budget: float = 0.2, **how: 
     """The mean of :func:`gaps`."""
     lost = gaps(recording, style, amount, budget, **how)
     return fmean(lost) if lost else math.nan
-
-
-def known(measured: Mapping[str, float]) -> dict[str, float]:
-    """``measured`` without what is NaN because it is not recorded."""
-    return {name: value for name, value in measured.items() if not math.isnan(value)}
 
 
 # --- built in lesson 04 -------------------------------------------------------------------------

@@ -740,7 +740,7 @@ print(card03.here.text)
 wanted = PRUNED[2:8]  # neither the easiest nor the hardest
 measured = {f"gap_{style}_{100 * amount:.0f}": gaps[style, amount] for style, amount in wanted}
 context = f"recorded on {small['name']}, 10,000 test pictures"
-card04 = claims.record("C04", recovery.known(measured), f"small_resnet, {context}")
+card04 = claims.record("C04", claims.known(measured), f"small_resnet, {context}")
 card04
 
 # %%
@@ -755,7 +755,7 @@ measured = {
     "regained_weights_80": drops["weights", 0.8] - gaps["weights", 0.8],
     "regained_channels_50": half["accuracy"] - (dense - drops["channels", 0.5]),
 }
-card02 = claims.record("C02", recovery.known(measured), f"small_resnet, live and {context}")
+card02 = claims.record("C02", claims.known(measured), f"small_resnet, live and {context}")
 card02
 
 # %%
@@ -771,7 +771,7 @@ measured = {
     "gap_95": gaps["weights", 0.95],
     "gap_95_resnet18": recovery.gap(large, "weights", 0.95),
 }
-card13 = claims.record("C13", recovery.known(measured), context)
+card13 = claims.record("C13", claims.known(measured), context)
 card13
 
 # %%
@@ -787,7 +787,7 @@ measured = {
     f"lost_half_{name}": recovery.gap(recording, "channels", 0.5)
     for name, recording in networks.items()
 }
-card11 = claims.record("C11", recovery.known(measured), context)
+card11 = claims.record("C11", claims.known(measured), context)
 card11
 
 # %%
@@ -802,7 +802,7 @@ measured = {}
 for name, recording in networks.items():
     at_70, at_85 = (recovery.gap(recording, "channels", amount) for amount in (0.7, 0.85))
     measured |= {f"lost_70_{name}": at_70, f"fall_beyond_70_{name}": at_85 - at_70}
-card12 = claims.record("C12", recovery.known(measured), context)
+card12 = claims.record("C12", claims.known(measured), context)
 card12
 
 # %%

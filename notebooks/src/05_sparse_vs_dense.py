@@ -1,0 +1,764 @@
+# %% [markdown]
+# # 05 Sparse against dense
+#
+# *Why is 90 % sparse not 10x faster?*
+#
+# You will be able to
+# - time two programs so that the ratio can be believed,
+# - say what CSR, COO, blocks and 2:4 store, and how many bytes that takes,
+# - find the break-even sparsity of a machine, for a vector and for a batch,
+# - explain it with two ceilings: memory and arithmetic.
+#
+# **Time**: 75 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C06, C07, C08, C14
+#
+# **Needs**: lesson 01. No network; a GPU is used where there is one.
+
+# %%
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from course_lib import cost, data, masks, models, recordings, sparse, timing, training
+from course_lib import sparse_vs_dense as sweep
+from course_lib.bars import bar
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import choose, predict, reveal
+
+plt.style.use(figures.STYLE)
+
+# %%
+SIZE, COLUMNS = 2048, 64
+generator = torch.Generator().manual_seed(0)
+weight = torch.randn(SIZE, SIZE, generator=generator)
+vector = torch.randn(SIZE, 1, generator=generator)
+batch = torch.randn(SIZE, COLUMNS, generator=generator)
+INPUTS = {"one vector": vector, f"a batch of {COLUMNS}": batch}
+
+# %% [markdown]
+# ## Predict
+#
+# A layer is a matrix that multiplies vectors. In this one 90 % of the weights are zero, and it is
+# stored without its zeros. "A tenth of the work" would be ten times faster.
+
+# %%
+predict(
+    "05.csr",
+    "90 % sparse, stored without the zeros, one vector: how many times faster than dense?",
+    low=0,
+    high=10,
+    unit="x",
+    step=0.1,
+)
+
+# %%
+predict(
+    "05.even",
+    "From which sparsity on is it faster at all, for a batch of 64 vectors?",
+    low=0,
+    high=100,
+    unit="%",
+)
+
+# %% [markdown]
+# ## An honest timer
+#
+# The same product, two hundred times in a row:
+
+# %% tags=["nbval-ignore-output"]
+product = partial(torch.matmul, weight)
+trace = timing.compare({"dense": product}, vector, rounds=200).timings["dense"]
+low, high = trace.quartiles
+print(f"median {trace.median:.3f} ms, half of them from {low:.3f} to {high:.3f} ms")
+print(f"fastest {min(trace.milliseconds):.3f} ms, slowest {max(trace.milliseconds):.3f} ms")
+
+# %%
+figure, axes = plt.subplots()
+axes.plot(trace.milliseconds, ".", color=figures.COLOURS["dense"])
+axes.axhline(trace.median, color="black", linewidth=1.5)
+axes.set(xlabel="round", ylabel="milliseconds", ylim=(0, None), title="One product, 200 times")
+figures.show(figure, alt="Times of 200 runs: most lie close to the median, some far above it.")
+
+# %% [markdown]
+# Nothing changed between the dots, and yet they differ. If one candidate is timed in a quiet moment
+# and the other in a busy one, the ratio is about the moments. So they take **turns**: A B A B. And
+# one number of each is the **median**, which a few slow rounds do not move.
+#
+# **Exercise 05.1.** `candidates` maps names to functions, `clock()` gives seconds. Run each
+# candidate once without counting, then in `rounds` rounds, in turns. Return the median
+# milliseconds of each.
+
+
+# %%
+def median_times(candidates, rounds, clock):
+    """Median milliseconds of each candidate, by name."""
+    return ...
+
+
+check("05.1", median_times)
+
+# %%
+# hint("05.1")
+# solution("05.1")
+
+# %% [markdown]
+# `timing.compare` does this, and more: it repeats what is too short for the clock, refuses to time
+# zeros, and gives an interval of the ratio. On a GPU it waits until the work is really done. Does
+# it tell the truth? Time a thing against itself, and against doing it twice.
+
+# %% tags=["nbval-ignore-output"]
+test = timing.self_test()
+print(f"against itself:      {test.same}")
+print(f"against doing twice: {test.twice}")
+
+# %%
+print("against itself is about 1:", abs(test.same.value - 1) < 0.15)
+print("against twice is about 2:", abs(test.twice.value - 2) < 0.4)
+
+# %% [markdown]
+# ## A mask gives nothing
+#
+# Set 90 % to zero and leave the matrix as it is.
+
+# %% tags=["nbval-ignore-output"]
+held = sparse.hold(weight, 0.9, ["masked", "CSR", "COO"])
+rows = {name: sparse.measure(held, inputs, seconds=1) for name, inputs in INPUTS.items()}
+for name, found in rows.items():
+    print(f"{name:14s} masked over dense: {found['masked'].speedup}")
+
+# %%
+close = [abs(found["masked"].speedup.value - 1) < 0.3 for found in rows.values()]
+print("a mask gives no speed:", all(close))
+
+# %% [markdown]
+# The processor multiplies zeros like everything else. To skip them, the matrix has to be stored
+# without them.
+#
+# ## Stored without zeros
+#
+# **CSR**, compressed sparse rows, walks through the rows and keeps three lists: the *values* that
+# are not zero, the *column* of each, and where each row *starts* in the two lists (with a last
+# entry that says where the last row ends).
+#
+# **Exercise 05.2.** Build the three lists from a matrix given as a list of rows.
+
+
+# %%
+def to_csr(matrix):
+    """Values, columns and starts."""
+    return ...
+
+
+check("05.2", to_csr)
+
+# %%
+# hint("05.2")
+# solution("05.2")
+
+# %%
+little = torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 2.0]])
+print(sparse.csr(little).values(), sparse.csr(little).col_indices())
+print(sparse.csr(little).crow_indices())
+
+# %% [markdown]
+# **COO** keeps a row and a column for each value.
+#
+# **Exercise 05.3.** How many bytes does CSR take?
+
+
+# %%
+def csr_bytes(rows, columns, nonzeros, value_bytes, index_bytes):
+    """Bytes of the three lists."""
+    return ...
+
+
+check("05.3", csr_bytes)
+
+# %%
+# hint("05.3")
+# solution("05.3")
+
+# %%
+for name in ("dense", "masked", "CSR", "COO"):
+    print(f"{name:7s} {held[name].bytes / 2**20:5.1f} MiB at {held[name].sparsity:.0%} sparsity")
+
+# %% [markdown]
+# A 32-bit value with a 32-bit column is twice as large as a value alone. So CSR saves memory only
+# beyond 50 % sparsity. (Torch's COO has 64-bit indices, two for each value.) Lesson 07 packs far
+# tighter; but these formats can be *multiplied* as they are.
+#
+# Now the time.
+
+# %% tags=["nbval-ignore-output"]
+for name, found in rows.items():
+    for kind in ("CSR", "COO"):
+        print(f"{name:14s} {kind} over dense: {found[kind].speedup}")
+csr_vector = rows["one vector"]["CSR"].speedup.value
+reveal("05.csr", csr_vector, low=0, high=10, unit="x")
+
+# %%
+print("CSR is ten times faster:", csr_vector > 9)
+print("COO is slower than CSR:", rows["one vector"]["COO"].speedup.value < csr_vector)
+
+# %% [markdown]
+# ## Find the break-even
+#
+# How sparse must it be? The same for more sparsities.
+
+# %% tags=["nbval-ignore-output"]
+speedups = {(name, kind): [] for name in INPUTS for kind in ("CSR", "COO")}
+for sparsity in bar(sweep.SPARSITIES, "sparsities"):
+    held_now = sparse.hold(weight, sparsity, ["CSR", "COO"])
+    for name, inputs in INPUTS.items():
+        found = sparse.measure(held_now, inputs, rounds=15, seconds=0.4)
+        for kind in ("CSR", "COO"):
+            speedups[name, kind].append(found[kind].speedup.value)
+
+
+# %%
+def sparsity_axis(axes):
+    """Density on a logarithmic scale, labelled with the sparsity."""
+    axes.set(xscale="log", yscale="log", xlabel="sparsity (%)", xlim=(0.6, 0.004))
+    ticks = [50, 80, 90, 95, 98, 99, 99.5]
+    axes.set_xticks([1 - percent / 100 for percent in ticks], [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.axhline(1, color=figures.COLOURS["dense"])
+
+
+# %%
+figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+DENSITIES = [1 - sparsity for sparsity in sweep.SPARSITIES]
+for axes, name in zip(pair, INPUTS, strict=True):
+    for kind, line in (("CSR", "o-"), ("COO", "s--")):
+        axes.plot(DENSITIES, speedups[name, kind], line, color="#0072B2", label=kind)
+    axes.plot(DENSITIES, [1 / density for density in DENSITIES], ":", color="black")
+    sparsity_axis(axes)
+    axes.set_title(name)
+pair[0].set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
+pair[0].set_ylabel("times faster than dense")
+pair[0].legend(loc="lower right")
+figures.show(figure, alt="Speed-up over sparsity: CSR crosses 1 late, COO later; ideal far above.")
+
+# %% [markdown]
+# Grey is the dense product, dotted is the naive hope: a tenth of the weights, ten times faster.
+# The measured lines run below it and almost in parallel: each weight that is left costs several
+# times what a weight costs in the dense product. Where a line crosses the grey one is its
+# **break-even**.
+
+# %% tags=["nbval-ignore-output"]
+even = {key: sparse.break_even(sweep.SPARSITIES, values) for key, values in speedups.items()}
+for (name, kind), at in even.items():
+    print(f"{kind}, {name:14s} " + ("never faster" if at is None else f"from {at:.1%} on"))
+reveal("05.even", 100 * even[f"a batch of {COLUMNS}", "CSR"], low=0, high=100, unit="%")
+
+# %%
+most = [values[-1] for values in speedups.values()]
+print("at 99.5 % CSR is faster than dense:", all(most[number] > 1 for number in (0, 2)))
+
+# %% [markdown]
+# Look again at the vector and the batch: they cross at different places, and both far from 100 %.
+# "Break-even sparsity" is a number of a machine, a format and a shape. On this processor it is low.
+#
+# ## Two ceilings
+#
+# Why is a tenth of the weights not a tenth of the time? A product has two jobs: *move* the weights
+# from memory, and *multiply*. A machine has a ceiling for each (the roofline of Williams, Waterman
+# and Patterson, 2009). First measure both: copying a lot, and multiplying large dense matrices.
+
+# %% tags=["nbval-ignore-output"]
+roof = cost.roofline()
+print(f"memory     {roof.bandwidth / 1e9:6.1f} GB/s")
+print(f"arithmetic {roof.rate / 1e9:6.1f} GMAC/s")
+print(f"in the time of one byte it could do {roof.ridge:.1f} MACs")
+
+# %% [markdown]
+# **Exercise 05.4.** At these ceilings, what is the least time that a product can take? Moving and
+# multiplying happen at the same time. Return the seconds, and which of the two is the limit:
+# "memory" or "arithmetic".
+
+
+# %%
+def least_time(macs, moved, rate, bandwidth):
+    """Seconds, and the name of what limits."""
+    return ...
+
+
+check("05.4", least_time)
+
+# %%
+# hint("05.4")
+# solution("05.4")
+
+# %% [markdown]
+# MACs per byte is the **arithmetic intensity**. A vector uses every weight once: a fraction of a
+# MAC per byte. A batch of 64 uses every weight 64 times. Only MACs with weights that are *not* zero
+# count as useful here.
+
+
+# %%
+def on_the_roofline(held, row, inputs):
+    """Useful MACs per byte, and per second, of one measured product."""
+    columns = inputs.shape[1]
+    macs = int(held.dense.count_nonzero()) * columns
+    moved = held.bytes + 4 * (inputs.numel() + held.dense.shape[0] * columns)
+    return macs / moved, macs / (row.timing.median / 1000)
+
+
+# %% tags=["nbval-ignore-output"]
+points = {
+    (kind, name): on_the_roofline(held[kind], rows[name][kind], inputs)
+    for kind in ("dense", "CSR")
+    for name, inputs in INPUTS.items()
+}
+for (kind, name), (intensity, rate) in points.items():
+    share = rate / roof.attainable(intensity)
+    print(f"{kind:6s} {name:14s} {intensity:5.2f} MACs a byte, {rate / 1e9:5.1f} GMAC/s", end="")
+    print(f", {share:.0%} of the roof")
+
+# %%
+figure, axes = plt.subplots()
+x = np.geomspace(0.05, 100, 100)
+axes.plot(x, [roof.attainable(value) / 1e9 for value in x], color="black", label="the roof")
+for (kind, name), (intensity, rate) in points.items():
+    colour = figures.COLOURS["dense" if kind == "dense" else "unstructured"]
+    marker = "o" if name == "one vector" else "s"
+    axes.plot(intensity, rate / 1e9, marker, color=colour, markersize=11, label=f"{kind}, {name}")
+axes.set(xscale="log", yscale="log", xlabel="useful MACs per byte", ylabel="useful GMAC/s")
+axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
+figures.show(figure, alt="Roofline: dense products near the roof, CSR products further below it.")
+
+# %%
+share = {key: rate / roof.attainable(intensity) for key, (intensity, rate) in points.items()}
+by_batch = f"a batch of {COLUMNS}"
+print("the dense batch is nearer to the roof:", share["dense", by_batch] > share["CSR", by_batch])
+
+# %% [markdown]
+# Left of the bend memory is the limit, right of it arithmetic. (A point *above* the slope found its
+# matrix in a cache, which is faster than memory.) The batch is the clearer case: dense, it runs
+# close to the roof. In CSR the same processor does far fewer useful MACs a second. Why?
+#
+# ## Is it the gather?
+#
+# The textbook says: **gather and scatter**. A dense product reads its inputs in a row. CSR must
+# look up the column of each weight, and fetch the input from there: from anywhere.
+#
+# That can be tested. Two CSR matrices, both 90 % sparse, with equally many weights in each row. In
+# one they lie anywhere, in the other side by side, so that every row reads a stretch of
+# neighbours. Same format, same bytes, same MACs. If it is the *places*, the second is much faster.
+
+
+# %%
+def csr_rows(together):
+    """A CSR matrix with a tenth of each row, anywhere or side by side."""
+    left = SIZE // 10
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    for row in mask:
+        first = int(torch.randint(SIZE - left + 1, (1,), generator=generator))
+        anywhere = torch.randperm(SIZE, generator=generator)[:left]
+        row[slice(first, first + left) if together else anywhere] = True
+    return sparse.csr(weight * mask)
+
+
+# %% tags=["nbval-ignore-output"]
+places = {"anywhere": csr_rows(together=False), "side by side": csr_rows(together=True)}
+runs = {name: partial(torch.matmul, matrix) for name, matrix in places.items()}
+gain = {}
+for name, inputs in INPUTS.items():
+    result = timing.compare(runs, inputs, seconds=1)
+    gain[name] = result.speedup("side by side", over="anywhere")
+    print(f"{name:14s} side by side over anywhere: {gain[name]}")
+
+# %%
+print("side by side is twice as fast:", any(ratio.value > 2 for ratio in gain.values()))
+
+# %% [markdown]
+# It is not the places, here: this input fits into a cache, and from there every place is about
+# equally near. What remains is the *work around* each weight. Its column must be loaded as well,
+# and its input fetched on its own, where a dense product takes many neighbours with one wide
+# instruction. So look at the price of a weight instead:
+
+# %% tags=["nbval-ignore-output"]
+price = {}
+for name in INPUTS:
+    left = 1 - held["CSR"].sparsity
+    price[name] = 1 / (rows[name]["CSR"].speedup.value * left)
+    print(f"{name:14s} a weight in CSR costs {price[name]:.1f} times a dense one", end="")
+    print(f"; break-even near {1 - 1 / price[name]:.0%}")
+
+# %%
+print("a weight in CSR costs more than a dense one:", min(price.values()) > 1)
+
+# %% [markdown]
+# Twice of that are the bytes: value and column. The rest is that wide instructions stay idle. And
+# the price tells the break-even at once: if a weight costs five times as much, four fifths have to
+# go before anything is gained.
+#
+# ## Blocks
+#
+# If zeros come in whole blocks, one index serves many weights, and inside a block everything is
+# dense again: **BSR**. Here are blocks of 4, 16 and 32, at the same 90 %.
+
+# %% tags=["nbval-ignore-output"]
+KINDS = ["CSR", "BSR 4", "BSR 16", "BSR 32"]
+blocks = sparse.hold(weight, 0.9, KINDS)
+by_kind = {
+    name: sparse.measure(blocks, inputs, rounds=15, seconds=1) for name, inputs in INPUTS.items()
+}
+for kind in KINDS:
+    told = ", ".join(f"{name}: {found[kind].speedup}" for name, found in by_kind.items())
+    print(f"{kind:7s} {told}")
+
+# %%
+figure, axes = plt.subplots()
+x = np.arange(len(KINDS))
+for shift, (name, found) in zip((-0.2, 0.2), by_kind.items(), strict=True):
+    heights = [found[kind].speedup.value for kind in KINDS]
+    colour = figures.COLOURS["unstructured"] if name == "one vector" else "#66b3dc"
+    axes.bar(x + shift, heights, 0.38, color=colour, label=name)
+axes.axhline(1, color=figures.COLOURS["dense"])
+axes.set_xticks(x, KINDS)
+axes.set(ylabel="times faster than dense", title="90 % sparse")
+axes.legend()
+figures.show(figure, alt="Speed-up of CSR and of blocks of 4, 16 and 32, for a vector and a batch.")
+
+# %%
+tiny = by_kind["one vector"]["BSR 4"].speedup.value
+print("blocks of 16 beat dense, for the batch:", by_kind[by_batch]["BSR 16"].speedup.value > 1)
+print("a format can be far slower than dense:", tiny < 0.5)
+
+# %% [markdown]
+# Blocks can be faster than CSR, and one bar is hardly to be seen: a good format with a bad routine.
+# The same blocks of 4 that shine for a batch are hopeless for a vector. Which routine the library
+# has for your shape matters more than the theory. **Measure.**
+#
+# ## 2:4
+#
+# Some GPUs have a unit for one pattern: of every four weights in a row, two are zero (Mishra et
+# al., 2021). It is stored as the two values and two bits for the place of each.
+#
+# **Exercise 05.5.** Store a row: of every four values keep the two of the largest magnitude (of
+# equal ones the earlier), in their order. `places` are 0 to 3, counted within each four.
+
+
+# %%
+def two_four(row):
+    """The values that are kept, and their places."""
+    return ...
+
+
+check("05.5", two_four)
+
+# %%
+# hint("05.5")
+# solution("05.5")
+
+# %%
+bits = 2 * (16 + 2)
+print(f"four weights of 16 bits: {4 * 16} bits dense, {bits} bits in 2:4 ({bits / 64:.0%})")
+
+# %% tags=["nbval-ignore-output"]
+two_four_held = sparse.hold(weight, 0.5, ["2:4"])["2:4"]
+print("here:", two_four_held.why or f"{two_four_held.bytes:,} bytes")
+
+# %% [markdown]
+# ## What a pattern costs
+#
+# The more regular the zeros, the easier for the hardware, and the fewer choices for you. Half of
+# the weights of `small_resnet` go, in four patterns, without any retraining. Blocks are squares in
+# the filters written as a matrix (outputs, inputs x 9).
+
+# %% tags=["nbval-ignore-output"]
+pictures = data.fashion_mnist()
+net = models.load_trained("small_resnet")
+some = data.Images(*(tensor[:2000] for tensor in pictures.validation))
+
+
+def block_masks(network, block):
+    """Half of the blocks of every layer that can be cut into blocks."""
+    found = masks.layer_masks(network, 0.0)
+    for name, parameter in masks.prunable(network).items():
+        matrix = parameter.detach().flatten(1)
+        if all(size % block == 0 for size in matrix.shape):
+            found[name] = sparse.pruned(matrix, 0.5, block).ne(0).view_as(parameter)
+    return found
+
+
+# %% tags=["nbval-ignore-output"]
+PATTERNS = {
+    "anywhere": masks.global_masks(net, 0.5),
+    "each layer": masks.layer_masks(net, 0.5),
+    "2:4": masks.nm_masks(net, 2, 4),
+    "blocks of 4": block_masks(net, 4),
+}
+left = {
+    name: training.accuracy(masks.pruned_copy(net, found), some) for name, found in PATTERNS.items()
+}
+print(", ".join(f"{name} {percent:.1f} %" for name, percent in left.items()))
+
+# %%
+axes = figures.bars(left, ylabel="accuracy (%)", title="Half of the weights gone, not retrained")
+axes.set_xticks(range(len(left)), list(left), rotation=0)
+figures.show(axes.figure, alt="Accuracy by pattern: anywhere highest, 2:4 lower, blocks lowest.")
+
+# %%
+falling = sorted(left.values(), reverse=True) == [*left.values()]
+print("each pattern costs more than the one before:", falling)
+
+# %% [markdown]
+# Retraining repairs much of it (lesson 04); the order of the bars is the price of regularity.
+#
+# ## Recorded machines
+#
+# The course recorded the same products for more sizes, batches and number formats.
+# `python -m course_lib record sparse_vs_dense` does it on your machine.
+
+# %% tags=["nbval-ignore-output"]
+recorded = recordings.load("sparse_vs_dense")
+for name, found in recorded.items():
+    machine = found["machine"]
+    gpu = machine["CUDA GPU"]
+    device = gpu if gpu != "none" else f"{machine['processor']}, {machine['threads']} threads"
+    print(f"{name}: {device}, torch {machine['torch']}, {len(found['points'])} points")
+gpus = [name for name, found in recorded.items() if found["machine"]["CUDA GPU"] != "none"]
+print("GPU recordings:", ", ".join(gpus) or "none yet; what is said of GPUs below is literature")
+
+
+# %%
+def speedup_over_sparsity(name, matrix, columns, dtype):
+    """Recorded speed-ups of every format."""
+    what = {"matrix": f"square {matrix}", "batch": int(columns), "dtype": dtype}
+    found = recordings.points(recorded[name], **what)
+    figure, axes = plt.subplots()
+    for kind, marker in zip(sparse.FORMATS, "os^DvP*", strict=True):
+        line = [(1 - p["asked"], p["speedup"]) for p in found if p["format"] == kind]
+        if line and kind != "masked":
+            axes.plot(*zip(*line, strict=True), f"{marker}-", label=kind)
+    sparsity_axis(axes)
+    axes.set(ylabel="times faster than dense", title=f"{name}, {matrix} x {matrix}")
+    if found:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center")
+    return figure
+
+
+# %% tags=["nbval-ignore-output"]
+choose(
+    speedup_over_sparsity,
+    {
+        "machine": [*recorded],
+        "size": ["2048", "512", "1024", "4096", "8192"],
+        "columns": [str(count) for count in sweep.BATCHES],
+        "numbers": ["float32", "float16", "bfloat16"],
+    },
+    alt="Recorded speed-up over sparsity, a line for each format; grey is dense.",
+)
+
+# %% [markdown]
+# Press "float16" on a CPU: hardly a format is left. Torch has no such routine there, and says so.
+# Where is the break-even, for CSR and for blocks of 16?
+
+
+# %%
+def recorded_break_even(found, kind, **what):
+    """In words, from the recorded speed-ups of a format."""
+    line = recordings.points(found, format=kind, **what)
+    at = sparse.break_even([p["asked"] for p in line], [p["speedup"] for p in line])
+    return "never" if at is None else f"{at:.1%}" if at > 0.5 else "below 50%"
+
+
+# %% tags=["nbval-ignore-output"]
+print("size  columns  numbers " + "".join(f"{kind:>12s}" for kind in ("CSR", "BSR 16")))
+for name, found in recorded.items():
+    print(name)
+    csr_points = recordings.points(found, format="CSR", asked=0.9)
+    for point in csr_points:
+        what = {key: point[key] for key in ("matrix", "batch", "dtype")}
+        told = [recorded_break_even(found, kind, **what) for kind in ("CSR", "BSR 16")]
+        size = f"{point['rows']} x {point['columns']}"
+        print(f"{size:12s} {point['batch']:5d} {point['dtype']:9s}", *(f"{t:>11s}" for t in told))
+
+# %% [markdown]
+# The rows that are not square are layers of ResNet-18 (as products of matrices) and of MiniLM. Read
+# down a column: there is no such thing as *the* break-even.
+#
+# Is the recording true? One of its points again:
+
+# %% tags=["nbval-ignore-output"]
+matrix = sweep.weight_of("square 1024", "float32", "cpu")
+again = sparse.measure(sparse.hold(matrix, 0.9, ["CSR"]), sweep.inputs_of(matrix, 64), seconds=1)
+here = again["CSR"].speedup
+what = {"matrix": "square 1024", "dtype": "float32", "batch": 64, "asked": 0.9, "format": "CSR"}
+for name, found in recorded.items():
+    for point in recordings.points(found, **what):
+        print(f"{name}: recorded {point['speedup']:.2f}x, here {here}")
+
+# %%
+there = [point["speedup"] for point in recordings.points(recorded["cpu-2core"], **what)]
+print("it agrees within a factor of two:", 0.5 < here.value / there[0] < 2)
+
+# %% [markdown]
+# ## And a GPU?
+#
+# A GPU has far wider units for dense products, so it has more to lose. Gale et al. (2020) wrote
+# special routines (Sputnik) that break even near 71 % in single precision; with the vendor's
+# routines of that time it took far more. With 16-bit numbers the dense product runs on the matrix
+# units, which a CSR product cannot use, and break-even moves further up. 2:4 has a unit of its own,
+# with a ceiling of twice the dense rate. If this machine has a GPU, here it is:
+
+# %% tags=["nbval-ignore-output"]
+on_gpu = {}
+if torch.cuda.is_available():
+    for dtype in (torch.float32, torch.float16):
+        large = torch.randn(4096, 4096, device="cuda", dtype=dtype)
+        inputs = torch.randn(4096, 4096, device="cuda", dtype=dtype)
+        for sparsity in (0.9, 0.95):
+            found = sparse.measure(sparse.hold(large, sparsity, ["CSR", "2:4"]), inputs)
+            on_gpu[dtype, sparsity] = found
+            for kind in ("CSR", "2:4"):
+                print(dtype, f"{sparsity:.0%}", kind, found[kind].speedup or found[kind].why)
+else:
+    print("this machine has no CUDA GPU; see the recordings above")
+
+
+# %%
+def on_a_gpu(kind, sparsity, dtype):
+    """Speed-up on a GPU, 4096 x 4096 times 4096 columns: live, else recorded, else NaN."""
+    if on_gpu:
+        row = on_gpu[getattr(torch, dtype), sparsity][kind]
+        return row.speedup.value if row.speedup else np.nan
+    what = {"matrix": "square 4096", "batch": 4096, "dtype": dtype, "asked": sparsity}
+    for name in gpus:
+        for point in recordings.points(recorded[name], format=kind, **what):
+            return point["speedup"]
+    return np.nan
+
+
+# %% [markdown]
+# ## The verdicts
+#
+# Speed-ups are over the dense product, on this machine; those of a GPU are live or recorded. C06:
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "csr_90_vector_cpu": rows["one vector"]["CSR"].speedup.value,
+    "csr_90_batch_cpu": rows[by_batch]["CSR"].speedup.value,
+    "csr_90_gpu_32": on_a_gpu("CSR", 0.9, "float32"),
+    "csr_90_gpu_16": on_a_gpu("CSR", 0.9, "float16"),
+}
+context = f"{SIZE} x {SIZE} in float32, one column and {COLUMNS}"
+claims.record("C06", claims.known(measured), context)
+
+# %% [markdown]
+# The sentence speaks of a GPU. On a processor it is a matter of the break-even above. C07, the
+# reason: how much faster are weights side by side, and what does a weight in CSR cost?
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "together_over_anywhere": gain["one vector"].value,
+    "price_of_a_weight": price["one vector"],
+}
+claims.record("C07", measured, context)
+
+# %% [markdown]
+# So "gather" is right if it means the work that each single weight brings along, and not right, on
+# this machine, if it means that the places are far apart. C08: does only special hardware gain?
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "csr_95_cpu": speedups[by_batch, "CSR"][sweep.SPARSITIES.index(0.95)],
+    "bsr_90_cpu": by_kind[by_batch]["BSR 16"].speedup.value,
+    "two_four_gpu": on_a_gpu("2:4", 0.95, "float16"),
+    "csr_95_gpu": on_a_gpu("CSR", 0.95, "float16"),
+}
+claims.record("C08", claims.known(measured), context)
+
+# %%
+print("a plain processor gains, too:", measured["csr_95_cpu"] > 1 and measured["bsr_90_cpu"] > 1)
+
+# %% [markdown]
+# C14, "memory only":
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "csr_bytes_ratio": held["CSR"].bytes / held["dense"].bytes,
+    "csr_time_ratio": 1 / rows[by_batch]["CSR"].speedup.value,
+}
+claims.record("C14", measured, context)
+
+# %%
+print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
+
+# %% [markdown]
+# ## Recap
+#
+# - Time in turns, take the median, give the ratio an interval, and never time zeros.
+# - A mask saves nothing. A sparse format saves bytes beyond half, and time beyond the break-even.
+# - The break-even belongs to a machine, a format, a routine and a shape. Measure yours.
+# - A weight in CSR costs several dense ones: its index, and wide units that stay idle.
+# - The more regular the zeros, the faster the product and the lower the accuracy.
+#
+# ## Interview questions
+#
+# **1. A matrix is 90 % sparse. Why is the product not ten times faster?**
+#
+# <details><summary>Answer</summary>
+#
+# First, if the zeros are stored, nothing is skipped at all. In CSR a weight brings its column
+# along, which doubles the bytes, and its input is fetched on its own, so wide instructions (and on
+# a GPU the matrix units) stay idle. A weight that is left costs several dense ones. If it costs
+# five, the break-even is at 80 %, and at 90 % you gain a factor of two.
+#
+# </details>
+#
+# **2. When is a sparse product worth it on a CPU?**
+#
+# <details><summary>Answer</summary>
+#
+# Earlier than many think: a CPU has no matrix units of a GPU's kind to lose. Ask for the routine:
+# which format, which number type (16-bit CSR may not exist), one column or many. Then measure the
+# break-even at the very shape. And count the conversion if the matrix changes often.
+#
+# </details>
+#
+# **3. What is 2:4 sparsity, and what does it promise?**
+#
+# <details><summary>Answer</summary>
+#
+# Two of every four neighbouring weights are zero. Stored are the two others and two bits each for
+# their places: a bit more than half of the bytes. Sparse tensor cores then have a ceiling of twice
+# the dense rate. Real gains are smaller, and there are none where memory or launching is the limit,
+# for one vector for instance. It works in certain number types and shapes only, and costs more
+# accuracy than the same share of zeros anywhere.
+#
+# </details>
+#
+# **4. How do you compare the speed of two programs?**
+#
+# <details><summary>Answer</summary>
+#
+# Warm up; alternate them; take medians of many rounds, and the ratio round by round with an
+# interval; use real or random data; keep conversions outside; on a GPU time with events, empty the
+# cache, and beware of launch times; say the device, threads and versions. Check the timer: a
+# program against itself must give one.
+#
+# </details>
+#
+# **5. What does the roofline tell you that a stopwatch does not?**
+#
+# <details><summary>Answer</summary>
+#
+# What could be gained, and where. With few MACs per byte, memory is the limit: store fewer bytes.
+# With many, arithmetic is: do fewer MACs, or use a faster unit. A point far below both ceilings
+# says that the routine, not the machine, is the problem; that is where CSR lies for a batch.
+#
+# </details>
+#
+# ## Where next
+#
+# Single zeros need luck with the hardware. **Lesson 06** removes whole channels, which leaves dense
+# matrices behind. Is half of the channels half of the time?

@@ -1,0 +1,515 @@
+# %% [markdown]
+# # 06 What removed channels buy
+#
+# *Do half the channels take half the time?*
+#
+# You will be able to
+# - count the multiplications of a convolution, a chain and a network with fewer channels,
+# - predict its time from two ceilings, and say why it takes longer,
+# - say where removing channels gains nothing,
+# - choose a network by accuracy and milliseconds, both measured.
+#
+# **Time**: 70 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C10, C11
+#
+# **Needs**: lessons 03, 04 and 05. No network, no GPU.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from course_lib import cost, recordings, timing
+from course_lib import structured_speedup as widths
+from course_lib.bars import bar
+from course_lib.teaching import claims, figures, recovery
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import choose, predict, reveal
+
+plt.style.use(figures.STYLE)
+HALF = 0.5
+
+# %%
+roof = cost.roofline()
+
+# %% [markdown]
+# ## Predict
+#
+# Lesson 05 left zeros behind and hoped for the hardware. Removed channels leave smaller *dense*
+# matrices, and any hardware likes these. Half of the channels of ResNet-18 are gone.
+
+# %%
+predict(
+    "06.half",
+    "ResNet-18 without half of its channels, one picture: how many times faster?",
+    low=1,
+    high=5,
+    unit="x",
+    step=0.1,
+)
+
+# %%
+predict(
+    "06.small",
+    "small_resnet, forty times smaller, without half of its channels: how many times faster?",
+    low=1,
+    high=5,
+    unit="x",
+    step=0.1,
+)
+
+# %% [markdown]
+# ## One layer
+#
+# **Exercise 06.1.** How many multiply-accumulates (MACs) does a convolution need? `height` and
+# `width` are those of its output map.
+
+
+# %%
+def conv_macs(inputs, outputs, kernel, height, width):
+    """MACs for one picture."""
+    return ...
+
+
+check("06.1", conv_macs)
+
+# %%
+# hint("06.1")
+# solution("06.1")
+
+# %% [markdown]
+# Remove a tenth of the outputs, and a tenth of the MACs is gone: a straight line. Does the time
+# follow? One convolution with 256 channels in and out, on maps of 14 x 14.
+
+
+# %% tags=["nbval-ignore-output"]
+def measured(part, batch, removed=(0.0, 0.25, 0.5, 0.75)):
+    """The part at a few widths, timed in turns."""
+    return widths.measure(part, batch, removed, roof=roof, rounds=20, seconds=2)
+
+
+layer = measured("outputs", batch=1)
+for point in layer:
+    print(
+        f"{point['removed']:4.0%} removed: {point['macs'] / 1e6:6.1f} MMACs, "
+        f"{point['median']:.2f} ms, {point['speedup']:.2f} times faster"
+    )
+
+# %%
+half = {"layer": next(point for point in layer if point["removed"] == HALF)}
+print(f"half of the outputs, MACs: {layer[0]['macs'] / half['layer']['macs']:.1f} times fewer")
+
+# %% [markdown]
+# ## A chain
+#
+# In a network the next layer *reads* fewer channels as well.
+#
+# **Exercise 06.2.** `channels` lists the widths along a chain of layers, from the picture to the
+# classes; a layer costs the product of what it reads and what it makes. Remove the fraction
+# `removed` of all channels between the two ends (each rounded: `count - round(removed * count)`).
+# What share of the MACs is left?
+
+
+# %%
+def share_left(channels, removed):
+    """MACs after over MACs before."""
+    return ...
+
+
+check("06.2", share_left)
+
+# %%
+# hint("06.2")
+# solution("06.2")
+
+# %% tags=["nbval-ignore-output"]
+chain = measured("chain", batch=1)
+half["chain"] = next(point for point in chain if point["removed"] == HALF)
+print(f"half of the channels of a chain: {half['chain']['speedup']:.2f} times faster")
+
+# %%
+print(f"its MACs: {chain[0]['macs'] / half['chain']['macs']:.1f} times fewer")
+
+# %%
+figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+for axes, (name, points) in zip(pair, {"one layer": layer, "a chain": chain}.items(), strict=True):
+    x = [100 * point["removed"] for point in points]
+    for key, line, label in (("macs", "--", "MACs"), ("median", "o-", "time")):
+        share = [100 * point[key] / points[0][key] for point in points]
+        colour = figures.COLOURS["structured"] if key == "median" else "black"
+        axes.plot(x, share, line, color=colour, label=label)
+    axes.set(title=name, xlabel="channels removed (%)", ylim=(0, 110))
+pair[0].set_ylabel("what is left (%)")
+pair[0].legend()
+figures.show(figure, alt="MACs and time left over channels removed: a line, and a square.")
+
+# %% [markdown]
+# Left a straight line, right a parabola: $(1-r)^2$. So which is it, "half of the channels, half of
+# the time"? For one layer that loses outputs. In a chain half of the channels leave a quarter.
+#
+# ## A whole network
+#
+# ResNet-18 as trained, at widths from 100 to 20 %, on one picture.
+
+# %% tags=["nbval-ignore-output"]
+network = widths.measure("resnet18", 1, roof=roof, rounds=15, seconds=3)
+print("removed   MMACs  at best   measured   MACs  time (times fewer, faster)")
+for point in network:
+    fewer = network[0]["macs"] / point["macs"]
+    print(
+        f"{point['removed']:5.0%} {point['macs'] / 1e6:9.1f} {point['predicted']:6.2f} ms "
+        f"{point['median']:7.2f} ms {fewer:6.1f} {point['speedup']:5.1f}"
+    )
+half["resnet18, 1"] = network[5]
+reveal("06.half", network[5]["speedup"], low=1, high=5, unit="x")
+
+# %%
+figure, axes = plt.subplots()
+x = [100 * point["removed"] for point in network]
+for key, line, colour, label in (
+    ("median", "o-", figures.COLOURS["structured"], "measured"),
+    ("predicted", "--", "black", "at best, by the roofline"),
+):
+    axes.plot(x, [point[key] for point in network], line, color=colour, label=label)
+by_macs = [network[0]["median"] * point["macs"] / network[0]["macs"] for point in network]
+axes.plot(x, by_macs, ":", color="#777777", label="if time followed the MACs")
+axes.set(xlabel="channels removed (%)", ylabel="ms for one picture", ylim=(0, None))
+axes.set_title("ResNet-18")
+axes.legend()
+figures.show(figure, alt="Time of ResNet-18 over channels removed: above what the MACs promise.")
+
+# %%
+fewer = network[0]["macs"] / network[5]["macs"]
+print(f"half of the channels: {fewer:.1f} times fewer MACs")
+print("it is faster:", network[5]["speedup"] > 1.5)
+print("but not by as much as the MACs:", network[5]["speedup"] < fewer)
+
+# %% [markdown]
+# The dotted line is what the MACs promise. The measured one leaves it on the way down: something
+# takes time that does not get less.
+#
+# ## What does not shrink?
+#
+# Take a network in which little is left to shrink.
+
+# %% tags=["nbval-ignore-output"]
+small = widths.measure("small_resnet", 1, roof=roof, rounds=30, seconds=2)
+half["small_resnet, 1"] = small[5]
+for point in (small[0], small[5], small[8]):
+    print(
+        f"{point['removed']:4.0%} removed: {point['macs'] / 1e6:5.2f} MMACs, at best "
+        f"{point['predicted']:.3f} ms, measured {point['median']:.3f} ms"
+    )
+reveal("06.small", small[5]["speedup"], low=1, high=5, unit="x")
+
+# %%
+fewer = small[0]["macs"] / small[5]["macs"]
+print(f"half of the channels: {fewer:.1f} times fewer MACs")
+print("less than half of that arrives as time:", small[5]["speedup"] < fewer / 2)
+
+# %% [markdown]
+# The arithmetic of this network takes a small part of its time. The rest is the same for every
+# width: Python walks from layer to layer, torch looks at shapes, prepares each operation, and gets
+# memory for its result. Count the operations:
+
+# %% tags=["nbval-ignore-output"]
+tiny = widths.build("small_resnet", 0.8)
+layers = cost.work(tiny, widths.example(tiny, 1))
+each = 1000 * small[8]["median"] / len(layers)
+print(f"{len(layers)} layers in {small[8]['median']:.2f} ms: {each:.0f} microseconds each,")
+print("for layers that have next to nothing to calculate")
+
+# %% [markdown]
+# **Exercise 06.3.** Amdahl's law: a `share` of the time gets `factor` times faster, the rest stays.
+# How many times faster is the whole?
+
+
+# %%
+def overall_speedup(share, factor):
+    """Old time over new time."""
+    return ...
+
+
+check("06.3", overall_speedup)
+
+# %%
+# hint("06.3")
+# solution("06.3")
+
+# %% [markdown]
+# A larger batch spreads what is fixed over many pictures. The same networks on 64 pictures at once:
+
+# %% tags=["nbval-ignore-output"]
+for part in bar(["resnet18", "small_resnet"], "64 pictures"):
+    points = widths.measure(part, 64, (0.0, HALF), roof=roof, rounds=8, seconds=2)
+    half[f"{part}, 64"] = points[-1]
+    print(f"{part:13s} half of the channels, 64 pictures: {points[-1]['speedup']:.2f} times faster")
+
+# %%
+SHOWN = ["layer", "chain", "resnet18, 1", "resnet18, 64", "small_resnet, 1", "small_resnet, 64"]
+figure, axes = plt.subplots(figsize=(8.4, 4.2))
+axes.bar(
+    range(len(SHOWN)),
+    [half[name]["speedup"] for name in SHOWN],
+    color=figures.COLOURS["structured"],
+)
+axes.set_xticks(range(len(SHOWN)), [name.replace(", ", "\n") for name in SHOWN], fontsize=11)
+axes.axhline(2, color=figures.COLOURS["dense"], linestyle="--")
+axes.axhline(4, color=figures.COLOURS["dense"], linestyle=":")
+axes.set(ylabel="times faster", title="Half of the channels")
+axes.grid(visible=False, axis="x")
+figures.show(figure, alt="Speed-up of half the channels: layer, chain, two networks, two batches.")
+
+# %%
+more = half["small_resnet, 64"]["speedup"] > half["small_resnet, 1"]["speedup"]
+print("the small network gains more from a batch:", more)
+
+# %% [markdown]
+# "Half of the channels is twice as fast" (dashed) is not one number: it depends on the network and
+# on the batch, and lies anywhere between nothing and four (dotted).
+#
+# ## A number that the hardware likes
+#
+# Processors calculate with several numbers at once, 4, 8 or 16. A layer with 57 channels fills the
+# last group of them badly. Is 57 as fast as 56, or as slow as 64?
+
+# %% tags=["nbval-ignore-output"]
+stairs = widths.staircase(1, rounds=40, seconds=3)
+figure, axes = plt.subplots()
+count = [point["channels"] for point in stairs]
+low, high = np.transpose([point["quartiles"] for point in stairs])
+axes.fill_between(count, 1000 * low, 1000 * high, color=figures.COLOURS["structured"], alpha=0.3)
+axes.plot(count, [1000 * point["median"] for point in stairs], "o-", color="#8f5d00")
+axes.set_xticks(range(48, 73, 8))
+axes.set(xlabel="channels in and out", ylabel="microseconds", title="One convolution, 14 x 14")
+figures.show(figure, alt="Time of a convolution over its channels, from 48 to 72, with quartiles.")
+
+# %% tags=["nbval-ignore-output"]
+at = {point["channels"]: point["median"] for point in stairs}
+for more in (1, 8):
+    ratio = np.mean([at[step + more] / at[step] for step in (48, 64)])
+    print(f"{more} more than a multiple of 16: {ratio:.2f} times as long")
+
+# %% [markdown]
+# Where one channel more costs as much as eight more, the curve is a staircase: then keep the whole
+# step. Where it is smooth, this machine's routines do not mind.
+#
+# **Exercise 06.4.** Pruning wants to keep `left` of a layer's `whole` channels. Return the number
+# to keep: the next multiple at or above it, but not more than the layer has.
+
+
+# %%
+def aligned(left, multiple, whole):
+    """How many channels to keep."""
+    return ...
+
+
+check("06.4", aligned)
+
+# %%
+# hint("06.4")
+# solution("06.4")
+
+# %% [markdown]
+# ## Accuracy against milliseconds
+#
+# Speed alone is easy: remove everything. Lesson 04 recorded what is left of the accuracy after a
+# fifth of the epochs. Put both together.
+
+
+# %% tags=["nbval-ignore-output"]
+def with_accuracy(name, removed=(0.0, 0.25, 0.5, 0.7, 0.85)):
+    """(accuracy, milliseconds, points of width) for each fraction of the channels."""
+    recording = recovery.load(name)
+    dense = recording["dense"]["accuracy"]
+    points = widths.measure(name, 1, removed, roof=roof, rounds=20, seconds=2)
+    lost = [0.0, *(recovery.gap(recording, "channels", fraction) for fraction in removed[1:])]
+    return {
+        f"{name}, {point['removed']:.0%}": (dense - gap, point["median"])
+        for point, gap in zip(points, lost, strict=True)
+        if not np.isnan(gap)
+    }
+
+
+found = {name: with_accuracy(name) for name in bar(["resnet18", "small_resnet"], "networks")}
+
+# %%
+figure, axes = plt.subplots()
+for (name, points), colour in zip(
+    found.items(), ("#8f5d00", figures.COLOURS["structured"]), strict=True
+):
+    accuracy, ms = zip(*points.values(), strict=True)
+    axes.plot(ms, accuracy, "o-", color=colour, label=name)
+    for label, (percent, taken) in points.items():
+        words = label.split()[-1]
+        axes.annotate(words, (taken, percent), (6, -14), textcoords="offset points", size=11)
+axes.set(xscale="log", xlabel="ms for one picture", ylabel="test accuracy (%)")
+axes.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
+axes.minorticks_off()
+axes.legend(loc="lower right")
+figures.show(figure, alt="Accuracy over milliseconds for two networks and the channels removed.")
+
+# %% [markdown]
+# Up and to the left is better. Labels are the channels removed. A wide network with half of its
+# channels may beat a narrow one with all of its: in accuracy, and sometimes even in time.
+#
+# **Exercise 06.5.** `networks` maps names to (accuracy, milliseconds). Return the name of the
+# fastest with an accuracy of at least `floor`, or None.
+
+
+# %%
+def fastest(networks, floor):
+    """The name of the fastest that is good enough, or None."""
+    return ...
+
+
+check("06.5", fastest)
+
+# %%
+# hint("06.5")
+# solution("06.5")
+
+# %% [markdown]
+# ## Recorded machines
+#
+# `python -m course_lib record structured_speedup` records all of this in a few minutes.
+
+# %% tags=["nbval-ignore-output"]
+recorded = recordings.load("structured_speedup", "resnet18")
+for name, what in recorded.items():
+    print(f"{name}: {len(what['points'])} points, torch {what['machine']['torch']}")
+
+
+def over_removed(name, part, batch):
+    """Recorded times of a part, and what the MACs promise."""
+    points = recordings.points(recorded[name], part=part, batch=int(batch))
+    figure, axes = plt.subplots()
+    for dtype in dict.fromkeys(point["dtype"] for point in points):
+        line = [point for point in points if point["dtype"] == dtype]
+        x = [100 * point["removed"] for point in line]
+        axes.plot(x, [point["speedup"] for point in line], "o-", label=f"time, {dtype}")
+    fewer = [line[0]["macs"] / point["macs"] for point in line]
+    axes.plot(x, fewer, ":", color="black", label="MACs")
+    axes.set(xlabel="channels removed (%)", ylabel="times faster", title=f"{name}, {part}")
+    axes.set_yscale("log")
+    axes.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+    axes.minorticks_off()
+    axes.legend()
+    return figure
+
+
+# %% tags=["nbval-ignore-output"]
+choose(
+    over_removed,
+    {
+        "machine": [*recorded],
+        "what": ["resnet18", "small_resnet", "chain", "outputs"],
+        "pictures": [str(batch) for batch in widths.BATCHES],
+    },
+    alt="Recorded speed-up over channels removed, beside the MACs.",
+)
+
+# %% [markdown]
+# The wide gap between time and MACs at one picture closes with more of them. Is it true? Your own
+# ResNet-18 from above against the recording:
+
+# %% tags=["nbval-ignore-output"]
+what = {"part": "resnet18", "removed": HALF, "batch": 1, "dtype": "float32"}
+for name, one in recorded.items():
+    for point in recordings.points(one, **what):
+        print(f"{name}: {point['speedup']:.2f} times faster; here {network[5]['speedup']:.2f}")
+
+# %%
+there = recordings.points(recorded["cpu-2core"], **what)[0]["speedup"]
+print("they agree within a factor of 1.7:", 1 / 1.7 < network[5]["speedup"] / there < 1.7)
+
+# %% [markdown]
+# ## The verdicts
+#
+# C10: 50 % of the channels are 50 % faster. That is a factor of two; from 1.6 to 2.5 counts.
+
+# %% tags=["nbval-ignore-output"]
+measurements = {
+    "layer_half": half["layer"]["speedup"],
+    "chain_half": half["chain"]["speedup"],
+    "resnet18_half_1": half["resnet18, 1"]["speedup"],
+    "resnet18_half_64": half["resnet18, 64"]["speedup"],
+    "small_resnet_half_1": half["small_resnet, 1"]["speedup"],
+}
+claims.record("C10", measurements, f"{torch.get_num_threads()} threads, float32")
+
+# %%
+print("one layer is at least 1.5 times faster:", half["layer"]["speedup"] > 1.5)
+
+# %% [markdown]
+# It is a rule for one layer. C11, now with its time: 1.5 to 2 times faster, under a point lost.
+
+# %% tags=["nbval-ignore-output"]
+measurements = {
+    "half_speed_resnet18": half["resnet18, 1"]["speedup"],
+    "half_speed_small_resnet": half["small_resnet, 1"]["speedup"],
+}
+claims.record("C11", measurements, "one picture, float32")
+
+# %% [markdown]
+# Time and accuracy come from the same networks, and each has its own answer.
+#
+# ## Recap
+#
+# - One layer: MACs fall in a straight line. A chain: with the square. A network: nearly so.
+# - Time follows MACs where arithmetic is the limit: wide layers, many pictures.
+# - What does not shrink sets a floor: launching every layer, moving its input and output.
+# - Keep numbers of channels that your hardware likes, if the staircase says so.
+# - Choose by accuracy and milliseconds, both measured, on the machine that will run it.
+#
+# ## Interview questions
+#
+# **1. You remove half of the channels everywhere. How much faster is the network?**
+#
+# <details><summary>Answer</summary>
+#
+# MACs fall to about a quarter, since every layer reads and makes half (only the first and the last
+# keep one end). Time lies between no gain and four times, depending on how much of it was
+# arithmetic. A wide network or a large batch comes near the MACs; a small network on one picture
+# gains little, because launching its layers costs the same as before.
+#
+# </details>
+#
+# **2. MACs went down four times, latency hardly moved. Where do you look?**
+#
+# <details><summary>Answer</summary>
+#
+# At time per layer. Is it bound by launches (many tiny layers: fuse them, use a compiled runtime or
+# a larger batch), or by memory (BatchNorm, activations, pooling move bytes and do no MACs: fuse or
+# shrink the maps)? Does an odd number of channels push a layer onto a slower routine? A roofline
+# tells which layers are far from both ceilings.
+#
+# </details>
+#
+# **3. Why do you round the number of channels to a multiple of 8 or 16?**
+#
+# <details><summary>Answer</summary>
+#
+# Vector and matrix units take several channels at a time. The last group takes as long when it is
+# half empty, and some libraries change to a slower routine. Round up: these channels are free in
+# time and worth some accuracy. Whether it matters on the target is a matter of a minute of
+# measuring.
+#
+# </details>
+#
+# **4. Structured pruning or zeros: which one for latency on an ordinary CPU or GPU?**
+#
+# <details><summary>Answer</summary>
+#
+# Structured: what is left is dense, so every library and device gains, without conversion. Zeros
+# gain beyond the break-even of lesson 05, if the runtime has a routine for them at all. For equal
+# accuracy more single weights can go, so the answer turns where bytes, not milliseconds, are the
+# target.
+#
+# </details>
+#
+# ## Where next
+#
+# Fewer channels, and each of them still takes 32 bits a weight. **Lesson 07** quantizes what is
+# left, packs it, and runs it in a real runtime.
