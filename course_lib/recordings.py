@@ -1,9 +1,9 @@
 """Recordings: what an experiment of hours measured on one machine, kept in a file.
 
 A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``, or ``EXPERIMENT.json`` where the
-experiment needs no trained network. It is written anew after every
-run, so that an interrupted experiment goes on where it stopped. ``python -m course_lib record``
-makes one; lessons :func:`load` them and run one of the points again.
+experiment needs no trained network. It is written anew after every run, so that an interrupted
+experiment goes on where it stopped. ``python -m course_lib record`` makes one; lessons :func:`load`
+them and run one of the points again.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ from course_lib.files import write_whole
 SCHEMA = 1
 
 #: What two recordings must share to be the same one.
-IDENTITY = ("experiment", "model", "weights", "recipe")
+IDENTITY = ("experiment", "device", "model", "weights", "recipe")
 
 
 class RecordingError(RuntimeError):
@@ -79,6 +79,7 @@ SHAPES = {
     },
     "sparse_vs_dense": HEADER
     | {
+        "device": str,
         "seed": int,
         "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
         "zeros": [{"dtype": str, "size": int} | TIMED],
@@ -92,6 +93,7 @@ SHAPES = {
     "structured_speedup": HEADER
     | TRAINED
     | {
+        "device": str,
         "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
         "points": [
             {"part": str, "removed": float, "batch": int, "dtype": str}

@@ -115,10 +115,10 @@ def record(path: Path | None = None, minutes: float | None = None, device: str =
     start = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = Path(path or recordings.file_of("sparse_vs_dense"))
-    recording, story = recordings.resume(_begun(), path)
+    recording, story = recordings.resume(_begun(device), path)
     say(story)
     if recording is None:
-        recording = _begun() | _ceilings(device) | {"points": [], "refused": []}
+        recording = _begun(device) | _ceilings(device) | {"points": [], "refused": []}
         recordings.write(recording, path)
     there = {_key(point) for point in recording["points"]}
     to_do = [case for case in (_lacking(case, there) for case in plan(device)) if case.batches]
@@ -133,11 +133,12 @@ def record(path: Path | None = None, minutes: float | None = None, device: str =
     return path
 
 
-def _begun() -> dict:
+def _begun(device: str) -> dict:
     return {
         "schema": recordings.SCHEMA,
         "experiment": "sparse_vs_dense",
         "command": "python -m course_lib record sparse_vs_dense",
+        "device": device,
         "machine": recordings.machine(),
         "started": date.today().isoformat(),
         "seed": 0,

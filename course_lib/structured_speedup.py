@@ -159,12 +159,12 @@ def record(path: Path | None = None, device: str = "") -> Path:
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = Path(path or recordings.file_of("structured_speedup", "resnet18"))
-    recording, story = recordings.resume(_begun(), path)
+    recording, story = recordings.resume(_begun(device), path)
     say(story)
     if recording is None:
         rooflines = {name: roofline(device, getattr(torch, name)) for name in DTYPES[device]}
         entries = [{"dtype": name} | roof._asdict() for name, roof in rooflines.items()]
-        recording = _begun() | {"rooflines": entries, "points": [], "staircase": []}
+        recording = _begun(device) | {"rooflines": entries, "points": [], "staircase": []}
     rooflines = {
         each["dtype"]: Roofline(each["bandwidth"], each["rate"]) for each in recording["rooflines"]
     }
@@ -191,13 +191,14 @@ def _is(point: dict, part: str, batch: int, dtype: str) -> bool:
     return (point.get("part", "staircase"), point["batch"], point["dtype"]) == (part, batch, dtype)
 
 
-def _begun() -> dict:
+def _begun(device: str) -> dict:
     return {
         "schema": recordings.SCHEMA,
         "experiment": "structured_speedup",
         "command": "python -m course_lib record structured_speedup",
         "model": "resnet18",
         "weights": checksums()["weights/resnet18.safetensors"],
+        "device": device,
         "machine": recordings.machine(),
         "started": date.today().isoformat(),
     }

@@ -1,11 +1,13 @@
-"""MACs against a count by hand, bytes against a file that was really written."""
+"""MACs and bytes against counts by hand and a file that was really written; what limits both."""
 
 import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from course_lib import cost, masks
+from course_lib import cost, masks, models
+from course_lib.cost import Roofline, Work, work
+from course_lib.timing import Comparison, Timing
 
 
 def test_macs_of_a_linear_layer_and_a_convolution_by_hand():
@@ -38,3 +40,144 @@ def test_stored_bytes_are_those_of_the_file(tmp_path):
     written = (tmp_path / "weights.safetensors").stat().st_size
     assert cost.stored_bytes(model) == written
     assert cost.stored_bytes(model.half()) < 0.7 * written
+
+
+# --- layer by layer -----------------------------------------------------------------------------
+
+
+def tower() -> nn.Sequential:
+    layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8 * 4 * 4, 10)).eval()
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.float64, 8)])
+def test_work_of_each_layer_by_hand(dtype, width):
+    found = work(tower().to(dtype), torch.randn(2, 3, 9, 9, dtype=dtype))
+    picture, maps = 2 * 3 * 9 * 9, 2 * 8 * 4 * 4
+    counter = 8  # BatchNorm's count of batches, a 64-bit number
+    assert found == {
+        "0": Work(maps * 3 * 9, width * (8 * 3 * 9 + 8 + picture + maps)),
+        "1": Work(0, width * (4 * 8 + 2 * maps) + counter),
+        "2": Work(0, width * 2 * maps),
+        "3": Work(0, width * 2 * maps),
+        "4": Work(2 * 128 * 10, width * (128 * 10 + 10 + maps + 2 * 10)),
+    }
+
+
+def test_model_that_is_a_layer_has_the_empty_name():
+    layer = nn.Linear(30, 20, bias=False)
+    found = work(layer, torch.randn(7, 30))
+    assert found == {"": Work(7 * 30 * 20, 4 * (30 * 20 + 7 * 30 + 7 * 20))}
+
+
+class Block(nn.Module):
+    """A layer that it is given, under a name of its own."""
+
+    def __init__(self, **layers: nn.Module):
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.Linear(6, 6, bias=False)])
+def test_a_shared_layer_counts_as_often_as_it_is_used(layer):
+    inputs = torch.randn(2, 6)
+    once = work(nn.Sequential(layer), inputs)["0"]
+    twice = work(nn.Sequential(layer, nn.Tanh(), layer), inputs)
+    apart = work(nn.Sequential(Block(a=layer), nn.Tanh(), Block(b=layer)), inputs)
+    assert twice["0"] == apart["0.a"] == Work(2 * once.macs, 2 * once.moved)
+    assert [*twice] == ["0", "1"] and [*apart] == ["0.a", "1"]
+
+
+def test_a_layer_that_is_not_used_does_no_work():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.other = nn.Sequential(nn.Linear(4, 4))
+    model.forward = lambda x: model[0](x)
+    assert [*work(model, torch.randn(1, 4))] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"), [("small_resnet", 1), ("small_resnet", 3), ("resnet18", 1)]
+)
+def test_layers_together_have_the_macs_of_the_network(name, batch):
+    network, pictures = models.build(name).eval(), torch.randn(batch, 1, 28, 28)
+    found = work(network, pictures)
+    assert sum(layer.macs for layer in found.values()) == cost.macs(network, pictures) > 0
+    learned = {layer for layer, module in network.named_modules() if hasattr(module, "weight")}
+    assert learned <= {*found}
+    assert {layer for layer, each in found.items() if each.macs} == {
+        layer for layer in learned if network.get_parameter(f"{layer}.weight").dim() > 1
+    }
+
+
+def hooks_of(model: nn.Module) -> list:
+    layers = [*model.modules()]
+    return [hook for layer in layers for hook in (layer._forward_hooks, layer._forward_pre_hooks)]
+
+
+def test_counting_leaves_no_hooks_even_after_an_exception():
+    model, fastpath = tower(), torch.backends.mha.get_fastpath_enabled()
+    work(model, torch.randn(1, 3, 9, 9))
+    assert not any(hooks_of(model))
+    with pytest.raises(RuntimeError):
+        work(model, torch.randn(1, 3, 11, 11))  # the linear layer finds too many inputs
+    assert not any(hooks_of(model)) and torch.backends.mha.get_fastpath_enabled() == fastpath
+
+
+def test_intensity_is_macs_per_byte():
+    assert Work(macs=300, moved=40).intensity == 7.5
+
+
+# --- what limits --------------------------------------------------------------------------------
+
+ROOF = Roofline(bandwidth=1e9, rate=4e9)
+
+
+def test_ridge_is_where_both_ceilings_meet():
+    assert ROOF.ridge == 4
+    assert ROOF.attainable(ROOF.ridge) == ROOF.rate == ROOF.bandwidth * ROOF.ridge
+
+
+@pytest.mark.parametrize(("intensity", "rate"), [(0, 0), (1, 1e9), (4, 4e9), (5, 4e9), (1e6, 4e9)])
+def test_attainable_is_the_lower_of_both_ceilings(intensity, rate):
+    assert ROOF.attainable(intensity) == rate
+
+
+@pytest.mark.parametrize(
+    ("done", "milliseconds"),
+    [
+        (Work(macs=0, moved=2_000_000), 2),
+        (Work(macs=1_000_000, moved=2_000_000), 2),
+        (Work(macs=8_000_000, moved=2_000_000), 2),
+        (Work(macs=20_000_000, moved=2_000_000), 5),
+    ],
+    ids=["only moving", "below the ridge", "at the ridge", "above the ridge"],
+)
+def test_least_time_is_that_of_the_slower_ceiling(done, milliseconds):
+    assert ROOF.milliseconds(done) == pytest.approx(milliseconds)
+    if done.macs:
+        assert done.macs / ROOF.attainable(done.intensity) == pytest.approx(milliseconds / 1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ceilings_are_bytes_read_and_written_and_macs_of_a_product(monkeypatch, dtype):
+    milliseconds, seen = {"copy": 100.0, "product": 50.0}, {}
+
+    def pretended(candidates, *inputs, **_):
+        ((name, run),) = candidates.items()
+        seen[name] = inputs
+        run(*inputs)
+        return Comparison({name: Timing((milliseconds[name],) * 6)}, {})
+
+    monkeypatch.setattr(cost, "compare", pretended)
+    found = cost.roofline("meta", dtype)  # tensors without memory, which cost no time
+    (source,), (first, second) = seen["copy"], seen["product"]
+    assert source.nbytes >= 2**28 and first.dtype == second.dtype == dtype
+    assert found.bandwidth == pytest.approx(2 * source.nbytes / 0.1)
+    (rows, inner), (_, columns) = first.shape, second.shape
+    assert found.rate == pytest.approx(rows * inner * columns / 0.05)

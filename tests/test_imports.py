@@ -8,7 +8,7 @@ import pytest
 from course_lib import PROJECT
 
 MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
-channels, attention, recordings, drop_recovery"""
+channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup"""
 
 
 def run(script: str) -> str:

@@ -2,11 +2,26 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 
-from course_lib import recordings
-from course_lib.recordings import RecordingError, check, gpu_slug, load, read, resume, write
+from course_lib import PROJECT, recordings
+from course_lib.__main__ import main
+from course_lib.recordings import (
+    RecordingError,
+    check,
+    file_of,
+    gpu_slug,
+    listed,
+    load,
+    points,
+    read,
+    resume,
+    side_by_side,
+    write,
+)
 
 QUALITY = {"accuracy": 90.5, "interval": [89.9, 91.0], "validation": 91}
 SIZE = {"parameters": 27, "macs": 850}
@@ -32,6 +47,37 @@ RECORDING = {
     "pruned": [PRUNED | QUALITY | SIZE],
     "points": [POINT, POINT | {"seed": 1}],
 }
+
+TIMED = {"median": 2.5, "quartiles": [2.0, 3], "rounds": 30, "speedup": 0.4, "interval": [0, 0.5]}
+CEILING = {"dtype": "float32", "bandwidth": 1e9, "rate": 2e9}
+PRODUCT = {"matrix": "square 8", "rows": 8, "columns": 8, "batch": 1, "dtype": "float32"}
+PRODUCT |= {"asked": 0.9, "format": "CSR"}
+HEADER = {key: RECORDING[key] for key in ("schema", "command", "machine", "started", "written")}
+SPARSE = (
+    HEADER
+    | {"experiment": "sparse_vs_dense", "seed": 0}
+    | {"device": "cpu", "rooflines": [CEILING], "zeros": [{"dtype": "float32", "size": 8} | TIMED]}
+    | {
+        "points": [
+            PRODUCT | {"sparsity": 0.89, "bytes": 92, "convert": 0.1, "error": 0} | TIMED,
+        ],
+        "refused": [PRODUCT | {"why": "it cannot be had"}],
+    }
+)
+STRUCTURED = (
+    HEADER
+    | {"experiment": "structured_speedup", "model": "resnet18", "weights": "0123abcd"}
+    | {"device": "cpu", "rooflines": [CEILING]}
+    | {
+        "points": [
+            {"part": "chain", "removed": 0, "batch": 1, "dtype": "float32"}
+            | {"parameters": 27, "macs": 850, "predicted": 1.5}
+            | TIMED
+        ],
+        "staircase": [{"channels": 8, "batch": 1, "dtype": "float32", "macs": 9} | TIMED],
+    }
+)
+SPEEDS = {"sparse_vs_dense": SPARSE, "structured_speedup": STRUCTURED}
 
 
 @pytest.fixture
@@ -146,7 +192,197 @@ def test_an_unknown_experiment_is_refused_with_the_choices(recording):
         check(recording, "speed")
 
 
+@pytest.mark.parametrize("experiment", SPEEDS)
+def test_a_whole_recording_of_speed_is_accepted_as_it_is_written(experiment, tmp_path):
+    path = write(copy.deepcopy(SPEEDS[experiment]), tmp_path / "a.json")
+    assert read(path, experiment)["points"] == SPEEDS[experiment]["points"]
+
+
+def holes(recording: dict) -> list[tuple]:
+    """Every field that a recording could lack: the list that it is in, if any, and its name."""
+    lists = [name for name, value in recording.items() if isinstance(value, list)]
+    inner = [(name, field) for name in lists for field in recording[name][0]]
+    return [(None, field) for field in recording if field not in ("schema", "experiment")] + inner
+
+
+@pytest.mark.parametrize(
+    ("experiment", "entries", "field"),
+    [(name, *hole) for name, recording in SPEEDS.items() for hole in holes(recording)],
+)
+def test_each_field_of_a_recording_of_speed_must_be_there(experiment, entries, field):
+    recording = copy.deepcopy(SPEEDS[experiment])
+    del (recording[entries][0] if entries else recording)[field]
+    with pytest.raises(RecordingError, match=f"{entries or 'recording'}.* lacks '{field}'"):
+        check(recording, experiment)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[3.0, 2.0], [-0.1, 1], [1.0], [1, 2, 3], 2.0, "2", [1, float("inf")], [float("nan"), 1]],
+    ids=str,
+)
+@pytest.mark.parametrize("field", ["quartiles", "interval"])
+@pytest.mark.parametrize(
+    ("experiment", "entries"),
+    [("sparse_vs_dense", "points"), ("sparse_vs_dense", "zeros"), ("structured_speedup", "points")],
+)
+def test_what_is_no_range_is_refused(experiment, entries, field, value):
+    recording = copy.deepcopy(SPEEDS[experiment])
+    recording[entries][0][field] = value
+    message = f"{entries}, entry 0: {field} must be a lower and a higher number, not below 0; it is"
+    with pytest.raises(RecordingError, match=message):
+        check(recording, experiment)
+
+
+@pytest.mark.parametrize("value", [[0, 0], [0.5, 0.5], [0, 1e9], [140.5, 230]])
+def test_a_range_may_be_any_that_is_not_below_zero(value):
+    recording = copy.deepcopy(STRUCTURED)
+    recording["staircase"][0]["quartiles"] = value
+    assert check(recording, "structured_speedup") is recording
+
+
+@pytest.mark.parametrize("value", [[0, 100.5], [-1, 3]])
+def test_an_interval_of_accuracies_ends_at_100(recording, value):
+    recording["dense"] = recording["dense"] | {"interval": value}
+    with pytest.raises(RecordingError, match="higher number from 0 to 100"):
+        check(recording, "drop_recovery")
+
+
+# --- what is there ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(path, tmp_path):
+    """Recordings of all experiments on two machines; one of them was set aside."""
+    for machine in ("abacus", "h100"):
+        write(
+            copy.deepcopy(STRUCTURED),
+            path.parents[1] / machine / "structured_speedup-resnet18.json",
+        )
+    write(copy.deepcopy(SPARSE), path.parents[1] / "h100" / "sparse_vs_dense.json")
+    (path.parent / "sparse_vs_dense.aside-20260131T101010.json").write_text("{")
+    (path.parent / "claims.json").write_text("{")
+    return tmp_path
+
+
+def test_all_recordings_are_listed_by_experiment(shelf):
+    assert [each[:3] for each in listed(shelf)] == [
+        ("abacus", "drop_recovery", "small_resnet"),
+        ("h100", "sparse_vs_dense", ""),
+        ("abacus", "structured_speedup", "resnet18"),
+        ("h100", "structured_speedup", "resnet18"),
+    ]
+    assert [each.points for each in listed(shelf)] == [2, 1, 1, 1]
+
+
+def test_a_listed_recording_is_a_line(shelf):
+    first, second, *_ = listed(shelf)
+    assert str(first).split()[:6] == [
+        "abacus",
+        "drop_recovery",
+        "small_resnet",
+        "2",
+        "points,",
+        "written",
+    ]
+    assert str(second).split()[:4] == ["h100", "sparse_vs_dense", "1", "points,"]
+    assert str(second).endswith(
+        read(next(shelf.rglob("h100/sparse*")), "sparse_vs_dense")["written"]
+    )
+
+
+def test_where_nothing_is_recorded_nothing_is_listed(tmp_path):
+    assert listed(tmp_path) == []
+
+
+def test_a_damaged_recording_is_named(shelf):
+    (shelf / "recordings" / "h100" / "sparse_vs_dense.json").write_text("{")
+    with pytest.raises(RecordingError, match=r"h100.sparse_vs_dense\.json is no recording"):
+        listed(shelf)
+
+
+def test_the_command_lists_what_is_there(shelf, monkeypatch, capsys):
+    monkeypatch.setattr(listed, "__defaults__", (shelf,))
+    assert main(["recordings"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(each) for each in listed(shelf)]
+
+
+def test_the_command_names_a_damaged_recording(shelf, monkeypatch, capsys):
+    (shelf / "recordings" / "h100" / "sparse_vs_dense.json").write_text("{")
+    monkeypatch.setattr(listed, "__defaults__", (shelf,))
+    assert main(["recordings"]) == 1
+    said = capsys.readouterr()
+    assert "sparse_vs_dense.json is no recording" in said.err and not said.out
+
+
+def test_the_recordings_of_the_course_are_whole():
+    done = subprocess.run(
+        [sys.executable, "-m", "course_lib", "recordings"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {tuple(line.split()[:2]) for line in done.stdout.splitlines()}
+    assert found == {each[:2] for each in listed()}
+
+
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"style": "weights"}, [0, 1, 3]),
+        ({"style": "weights", "seed": 0}, [0, 3]),
+        ({"amount": 0.9, "style": "weights"}, [3]),
+        ({"style": "heads"}, []),
+    ],
+)
+def test_points_are_those_that_agree(recording, what, found):
+    others = [POINT | {"style": "channels"}, POINT | {"amount": 0.9}]
+    recording["points"] += others
+    assert points(recording, **what) == [recording["points"][number] for number in found]
+
+
+def test_machines_are_put_side_by_side(recording):
+    other = copy.deepcopy(recording)
+    other["points"] = [POINT | {"accuracy": 80.0}, POINT | {"style": "channels", "accuracy": 70.0}]
+    machines = {"abacus": recording, "h100": other}
+    assert side_by_side(machines, "accuracy", ["style", "seed"]) == {
+        ("weights", 0): {"abacus": 90.5, "h100": 80.0},
+        ("weights", 1): {"abacus": 90.5},  # the other machine has not measured it
+        ("channels", 0): {"h100": 70.0},
+    }
+    assert side_by_side(machines, "accuracy", ["style"], seed=0, style="channels") == {
+        ("channels",): {"h100": 70.0}
+    }
+
+
+def test_without_recordings_there_is_nothing_side_by_side():
+    assert side_by_side({}, "accuracy", ["style"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(None, "sparse_vs_dense.json"), ("resnet18", "sparse_vs_dense-resnet18.json")],
+)
+def test_a_file_is_called_after_experiment_and_model(model, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "machine_name", lambda: "abacus")
+    path = file_of("sparse_vs_dense", model, tmp_path)
+    assert path == tmp_path / "recordings" / "abacus" / name
+    write(copy.deepcopy(SPARSE), path)
+    assert [*load("sparse_vs_dense", model, tmp_path)] == ["abacus"]
+    assert load("sparse_vs_dense", "small_resnet", tmp_path) == {}
+
+
 # --- going on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", SPEEDS)
+def test_a_recording_of_speed_goes_on(experiment, tmp_path):
+    begun = copy.deepcopy(SPEEDS[experiment])
+    path = write(copy.deepcopy(begun), tmp_path / "a.json")
+    found, story = resume(begun, path)
+    assert found["points"] == begun["points"] and "Going on" in story
 
 
 def test_a_recording_goes_on(path, recording):

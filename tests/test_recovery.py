@@ -8,7 +8,7 @@ import pytest
 
 from course_lib import drop_recovery, recordings, training
 from course_lib.recordings import RecordingError
-from course_lib.teaching import recovery
+from course_lib.teaching import claims, recovery
 from course_lib.teaching.exercises import EXERCISES
 
 SIZE = {"parameters": 27, "macs": 850}
@@ -123,7 +123,7 @@ def test_what_is_not_recorded_is_nan_and_is_left_out_of_a_claim(recording):
     assert math.isnan(missing) and math.isnan(recovery.right_after(recording, "channels", 0.5))
     assert recovery.right_after(recording, "weights", 0.9) == 27.0
     assert recovery.gaps(recording, "weights", 0.9, 1.0) == []
-    assert recovery.known({"a": missing, "b": 1.5}) == {"b": 1.5}
+    assert claims.known({"a": missing, "b": 1.5}) == {"b": 1.5}
 
 
 @pytest.mark.parametrize(

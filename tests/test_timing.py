@@ -1,28 +1,486 @@
-"""Candidates are timed in turns, and medians ignore what disturbs a single round."""
+"""Candidates are timed in turns, and what the interval says is true as often as it promises."""
 
-import time
+import gc
+import json
+import math
+import random
+from contextlib import contextmanager
+from functools import partial
+from itertools import count, product
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
-from course_lib.timing import alternate
+from course_lib import recordings, timing
+from course_lib.timing import (
+    LEAST_ROUNDS,
+    SHORTEST_SAMPLE,
+    Comparison,
+    CpuClock,
+    SelfTest,
+    Speedup,
+    Timing,
+    as_recorded,
+    compare,
+    digits,
+    median_interval,
+    self_test,
+)
+
+#: Real runs that are over at once.
+QUICK = {"rounds": LEAST_ROUNDS, "seconds": 0}
 
 
-def test_candidates_take_turns_and_the_warm_up_is_not_counted():
-    turns = []
-    times = alternate(
-        {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3, warm_up=2
+class Clock:
+    """A clock that moves on only while one of its candidates runs."""
+
+    def __init__(self):
+        self.now, self.runs = 0.0, []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def candidate(self, name: str, milliseconds):
+        """A candidate whose next run takes what ``milliseconds()`` says."""
+
+        def run(*_):
+            assert len(self.runs) < 100_000, "it never ends"
+            self.runs.append(name)
+            self.now += milliseconds() / 1000
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    simulated = Clock()
+    monkeypatch.setattr(timing, "time", simulated)
+    return simulated
+
+
+def falling(*milliseconds: float):
+    """Those durations, then the last one for ever."""
+    rest = list(milliseconds)
+    return lambda: rest.pop(0) if len(rest) > 1 else rest[0]
+
+
+def made_up(**milliseconds: list[float]) -> Comparison:
+    return Comparison({name: Timing(tuple(times)) for name, times in milliseconds.items()}, {})
+
+
+# --- rounds -------------------------------------------------------------------------------------
+
+
+def test_candidates_take_turns(clock):
+    names = ["a", "b", "c"]
+    result = compare({name: clock.candidate(name, lambda: 1) for name in names}, rounds=8)
+    assert clock.runs[-24:] == names * 8
+    assert [len(result.timings[name].milliseconds) for name in names] == [8] * 3
+
+
+def test_times_are_milliseconds_of_one_run(clock):
+    result = compare({"a": clock.candidate("a", lambda: 7), "b": clock.candidate("b", lambda: 3)})
+    assert result.timings["a"].milliseconds == pytest.approx([7] * 30)
+    assert result.timings["b"].milliseconds == pytest.approx([3] * 30)
+
+
+def test_warm_up_lasts_until_no_candidate_gets_faster_and_is_not_counted(clock):
+    warming = clock.candidate("warming", falling(90, 90, 90, 40, 20, 10, 5))
+    result = compare({"steady": clock.candidate("steady", lambda: 1), "warming": warming})
+    assert result.timings["warming"].milliseconds == pytest.approx([5] * 30)
+    # 90 and 90 say how long it takes; 90, 40, 20, 10, 5, 5 warm it up; 30 rounds count
+    assert clock.runs.count("warming") == 2 + 6 + 30
+
+
+def test_warm_up_ends_when_times_never_get_stable(clock):
+    step = count()
+    run = clock.candidate("a", lambda: 200 * 0.94 ** next(step))
+    result = compare({"a": run}, rounds=10, seconds=1)
+    counted = sum(result.timings["a"].milliseconds)
+    # before: two runs that say how long one takes, one to compare with, half a second, one over it
+    assert 500 < 1000 * clock.now - counted < 3 * 200 + 500 + 200
+
+
+def test_it_stops_after_so_many_seconds(clock):
+    result = compare({"a": clock.candidate("a", lambda: 300)}, rounds=30, seconds=2)
+    assert len(result.timings["a"].milliseconds) == 7
+
+
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_it_never_stops_before_an_interval_is_possible(clock, seconds):
+    result = compare({"a": clock.candidate("a", lambda: 60_000)}, seconds=seconds)
+    assert len(result.timings["a"].milliseconds) == LEAST_ROUNDS
+
+
+def test_a_slow_round_moves_neither_median_nor_interval(clock):
+    result = compare(
+        {
+            "a": clock.candidate("a", falling(*[2] * 12, 500, 2)),
+            "b": clock.candidate("b", lambda: 1),
+        },
+        rounds=20,
     )
-    assert turns == ["a", "b"] * 5
-    assert set(times) == {"a", "b"}
+    assert max(result.timings["a"].milliseconds) == pytest.approx(500)
+    assert result.timings["a"].median == pytest.approx(2)
+    assert result.speedup("b", over="a") == pytest.approx((2, 2, 2))
 
 
-def test_times_are_milliseconds_and_a_single_slow_round_does_not_count():
-    naps = iter([0.2] + [0.01] * 10)
-    times = alternate({"nap": lambda: time.sleep(next(naps))}, rounds=11, warm_up=0)
-    assert 10 <= times["nap"] < 100
+def test_median_and_quartiles_by_hand():
+    values = Timing((9.0, 1.0, 3.0, 5.0, 7.0))
+    assert values.median == 5 and values.quartiles == (3, 7)
 
 
-@pytest.mark.parametrize(("candidates", "rounds"), [({}, 3), ({"a": print}, 0)], ids=str)
-def test_nothing_to_time_is_refused(candidates, rounds):
-    with pytest.raises(ValueError, match="nothing to time"):
-        alternate(candidates, rounds)
+# --- short calls --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("milliseconds", [0.0004, 0.01, 0.15])
+def test_a_short_call_is_repeated_until_the_sample_is_long_enough(clock, milliseconds):
+    sample = CpuClock().sampler(clock.candidate("a", lambda: milliseconds))
+    clock.runs.clear()
+    assert sample() == pytest.approx(milliseconds)
+    assert SHORTEST_SAMPLE <= len(clock.runs) * milliseconds < 2 * SHORTEST_SAMPLE
+
+
+def test_a_long_call_is_run_once_in_a_sample(clock):
+    sample = CpuClock().sampler(clock.candidate("a", lambda: 5))
+    clock.runs.clear()
+    sample()
+    assert clock.runs == ["a"]
+
+
+# --- ratios -------------------------------------------------------------------------------------
+
+
+def test_above_one_is_faster():
+    result = made_up(slow=[3.0] * 6, fast=[2.0] * 6)
+    assert result.speedup("fast", over="slow") == (1.5, 1.5, 1.5)
+    assert result.speedup("slow", over="fast").value < 1
+
+
+def test_a_speedup_is_the_median_of_the_ratios_of_the_rounds():
+    result = made_up(a=[10, 20, 30, 40, 50, 60, 70], b=[1, 10, 10, 10, 10, 10, 70])
+    ratios = sorted([10, 2, 3, 4, 5, 6, 1])
+    assert result.speedup("b", over="a") == (ratios[3], ratios[0], ratios[-1])
+
+
+def test_a_machine_that_slows_down_halfway_leaves_the_ratio_alone(clock):
+    def at_this_speed(milliseconds):
+        return milliseconds * (3 if clock.now > 0.25 else 1)
+
+    result = compare(
+        {
+            "a": clock.candidate("a", lambda: at_this_speed(10)),
+            "b": clock.candidate("b", lambda: at_this_speed(5)),
+        }
+    )
+    for each in result.timings.values():
+        assert max(each.milliseconds) == pytest.approx(3 * min(each.milliseconds))
+    assert result.speedup("b", over="a") == pytest.approx((2, 2, 2))
+
+
+def test_identical_candidates_are_told_to_be_equal(clock, monkeypatch):
+    monkeypatch.setattr(timing, "machine", dict)
+    noise = random.Random(0)
+
+    def noisy():
+        speed = 1 + 0.2 * math.sin(clock.now)
+        return speed * noise.lognormvariate(0, 0.1) * (5 if noise.random() < 0.05 else 1)
+
+    same = {name: clock.candidate(name, noisy) for name in ("first", "second")}
+    intervals = [compare(same).speedup("first", over="second") for _ in range(400)]
+    assert sum(each.low <= 1 <= each.high for each in intervals) >= 0.93 * 400
+    assert max(each.high - each.low for each in intervals) < 0.4
+
+
+# --- the interval -------------------------------------------------------------------------------
+
+DISTRIBUTIONS = {
+    "normal": (lambda dice: dice.gauss(3, 1), 3),
+    "log-normal": (lambda dice: dice.lognormvariate(0, 1), 1),
+    "heavy tails": (lambda dice: math.tan(math.pi * (dice.random() - 0.5)), 0),
+}
+
+
+@pytest.mark.parametrize("size", [6, 7, 9, 30, 100])
+@pytest.mark.parametrize(("draw", "median"), DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_interval_covers_the_true_median_as_often_as_it_says(draw, median, size):
+    dice = random.Random(size)
+    found = [median_interval([draw(dice) for _ in range(size)]) for _ in range(1000)]
+    assert sum(each.low <= median <= each.high for each in found) >= 930
+
+
+def coverage(size: int, cut: int) -> float:
+    """How often the median is between the values ``cut`` places from either end, by counting."""
+    sides = product([0, 1], repeat=size)  # each value is below the median or above it
+    return sum(cut < sum(below) < size - cut for below in sides) / 2**size
+
+
+@pytest.mark.parametrize("size", range(LEAST_ROUNDS, 13))
+def test_interval_is_as_narrow_as_95_percent_allow(size):
+    value, low, high = median_interval(random.Random(0).sample(range(size), size))
+    assert value == (size - 1) / 2 and high == size - 1 - low
+    assert coverage(size, low) >= 0.95 > coverage(size, low + 1)
+
+
+def test_interval_of_many_values_is_the_one_of_the_normal_approximation():
+    _, low, high = median_interval(range(1501))
+    assert low == pytest.approx(750 - 1.96 * math.sqrt(1501) / 2, abs=1)
+    assert high == 1500 - low
+
+
+def test_interval_of_too_few_values_is_refused():
+    with pytest.raises(ValueError, match="needs 6 values; got 5"):
+        median_interval([1.0] * 5)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("candidates", "rounds", "message"),
+    [
+        ({}, 30, "got 0 candidates, 30 rounds"),
+        ({"a": print}, 5, "got 1 candidates, 5 rounds"),
+        ({"a": print}, -1, "got 1 candidates, -1 rounds"),
+    ],
+    ids=["nothing", "too few rounds", "negative"],
+)
+def test_nothing_to_time_is_refused(candidates, rounds, message):
+    with pytest.raises(ValueError, match=f"a candidate and 6 rounds or more; {message}"):
+        compare(candidates, rounds=rounds)
+
+
+def silent_linear() -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+ZEROS, RANDOM = torch.zeros(4, 4), torch.rand(4, 4)
+OF_ZEROS = {
+    "input": ({"a": torch.mm}, (RANDOM, ZEROS)),
+    "argument": ({"a": partial(torch.mm, ZEROS)}, (RANDOM,)),
+    "named argument": ({"a": partial(torch.mm, mat2=ZEROS)}, (RANDOM,)),
+    "module": ({"a": silent_linear()}, (RANDOM,)),
+    "module with its input": ({"a": partial(silent_linear(), RANDOM)}, ()),
+    "inner module": ({"a": nn.Sequential(nn.ReLU(), silent_linear())}, (RANDOM,)),
+    "second candidate": ({"a": nn.Linear(4, 4), "b": silent_linear()}, (RANDOM,)),
+}
+
+
+@pytest.mark.parametrize(("candidates", "inputs"), OF_ZEROS.values(), ids=OF_ZEROS)
+def test_zeros_are_refused_unless_asked_for(candidates, inputs):
+    with pytest.raises(ValueError, match=r"shape \(4, 4\) holds nothing but zeros"):
+        compare(candidates, *inputs)
+    assert compare(candidates, *inputs, zeros=True, **QUICK).timings["a"].median > 0
+
+
+def linear_without_bias_values() -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+FINE = {
+    "one that is not zero": (torch.mm, torch.ones(4, 4).tril(-3)),
+    "vector": (torch.add, torch.zeros(4)),
+    "sparse": (torch.mm, torch.zeros(4, 4).to_sparse()),
+    "zero bias": (linear_without_bias_values(), RANDOM),
+}
+
+
+@pytest.mark.parametrize(("run", "argument"), FINE.values(), ids=FINE)
+def test_what_is_no_matrix_of_zeros_is_timed(run, argument):
+    inputs = (argument,) if isinstance(run, nn.Module) else (argument, RANDOM)
+    assert compare({"a": run}, *inputs, **QUICK).timings["a"].median > 0
+
+
+# --- while it runs ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["collector on", "collector off"])
+def collector(request):
+    """Whether Python's garbage collector was on before."""
+    was_on = gc.isenabled()
+    (gc.enable if request.param else gc.disable)()
+    yield request.param
+    (gc.enable if was_on else gc.disable)()
+
+
+def test_no_garbage_is_collected_meanwhile(clock, collector):
+    seen = set()
+    run = clock.candidate("a", lambda: seen.add(gc.isenabled()) or 1)
+    compare({"a": run})
+    assert seen == {False} and gc.isenabled() == collector
+
+
+def test_after_an_exception_the_collector_is_as_before(collector):
+    def fails():
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        compare({"a": fails})
+    assert gc.isenabled() == collector
+
+
+def test_no_gradients_are_recorded():
+    layer, seen = nn.Linear(4, 4), []
+    compare({"a": lambda inputs: seen.append(layer(inputs).requires_grad)}, RANDOM, **QUICK)
+    assert seen and not any(seen) and torch.is_grad_enabled()
+
+
+# --- what is told -------------------------------------------------------------------------------
+
+
+def test_a_comparison_prints_candidates_times_and_the_machine(clock):
+    names = {"dense": lambda: 2, "sparse": lambda: 0.5}
+    result = compare({name: clock.candidate(name, each) for name, each in names.items()})
+    dense, sparse = str(result).splitlines()[1:3]
+    assert dense.split()[:3] == ["dense", "2.000", "ms"] and dense.split()[-1] == "30"
+    assert sparse.split() == ["sparse", "0.500", "ms", "0.500", "to", "0.500", "ms", "30"]
+    for key, fact in recordings.machine().items():
+        assert f"{key}: {fact}" in str(result)
+    assert "clock: time.perf_counter" in str(result)
+
+
+def test_a_speedup_prints_its_interval():
+    assert str(Speedup(1.234, 1.1, 1.456)) == "1.23x (1.10 to 1.46)"
+
+
+def test_what_is_recorded_fits_a_recording(clock, monkeypatch):
+    result = compare({"a": clock.candidate("a", lambda: 2), "b": clock.candidate("b", lambda: 1)})
+    entry = as_recorded(result.timings["b"], result.speedup("b", over="a"))
+    monkeypatch.setitem(recordings.SHAPES, "timed", recordings.TIMED)
+    assert recordings.check(json.loads(json.dumps(entry)), "timed") == entry
+    assert entry == {
+        "median": 1,
+        "quartiles": [1, 1],
+        "rounds": 30,
+        "speedup": 2,
+        "interval": [2, 2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(123456.0, 123500), (0.00123456, 0.001235), (0.0, 0), (2.0, 2)]
+)
+def test_numbers_are_recorded_with_four_digits(value, kept):
+    assert digits(value) == kept
+
+
+# --- the clock of a GPU, on one that is made up -------------------------------------------------
+
+
+class Events:
+    """What a GPU is told to do, one after the other; a run takes ``milliseconds`` on it."""
+
+    def __init__(self):
+        self.log, self.milliseconds, self.cache = [], 1.0, 50_000_000
+        self.cuda = SimpleNamespace(
+            Event=self.event,
+            get_device_properties=lambda: SimpleNamespace(L2_cache_size=self.cache),
+        )
+        self.int8 = torch.int8
+
+    def event(self, enable_timing):
+        assert enable_timing
+        return SimpleNamespace(
+            record=lambda: self.log.append("event"),
+            synchronize=lambda: self.log.append("wait"),
+            elapsed_time=lambda end: self.milliseconds,
+        )
+
+    def empty(self, size, dtype, device):
+        assert size >= 2 * self.cache and dtype is torch.int8 and device == "cuda"
+        return SimpleNamespace(zero_=lambda: self.log.append("flush"))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    events = Events()
+    monkeypatch.setattr(timing, "torch", events)
+    return events
+
+
+def test_on_a_gpu_the_cache_is_emptied_and_only_the_run_is_timed(gpu):
+    sample = timing.CudaClock().sampler(lambda: gpu.log.append("run"))
+    gpu.log.clear()
+    assert [sample(), sample()] == [1.0, 1.0]
+    assert gpu.log == ["flush", "event", "run", "event", "wait"] * 2
+
+
+@pytest.mark.parametrize(("milliseconds", "replayed"), [(0.01, True), (0.2, False)])
+def test_on_a_gpu_only_a_short_call_becomes_a_graph(gpu, monkeypatch, milliseconds, replayed):
+    gpu.milliseconds = milliseconds
+    monkeypatch.setattr(timing, "graphed", lambda run: lambda: gpu.log.append("replay"))
+    sample = timing.CudaClock().sampler(lambda: gpu.log.append("run"))
+    gpu.log.clear()
+    sample()
+    assert gpu.log == ["flush", "event", "replay" if replayed else "run", "event", "wait"]
+
+
+@pytest.fixture
+def capture(gpu):
+    """What becomes of a graph: nothing, or an error that leaves its stream current (torch 2.11)."""
+    gpu.stream, gpu.fails = "ours", False
+
+    @contextmanager
+    def captured(graph):
+        gpu.stream = "the graph's"
+        yield
+        if gpu.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        gpu.stream = "ours"
+
+    gpu.cuda.graph = captured
+    gpu.cuda.CUDAGraph = lambda: SimpleNamespace(replay=lambda: gpu.log.append("replay"))
+    gpu.cuda.current_stream = lambda: gpu.stream
+    gpu.cuda.set_stream = lambda stream: setattr(gpu, "stream", stream)
+    gpu.cuda.synchronize = lambda: gpu.log.append("wait")
+    return gpu
+
+
+def test_a_graph_is_replayed(capture):
+    replay = timing.graphed(lambda: capture.log.append("run"))
+    replay()
+    assert capture.log == ["run", "replay"] and capture.stream == "ours"
+
+
+def test_what_cannot_be_a_graph_is_run_as_it_is_on_the_stream_of_before(capture):
+    def run():
+        pass
+
+    capture.fails = True
+    assert timing.graphed(run) is run
+    assert capture.log == ["wait"] and capture.stream == "ours"
+
+
+# --- is it honest? ------------------------------------------------------------------------------
+
+EQUAL, DOUBLE = Speedup(1.0, 0.98, 1.02), Speedup(2.0, 1.95, 2.05)
+
+
+@pytest.mark.parametrize(
+    ("found", "passed"),
+    [
+        (SelfTest(EQUAL, DOUBLE, None), True),
+        (SelfTest(EQUAL, DOUBLE, 1.04), True),
+        (SelfTest(EQUAL, Speedup(2.15, 2.1, 2.2), 0.96), True),
+        (SelfTest(EQUAL, DOUBLE, 1.06), False),
+        (SelfTest(EQUAL, DOUBLE, 0.94), False),
+        (SelfTest(Speedup(1.03, 1.02, 1.04), DOUBLE, None), False),
+        (SelfTest(Speedup(0.97, 0.96, 0.98), DOUBLE, None), False),
+        (SelfTest(EQUAL, Speedup(1.0, 0.9, 1.1), None), False),
+        (SelfTest(EQUAL, Speedup(0.5, 0.4, 0.6), None), False),
+        (SelfTest(EQUAL, Speedup(2.3, 1.9, 2.6), None), False),
+    ],
+)
+def test_the_timer_passes_only_with_the_known_answers(found, passed):
+    assert found.passed is passed
+
+
+def test_the_timer_is_honest_here():
+    tries = (self_test("cpu", size=128) for _ in range(5))  # others may be busy on this machine
+    assert any(each.passed and each.triton is None for each in tries)

@@ -1,0 +1,418 @@
+"""Every sparse format computes the product of the same zeros held dense, or says why it cannot."""
+
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from course_lib import sparse
+from course_lib.sparse import (
+    FORMATS,
+    TOLERANCE,
+    Format,
+    Unsupported,
+    break_even,
+    held_bytes,
+    hold,
+    measure,
+    pruned,
+    two_four,
+)
+
+SHAPES = [(64, 96), (96, 32), (1, 8), (8, 1), (33, 17)]
+ANYWHERE = [name for name, each in FORMATS.items() if each.block == 1]
+BLOCKS = {name: each.block for name, each in FORMATS.items() if each.block not in (1, None)}
+
+#: Real products that are timed in no time.
+quickly = partial(measure, rounds=6, seconds=0)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_same_product(held: sparse.Held, inputs: torch.Tensor) -> None:
+    expected = held.dense.double() @ inputs.double()
+    error = (held.tensor @ inputs - expected).abs().max()
+    assert error <= TOLERANCE[inputs.dtype] * expected.abs().max().clamp_min(1e-30)
+
+
+# --- products -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_product_of_each_format_is_that_of_the_masked_weight(shape, sparsity, batch, dtype):
+    held = hold(random(*shape, dtype=dtype), sparsity)
+    supported = [name for name, each in held.items() if each.why is None]
+    whole = [name for name, block in BLOCKS.items() if not any(size % block for size in shape)]
+    assert supported == ["dense", *ANYWHERE, *whole]
+    for name in supported:
+        assert_same_product(held[name], random(shape[1], batch, dtype=dtype, seed=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_in_half_precision_a_product_is_right_or_torch_refuses_it(dtype):
+    inputs = random(96, 7, dtype=dtype, seed=1)
+    held = hold(random(64, 96, dtype=dtype), 0.5)
+    rows = quickly(held, inputs)
+    for name in (*ANYWHERE, *BLOCKS):
+        try:
+            held[name].tensor @ inputs
+        except (RuntimeError, NotImplementedError) as problem:
+            assert rows[name].timing is None and rows[name].why in str(problem)
+        else:
+            assert_same_product(held[name], inputs)
+            assert rows[name].timing and rows[name].why is None
+
+
+@pytest.mark.parametrize("name", [*ANYWHERE, *BLOCKS])
+def test_each_format_is_the_layout_that_it_is_called_after(name):
+    layouts = {"masked": torch.strided, "COO": torch.sparse_coo, "CSR": torch.sparse_csr}
+    tensor = hold(random(64, 96), 0.5, [name])[name].tensor
+    assert tensor.layout is layouts.get(name, torch.sparse_bsr)
+    if name in BLOCKS:
+        assert tensor.values().shape[1:] == (BLOCKS[name], BLOCKS[name])
+
+
+def test_only_the_formats_asked_for_are_made():
+    assert [*hold(random(64, 96), 0.5, (name for name in ["CSR", "COO"]))] == [
+        "dense",
+        "CSR",
+        "COO",
+    ]
+
+
+def test_held_dense_is_the_weight_as_it_is():
+    weight = random(64, 96)
+    before = weight.clone()
+    held = hold(weight, 0.9)
+    assert held["dense"].tensor is weight and held["dense"].sparsity == 0
+    assert torch.equal(weight, before)
+
+
+# --- the pattern of zeros -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.77, 0.999, 1.0])
+@pytest.mark.parametrize("weight", [random(12, 10), torch.ones(12, 10)], ids=["random", "ties"])
+def test_single_weights_are_pruned_to_the_exact_number(weight, sparsity):
+    assert (pruned(weight, sparsity) == 0).sum() == round(sparsity * 120)
+
+
+def test_the_smallest_weights_are_pruned():
+    weight = random(12, 10)
+    found = pruned(weight, 0.7)
+    threshold = weight.abs().flatten().sort().values[round(0.7 * 120)]
+    assert torch.equal(found, weight.where(weight.abs() >= threshold, 0))
+
+
+@pytest.mark.parametrize(("block", "shape"), [(2, (6, 10)), (4, (8, 12)), (16, (64, 32))])
+@pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_whole_blocks_of_the_smallest_sum_are_pruned(block, shape, sparsity):
+    weight = random(*shape)
+    corners = [
+        (row, column) for row in range(0, shape[0], block) for column in range(0, shape[1], block)
+    ]
+
+    def total(corner):
+        row, column = corner
+        return weight[row : row + block, column : column + block].abs().sum()
+
+    expected = weight.clone()
+    for row, column in sorted(corners, key=total)[: round(sparsity * len(corners))]:
+        expected[row : row + block, column : column + block] = 0
+    assert torch.equal(pruned(weight, sparsity, block), expected)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+def test_two_four_keeps_the_two_largest_of_each_four_in_a_row(sparsity):
+    weight = random(6, 16)
+    expected = weight.clone()
+    for row in expected:
+        for four in row.split(4):
+            four[four.abs().argsort()[:2]] = 0
+    assert torch.equal(pruned(weight, sparsity, None), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "message"),
+    [
+        ((6, 8), 4, r"\(6, 8\) cannot be cut into blocks of 4 x 4"),
+        ((8, 6), 4, r"\(8, 6\) cannot be cut into blocks of 4 x 4"),
+        ((8, 6), None, "4 does not divide the 6 columns"),
+    ],
+)
+def test_a_shape_that_its_pattern_does_not_divide_is_refused(shape, block, message):
+    with pytest.raises(Unsupported, match=message):
+        pruned(random(*shape), 0.5, block)
+
+
+def test_two_four_needs_only_columns_in_fours():
+    assert (pruned(random(5, 8), 0.5, None) == 0).sum() == 20
+
+
+def test_the_sparsity_that_was_reached_is_noted():
+    held = hold(random(64, 64), 0.9)
+    assert held["CSR"].sparsity == pytest.approx(round(0.9 * 4096) / 4096)
+    assert held["BSR 16"].sparsity == 14 / 16 and held["BSR 32"].sparsity == 1
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)], ids=str)
+def test_bytes_by_hand(dtype, width):
+    rows, columns, sparsity = 64, 96, 0.75
+    kept = rows * columns // 4
+    held = hold(random(rows, columns, dtype=dtype), sparsity)
+    expected = {
+        "dense": rows * columns * width,
+        "masked": rows * columns * width,
+        "COO": kept * (width + 2 * 8),  # a row and a column of 64 bits
+        "CSR": kept * (width + 4) + (rows + 1) * 4,  # a column of 32 bits; the beginnings of rows
+    }
+    for name, block in BLOCKS.items():
+        blocks = (rows // block) * (columns // block)
+        left = blocks - round(sparsity * blocks)
+        expected[name] = left * (block**2 * width + 8) + (rows // block + 1) * 8
+    assert {name: held[name].bytes for name in expected} == expected
+    assert {name: held_bytes(held[name].tensor) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("places", "total"), [(torch.zeros(8, 2).short(), 32), (None, 0)])
+def test_bytes_of_two_four_are_values_and_places(places, total):
+    packed = torch.zeros(8, 16, dtype=torch.float16)
+    tensor = SimpleNamespace(layout=torch.strided, packed=packed, meta=places)
+    assert held_bytes(tensor) == 8 * 16 * 2 + total
+
+
+def test_converting_takes_time():
+    held = hold(random(64, 96), 0.5)
+    assert all(held[name].convert_ms > 0 for name in ANYWHERE)
+
+
+def test_time_of_a_conversion_is_the_median_of_three(monkeypatch):
+    readings = iter([0, 0.009, 1, 1.002, 2, 2.004])
+    monkeypatch.setattr(sparse, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    assert hold(random(4, 4), 0.5, ["COO"])["COO"].convert_ms == pytest.approx(4)
+
+
+# --- what cannot be had -------------------------------------------------------------------------
+
+
+def test_a_format_that_cannot_be_had_is_a_row_with_its_reason():
+    rows = quickly(hold(random(33, 17), 0.5), random(17, 3, seed=1))
+    assert [*rows] == ["dense", *FORMATS]
+    reasons = {name: row.why for name, row in rows.items() if row.why}
+    assert [*reasons] == [*BLOCKS, "2:4"]
+    for name, block in BLOCKS.items():
+        assert reasons[name] == f"(33, 17) cannot be cut into blocks of {block} x {block}"
+    assert reasons["2:4"] == "4 does not divide the 17 columns"
+    assert not any(rows[name].timing or rows[name].speedup for name in reasons)
+
+
+def test_two_four_needs_a_gpu():
+    assert "needs a CUDA GPU" in hold(random(64, 64), 0.5)["2:4"].why
+
+
+def test_two_four_needs_sparse_tensor_cores(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Abacus 75")
+    with pytest.raises(Unsupported, match="Abacus 75 has no sparse tensor cores"):
+        two_four(SimpleNamespace(is_cuda=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("No kernel. Try another.\nThe stack of the error"), "No kernel"),
+        (NotImplementedError("Not on this device.\nAdvice"), "Not on this device"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+    ids=["sentence", "line", "nothing"],
+)
+@pytest.mark.parametrize("when", ["converting", "multiplying"])
+def test_what_torch_refuses_says_its_first_sentence(monkeypatch, error, why, when):
+    def fails(_):
+        raise error
+
+    class Refusing(torch.Tensor):
+        def __matmul__(self, other):
+            raise error
+
+    convert = fails if when == "converting" else lambda weight: weight.as_subclass(Refusing)
+    monkeypatch.setattr(sparse, "held_bytes", lambda tensor: 0)
+    monkeypatch.setitem(FORMATS, "CSR", Format(convert))
+    rows = quickly(hold(random(64, 96), 0.5, ["COO", "CSR"]), random(96, 7, seed=1))
+    assert rows["CSR"] == sparse.Row(why=why) and rows["COO"].timing
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def test_each_held_weight_has_a_row():
+    held = hold(random(64, 96), 0.9)
+    rows = quickly(held, random(96, 7, seed=1))
+    assert [*rows] == [*held] == ["dense", *FORMATS]
+    timed = {name: row for name, row in rows.items() if row.why is None}
+    assert [*timed] == ["dense", *ANYWHERE, *BLOCKS]
+    assert rows["dense"].speedup == (1, 1, 1) and rows["dense"].error == 0
+    for row in timed.values():
+        assert row.speedup.low <= row.speedup.value <= row.speedup.high
+        assert len(row.timing.milliseconds) == 6 and row.error <= 1e-4
+
+
+def test_a_speedup_is_over_the_dense_weight(monkeypatch):
+    class Slow(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            for _ in range(20):
+                result = super().__torch_function__(function, types, args, kwargs)
+            return result
+
+    monkeypatch.setattr(sparse, "held_bytes", lambda tensor: 0)
+    monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight.as_subclass(Slow)))
+    rows = quickly(hold(random(128, 128), 0.5, ["masked"]), random(128, 128, seed=1))
+    assert 0 < rows["masked"].speedup.value < 0.5
+
+
+def test_an_error_is_a_fraction_of_the_largest_value(monkeypatch):
+    weight = torch.diag(torch.tensor([1.0, 2.0, 4.0]))
+    slip = torch.zeros(3, 3).index_put_((torch.tensor(0), torch.tensor(2)), torch.tensor(2**-13))
+    monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight + slip))
+    row = quickly(hold(weight, 0, ["masked"]), torch.eye(3))["masked"]
+    assert row.error == 2**-15 and row.timing
+
+
+@pytest.mark.parametrize("name", ["COO", "CSR", "BSR 16"])
+def test_a_wrong_product_is_not_timed(monkeypatch, name):
+    convert, block = FORMATS[name]
+
+    def corrupted(weight):
+        tensor = convert(weight)
+        tensor.values().view(-1)[0] += 3
+        return tensor
+
+    monkeypatch.setitem(FORMATS, name, Format(corrupted, block))
+    rows = quickly(hold(random(64, 96), 0.5), random(96, 7, seed=1))
+    assert rows[name].error > 1e-4 and rows[name].timing is None and rows[name].speedup is None
+    percent = f"{rows[name].error:.0%}"
+    assert rows[name].why == f"its product is wrong by {percent} of the largest value"
+    assert [other for other in rows if rows[other].why] == [
+        other for other in rows if other in (name, "2:4")
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "right"), [(torch.float32, False), (torch.float16, True)])
+def test_how_far_a_product_may_be_off_depends_on_the_precision(monkeypatch, dtype, right):
+    monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight * 1.002))
+    held = hold(random(64, 96, dtype=dtype), 0.5, ["masked"])
+    row = quickly(held, random(96, 7, dtype=dtype, seed=1))["masked"]
+    assert (row.timing is not None) is right and row.error == pytest.approx(0.002, rel=0.5)
+
+
+def test_a_product_that_is_no_number_is_not_timed(monkeypatch):
+    monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight * math.nan))
+    row = quickly(hold(random(64, 96), 0.5, ["masked"]), random(96, 7, seed=1))["masked"]
+    assert math.isnan(row.error) and row.timing is None and "wrong" in row.why
+
+
+def test_a_format_without_a_weight_left_is_not_timed():
+    rows = quickly(hold(random(64, 64), 0.9), random(64, 3, seed=1))
+    assert rows["BSR 32"] == sparse.Row(why="nothing but zeros is left")
+    assert rows["BSR 16"].timing and rows["CSR"].timing
+    rows = quickly(hold(random(64, 64), 1.0), random(64, 3, seed=1))
+    assert [name for name, row in rows.items() if row.timing] == ["dense"]
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "inputs", [(64, 7), (96,), (96, 7, 1), (7, 96)], ids=["rows", "vector", "cube", "transposed"]
+)
+def test_inputs_that_do_not_fit_are_refused_with_both_shapes(inputs):
+    held = hold(random(64, 96), 0.5, ["CSR"])
+    with pytest.raises(ValueError, match=r"inputs are \(columns, batch\)") as refusal:
+        quickly(held, random(*inputs))
+    assert f"got (64, 96) and {inputs}" in str(refusal.value)
+
+
+def test_an_unknown_format_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"no format 'ELL'; choose from masked, COO, CSR"):
+        hold(random(64, 96), 0.5, ["CSR", "ELL"])
+
+
+@pytest.mark.parametrize("shape", [(96,), (4, 3, 3, 3), ()])
+def test_a_weight_that_is_no_matrix_is_refused(shape):
+    with pytest.raises(ValueError, match=r"A weight is \(rows, columns\); got \("):
+        hold(random(*shape), 0.5)
+
+
+@pytest.mark.parametrize("formats", [["CSR"], ["2:4"], []], ids=str)
+@pytest.mark.parametrize("sparsity", [-0.1, 1.1, math.nan])
+def test_an_impossible_sparsity_is_refused(sparsity, formats):
+    with pytest.raises(ValueError, match=f"A sparsity is a fraction .* got {sparsity}"):
+        hold(random(64, 96), sparsity, formats)
+
+
+@pytest.mark.parametrize(
+    ("weight", "inputs", "reason"),
+    [
+        (random(64, 96), torch.full((96, 7), math.nan), "wrong by nan"),
+        (torch.zeros(64, 96), random(96, 7), "nothing but zeros is left"),
+    ],
+    ids=["nan", "zeros"],
+)
+def test_without_a_dense_time_nothing_is_measured(weight, inputs, reason):
+    with pytest.raises(ValueError, match=f"The dense product cannot be timed: .*{reason}"):
+        quickly(hold(weight, 0.5, ["CSR"]), inputs)
+
+
+# --- break-even ---------------------------------------------------------------------------------
+
+GRID = [0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
+
+
+@pytest.mark.parametrize("cost", [2.5, 4, 7, 12, 30])
+@pytest.mark.parametrize("power", [1, 0.5, 2])
+def test_break_even_is_exact_where_time_is_a_power_of_the_density(cost, power):
+    speedups = [(1 / (cost * (1 - sparsity))) ** power for sparsity in GRID]
+    assert break_even(GRID, speedups) == pytest.approx(1 - 1 / cost)
+
+
+@pytest.mark.parametrize(
+    ("speedups", "expected"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.9], None),
+        ([2, 3, 4, 5, 6, 7], 0.5),
+        ([0.5, 1, 2, 3, 4, 5], 0.7),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 1], 0.99),
+        ([1, 1, 1, 1, 1, 1], 0.5),
+        ([2, 0.5, 2, 0.5, 1, 2], 0.95),
+        ([2, 0.5, 2, 3, 4, 0.9], None),
+    ],
+    ids=["never", "always", "tie", "tie at the end", "ties", "several crossings", "slower again"],
+)
+def test_break_even_of_a_sweep(speedups, expected):
+    assert break_even(GRID, speedups) == pytest.approx(expected)
+
+
+def test_the_last_of_several_crossings_counts():
+    found = break_even([0.5, 0.6, 0.75, 0.9375], [2, 0.9, 0.5, 2])
+    assert found == pytest.approx(0.875)  # halfway between a quarter and a sixteenth
+
+
+@pytest.mark.parametrize(("speedup", "expected"), [(2, 0.9), (1, 0.9), (0.99, None)])
+def test_break_even_of_a_single_measurement(speedup, expected):
+    assert break_even([0.9], [speedup]) == expected
+
+
+def test_break_even_needs_a_speedup_for_each_sparsity():
+    with pytest.raises(ValueError):
+        break_even([0.5, 0.9], [2])
