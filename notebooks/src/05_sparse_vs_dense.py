@@ -260,8 +260,8 @@ most = [values[-1] for values in speedups.values()]
 print("at 99.5 % CSR is faster than dense:", all(most[number] > 1 for number in (0, 2)))
 
 # %% [markdown]
-# Look again at the vector and the batch: they cross at different places, and both far from 100 %.
-# "Break-even sparsity" is a number of a machine, a format and a shape. On this processor it is low.
+# Look again at the vector and the batch: they cross at different places. A "break-even sparsity"
+# belongs to a machine, a format and a shape.
 #
 # ## Two ceilings
 #
@@ -376,10 +376,10 @@ for name, inputs in INPUTS.items():
 print("side by side is twice as fast:", any(ratio.value > 2 for ratio in gain.values()))
 
 # %% [markdown]
-# It is not the places, here: this input fits into a cache, and from there every place is about
-# equally near. What remains is the *work around* each weight. Its column must be loaded as well,
-# and its input fetched on its own, where a dense product takes many neighbours with one wide
-# instruction. So look at the price of a weight instead:
+# A ratio near one says: it is not the places. This input fits into a cache, and from there every
+# place is about equally near. What remains is the *work around* each weight. Its column must be
+# loaded as well, and its input fetched on its own, where a dense product takes many neighbours with
+# one wide instruction. So look at the price of a weight instead:
 
 # %% tags=["nbval-ignore-output"]
 price = {}
@@ -393,7 +393,7 @@ for name in INPUTS:
 print("a weight in CSR costs more than a dense one:", min(price.values()) > 1)
 
 # %% [markdown]
-# Twice of that are the bytes: value and column. The rest is that wide instructions stay idle. And
+# Bytes explain a factor of two: a value and its column. What is beyond is the work around it. And
 # the price tells the break-even at once: if a weight costs five times as much, four fifths have to
 # go before anything is gained.
 #
@@ -431,9 +431,9 @@ print("blocks of 16 beat dense, for the batch:", by_kind[by_batch]["BSR 16"].spe
 print("a format can be far slower than dense:", tiny < 0.5)
 
 # %% [markdown]
-# Blocks can be faster than CSR, and one bar is hardly to be seen: a good format with a bad routine.
-# The same blocks of 4 that shine for a batch are hopeless for a vector. Which routine the library
-# has for your shape matters more than the theory. **Measure.**
+# Blocks can be faster than CSR. And if a bar is hardly to be seen, it is a good format with a bad
+# routine: the same blocks of 4 that help a batch can be hopeless for a vector. Which routine the
+# library has for your shape matters more than the theory. **Measure.**
 #
 # ## 2:4
 #

@@ -351,8 +351,8 @@ axes.legend(loc="lower right")
 figures.show(figure, alt="Accuracy over milliseconds for two networks and the channels removed.")
 
 # %% [markdown]
-# Up and to the left is better. Labels are the channels removed. A wide network with half of its
-# channels may beat a narrow one with all of its: in accuracy, and sometimes even in time.
+# Up and to the left is better. Labels are the channels removed. Compare the two lines at one height:
+# is it better to prune a wide network hard, or a narrow one a little?
 #
 # **Exercise 06.5.** `networks` maps names to (accuracy, milliseconds). Return the name of the
 # fastest with an accuracy of at least `floor`, or None.
