@@ -351,7 +351,7 @@ axes.legend(loc="lower right")
 figures.show(figure, alt="Accuracy over milliseconds for two networks and the channels removed.")
 
 # %% [markdown]
-# Up and to the left is better. Labels are the channels removed. Compare the two lines at one height:
+# Up and to the left is better. Labels are the channels removed. Compare both lines at one height:
 # is it better to prune a wide network hard, or a narrow one a little?
 #
 # **Exercise 06.5.** `networks` maps names to (accuracy, milliseconds). Return the name of the
