@@ -274,15 +274,17 @@ print("the small network gains more from a batch:", more)
 # Processors calculate with several numbers at once, 4, 8 or 16. A layer with 57 channels fills the
 # last group of them badly. Is 57 as fast as 56, or as slow as 64?
 
-# %% tags=["nbval-ignore-output"]
-stairs = widths.staircase(1, rounds=40, seconds=3)
+# %%
+stairs = widths.staircase(64, rounds=20, seconds=4)
 figure, axes = plt.subplots()
 count = [point["channels"] for point in stairs]
 low, high = np.transpose([point["quartiles"] for point in stairs])
-axes.fill_between(count, 1000 * low, 1000 * high, color=figures.COLOURS["structured"], alpha=0.3)
-axes.plot(count, [1000 * point["median"] for point in stairs], "o-", color="#8f5d00")
+axes.fill_between(count, low, high, color=figures.COLOURS["structured"], alpha=0.3)
+axes.plot(count, [point["median"] for point in stairs], "o-", color="#8f5d00")
 axes.set_xticks(range(48, 73, 8))
-axes.set(xlabel="channels in and out", ylabel="microseconds", title="One convolution, 14 x 14")
+axes.set(
+    xlabel="channels in and out", ylabel="ms for 64 pictures", title="One convolution, 14 x 14"
+)
 figures.show(figure, alt="Time of a convolution over its channels, from 48 to 72, with quartiles.")
 
 # %% tags=["nbval-ignore-output"]
@@ -375,12 +377,11 @@ check("06.5", fastest)
 #
 # `python -m course_lib record structured_speedup` records all of this in a few minutes.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 recorded = recordings.load("structured_speedup", "resnet18")
-for name, what in recorded.items():
-    print(f"{name}: {len(what['points'])} points, torch {what['machine']['torch']}")
 
 
+# %%
 def over_removed(name, part, batch):
     """Recorded times of a part, and what the MACs promise."""
     points = recordings.points(recorded[name], part=part, batch=int(batch))
@@ -392,8 +393,7 @@ def over_removed(name, part, batch):
     fewer = [line[0]["macs"] / point["macs"] for point in line]
     axes.plot(x, fewer, ":", color="black", label="MACs")
     axes.set(xlabel="channels removed (%)", ylabel="times faster", title=f"{name}, {part}")
-    axes.set_yscale("log")
-    axes.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+    axes.set(yscale="log", yticks=[1, 2, 4, 8, 16], yticklabels=["1", "2", "4", "8", "16"])
     axes.minorticks_off()
     axes.legend()
     return figure
@@ -410,9 +410,17 @@ choose(
     alt="Recorded speed-up over channels removed, beside the MACs.",
 )
 
+# %%
+processor = recorded["cpu-2core"]
+for part, batch, removed in (("resnet18", 1, 0.1), ("resnet18", 1, 0.5), ("resnet18", 64, 0.5)):
+    for point in recordings.points(processor, part=part, batch=batch, removed=removed):
+        print(f"{part}, batch {batch}, {removed:.0%} removed: {point['speedup']:.1f} times faster")
+
 # %% [markdown]
-# The wide gap between time and MACs at one picture closes with more of them. Is it true? Your own
-# ResNet-18 from above against the recording:
+# The wide gap between time and MACs at one picture closes with more of them. And look at 10 %: 64
+# channels become 58, 128 become 115, numbers that this processor does not like.
+#
+# Is the recording true? Your own ResNet-18 from above against it:
 
 # %% tags=["nbval-ignore-output"]
 what = {"part": "resnet18", "removed": HALF, "batch": 1, "dtype": "float32"}
@@ -421,7 +429,7 @@ for name, one in recorded.items():
         print(f"{name}: {point['speedup']:.2f} times faster; here {network[5]['speedup']:.2f}")
 
 # %%
-there = recordings.points(recorded["cpu-2core"], **what)[0]["speedup"]
+there = recordings.points(processor, **what)[0]["speedup"]
 print("they agree within a factor of 1.7:", 1 / 1.7 < network[5]["speedup"] / there < 1.7)
 
 # %% [markdown]
@@ -451,6 +459,9 @@ measurements = {
     "half_speed_small_resnet": half["small_resnet, 1"]["speedup"],
 }
 claims.record("C11", measurements, "one picture, float32")
+
+# %%
+print("ResNet-18 is at least 1.5 times faster:", measurements["half_speed_resnet18"] > 1.5)
 
 # %% [markdown]
 # Time and accuracy come from the same networks, and each has its own answer.
