@@ -708,8 +708,9 @@ claims.record("C07", measured, context)
 print("a weight in CSR costs over one and a half dense ones:", price["one vector"] > 1.5)
 
 # %% [markdown]
-# So "gather" is right if it means the work that each single weight brings along, and not right, on
-# this machine, if it means that the places are far apart. C08: does only special hardware gain?
+# "Gather" can mean two things: the work that each single weight brings along, or places that are
+# far apart. The card says which of the two this machine confirms. C08: does only special hardware
+# gain?
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -762,7 +763,7 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 #
 # <details><summary>Answer</summary>
 #
-# Earlier than many think: a CPU has no matrix units of a GPU's kind to lose. Ask for the routine:
+# Often earlier than on a GPU, whose matrix units a sparse product leaves idle. Ask for the routine:
 # which format, which number type (16-bit CSR may not exist), one column or many. Then measure the
 # break-even at the very shape. And count the conversion if the matrix changes often.
 #

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course_lib import cost, recordings, timing
+from course_lib import cost, recordings
 from course_lib import structured_speedup as widths
 from course_lib.bars import bar
 from course_lib.teaching import claims, figures, recovery
@@ -186,8 +186,8 @@ print("it is faster:", network[5]["speedup"] > 1.5)
 print("but not by as much as the MACs:", network[5]["speedup"] < fewer)
 
 # %% [markdown]
-# The dotted line is what the MACs promise. The measured one leaves it on the way down: something
-# takes time that does not get less.
+# The dotted line is what the MACs promise. The measured one ends above it: something takes time
+# that does not get less.
 #
 # ## What does not shrink?
 #
@@ -418,7 +418,7 @@ for part, batch, removed in (("resnet18", 1, 0.1), ("resnet18", 1, 0.5), ("resne
 
 # %% [markdown]
 # The wide gap between time and MACs at one picture closes with more of them. And look at 10 %: 64
-# channels become 58, 128 become 115, numbers that this processor does not like.
+# channels become 58, 128 become 115, numbers off the steps of the staircase.
 #
 # Is the recording true? Your own ResNet-18 from above against it:
 
