@@ -8,6 +8,7 @@ run.
 
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -111,11 +112,12 @@ def compare(
     seconds: float = 2.0,
     zeros: bool = False,
 ) -> Comparison:
-    """Time every candidate on the same ``inputs``, in turns: A B A B ...
+    """Time every candidate on the same ``inputs``, in turns: A B, B A, A B ...
 
     Turns, because a machine slows down and speeds up by itself: whatever happens to it happens to
-    all candidates. The first rounds, until the times are stable, are not counted. On a GPU the
-    clock are CUDA events, and its cache is emptied before every run.
+    all candidates. Every round has an order of its own, because a candidate finds in the cache
+    what the one before it left there. The first rounds, until the times are stable, are not
+    counted. On a GPU the clock are CUDA events, and its cache is emptied before every run.
 
     Args:
         candidates: called with ``inputs``. What they compute must not depend on the turn. Whether
@@ -167,12 +169,13 @@ def digits(value: float) -> float:
 def _in_turns(samples: Mapping[str, Callable[[], float]], rounds: int, seconds: float) -> dict:
     """The milliseconds of each sample, a list by name."""
     times: dict[str, list[float]] = {name: [] for name in samples}
+    order = random.Random(0)
     start = time.perf_counter()
     for done in range(rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
             break
-        for name, sample in samples.items():
-            times[name].append(sample())
+        for name in order.sample(list(samples), len(samples)):
+            times[name].append(samples[name]())
     return times
 
 

@@ -4,9 +4,10 @@ import gc
 import json
 import math
 import random
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, product
+from itertools import count, pairwise, permutations, product
 from types import SimpleNamespace
 
 import pytest
@@ -76,8 +77,17 @@ def made_up(**milliseconds: list[float]) -> Comparison:
 def test_candidates_take_turns(clock):
     names = ["a", "b", "c"]
     result = compare({name: clock.candidate(name, lambda: 1) for name in names}, rounds=8)
-    assert clock.runs[-24:] == names * 8
+    counted = clock.runs[-24:]
+    assert all(sorted(counted[at : at + 3]) == names for at in range(0, 24, 3))
     assert [len(result.timings[name].milliseconds) for name in names] == [8] * 3
+
+
+def test_no_candidate_always_follows_the_same_one(clock):
+    names = ["a", "b", "c", "d"]
+    compare({name: clock.candidate(name, lambda: 1) for name in names}, rounds=30)
+    counted = clock.runs[-120:]
+    followed = Counter(pairwise(counted))
+    assert max(followed[pair] for pair in permutations(names, 2)) < 20
 
 
 def test_times_are_milliseconds_of_one_run(clock):
