@@ -111,8 +111,8 @@ def measure(
 ) -> list[dict]:
     """Prune and train as ``run`` says; return a point for each of its budgets.
 
-    A point holds what the run was, its ``epochs``, the ``lr`` (highest of the whole schedule), the
-    ``seconds`` of training, and what :func:`quality` says.
+    A point holds what the run was, its ``epochs``, the ``lr`` (highest of the whole schedule), and
+    what :func:`quality` says.
 
     Raises:
         ValueError: an unknown network, style, method or schedule, or an impossible amount.
@@ -120,13 +120,10 @@ def measure(
     _refuse_impossible(run, model_name)
     recipe = RECIPES[model_name]
     model = dense = on_device(load_trained(model_name))
-    points, start, pause = [], time.perf_counter(), 0.0
+    points = []
 
     def note(*_) -> None:
-        nonlocal pause
-        now = time.perf_counter()
-        points.append(_point(run, len(points), recipe, now - start - pause) | quality(model, data))
-        pause += time.perf_counter() - now
+        points.append(_point(run, len(points), recipe) | quality(model, data))
 
     for number, stage in enumerate(stages(run, recipe.epochs)):
         model, masks = prune(model, run.style, stage.amount, dense)
@@ -195,7 +192,7 @@ def _rates(schedule: str, recipe: Recipe, stage: Stage) -> dict:
     return {"schedule": "rewound", "lr": recipe.lr} | whole
 
 
-def _point(run: Run, number: int, recipe: Recipe, seconds: float) -> dict:
+def _point(run: Run, number: int, recipe: Recipe) -> dict:
     budget = run.budgets[number]
     lr = _rates(run.schedule, recipe, Stage(run.amount, 0, 0))["lr"]
     return {
@@ -207,7 +204,6 @@ def _point(run: Run, number: int, recipe: Recipe, seconds: float) -> dict:
         "seed": run.seed,
         "epochs": round(budget * recipe.epochs, 3),
         "lr": round(lr, 6),
-        "seconds": round(seconds, 1),
     }
 
 
@@ -377,10 +373,7 @@ def _record_runs(recording: dict, runs: list[Run], path: Path, data: Splits) -> 
         recordings.write(recording, path)
         trained, left = trained + run.budgets[-1], left - run.budgets[-1]
         hours = (time.perf_counter() - start) / trained * left / 3600
-        say(
-            f"{run}: {points[-1]['accuracy']:.2f} % in {points[-1]['seconds']:.0f} s; "
-            f"about {hours:.1f} hours to go"
-        )
+        say(f"{run}: {points[-1]['accuracy']:.2f} %; about {hours:.1f} hours to go")
 
 
 def _key(point: dict) -> tuple:

@@ -73,7 +73,7 @@ SHAPES = {
         "pruned": [{"style": str, "amount": float} | MEASURED | SIZE],
         "points": [
             {"style": str, "amount": float, "method": str, "schedule": str, "budget": float}
-            | {"seed": int, "epochs": float, "lr": float, "seconds": float}
+            | {"seed": int, "epochs": float, "lr": float}
             | MEASURED
         ],
     },

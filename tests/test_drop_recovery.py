@@ -157,7 +157,7 @@ def test_a_smaller_budget_at_a_constant_rate_is_the_same_run_cut_short(
         point("small_resnet", "weights", 0.9, "constant", budget, 3, pictures) for budget in budgets
     ]
     for first, second in zip(nested, alone, strict=True):
-        assert first | {"seconds": 0} == second | {"seconds": 0}
+        assert first == second
     together, apart = weights_when_measured[:3], weights_when_measured[3:]
     assert all(map(torch.equal, together, apart))
     assert not torch.equal(together[0], together[1])
@@ -170,15 +170,6 @@ def test_a_point_says_what_was_run_and_measured(pictures):
     assert found["interval"] == pytest.approx(interval(found["accuracy"], 60), abs=0.01)
     low, high = found["interval"]
     assert low < found["accuracy"] < high and high - low > 5  # of 60 pictures, not of 10,000
-    assert found["seconds"] >= 0
-
-
-def test_seconds_are_those_of_training_only(pictures, monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(drop_recovery.time, "perf_counter", lambda: next(clock))
-    run = Run("weights", 0.9, "one-shot", "constant", (0.05, 0.1, 0.2), 0)
-    # every reading is a second later, and there are two around each measurement
-    assert [each["seconds"] for each in measure(run, "small_resnet", pictures)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -323,7 +314,7 @@ def few_runs(monkeypatch):
 
     def pretended(run, model_name, data, progress):
         measured.append(run)
-        facts = {"epochs": 1.0, "lr": 0.1, "seconds": 2.0}
+        facts = {"epochs": 1.0, "lr": 0.1}
         result = {"accuracy": 90 + run.amount, "interval": [90, 91], "validation": 90.0}
         named = {name: getattr(run, name) for name in ("style", "amount", "method", "schedule")}
         return [

@@ -29,7 +29,7 @@ PRUNED = {"style": "weights", "amount": 0.5}
 POINT = (
     PRUNED
     | {"method": "one-shot", "schedule": "constant", "budget": 0.2, "seed": 0}
-    | {"epochs": 2.4, "lr": 0.006, "seconds": 98}
+    | {"epochs": 2.4, "lr": 0.006}
     | QUALITY
 )
 RECORDING = {
@@ -154,7 +154,7 @@ def test_each_field_of_each_point_must_be_there(recording, field):
         ("seed", True, "seed must be a whole number"),
         ("seed", None, "seed must be a whole number"),
         ("amount", "0.5", "amount must be a number; it is '0.5'"),
-        ("seconds", float("inf"), "seconds must be a number"),
+        ("epochs", float("inf"), "epochs must be a number"),
         ("lr", float("nan"), "lr must be a number"),
         ("style", 3, "style must be a text"),
         ("accuracy", 100.1, "accuracy must be a number from 0 to 100; it is 100.1"),

@@ -23,7 +23,7 @@ def measured(accuracy, validation=None):
 def point(accuracy, validation=None, **changes):
     """A point at 90 % of the weights and a fifth of the epochs, but for the ``changes``."""
     what = {"style": "weights", "amount": 0.9, "method": "one-shot", "schedule": "constant"}
-    numbers = {"budget": 0.2, "seed": 0, "epochs": 2.4, "lr": 0.006, "seconds": 98.0}
+    numbers = {"budget": 0.2, "seed": 0, "epochs": 2.4, "lr": 0.006}
     return what | numbers | measured(accuracy, validation) | changes
 
 
