@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 
-def write_whole(file: Path, text: str) -> Path:
-    """Write ``text`` so that a reader of ``file`` sees the old text or the new one, never a part.
+def write_whole(file: Path, content: str | bytes) -> Path:
+    """Write ``content`` so that a reader of ``file`` sees the old or the new one, never a part.
+
+    Text is written as UTF-8, its lines ended by a line feed on every system.
 
     Raises:
         OSError: the folder or the disk refuses; ``file`` is left as it was.
@@ -13,8 +15,8 @@ def write_whole(file: Path, text: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with open(beside, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(beside, file)

@@ -8,7 +8,8 @@ import pytest
 from course_lib import PROJECT
 
 MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
-channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup"""
+channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup, \
+storage, pruned_file, quantization"""
 
 
 def run(script: str) -> str:
@@ -25,7 +26,8 @@ import sys
 class OnlyTorch:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {{"safetensors", "tqdm", "matplotlib", "IPython", "ipywidgets",
-                                      "jupytext", "nbformat", "psutil", "torchvision"}}:
+                                      "jupytext", "nbformat", "psutil", "torchvision", "onnx",
+                                      "onnxruntime", "constriction"}}:
             raise ImportError(name)
 
 sys.meta_path.insert(0, OnlyTorch())

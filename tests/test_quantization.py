@@ -1,0 +1,243 @@
+"""Codes are those of the formula and of torch; the deployed file is measured where it runs."""
+
+from itertools import pairwise
+
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+from torch import nn
+
+from course_lib import data, models, quantization, training
+from course_lib.data import Images
+from course_lib.quantization import (
+    Deployed,
+    accuracy,
+    affine,
+    export,
+    int8,
+    layers,
+    operators,
+    relative_error,
+    sensitivity,
+    symmetric,
+)
+
+SCHEMES = {"symmetric": symmetric, "affine": affine}
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- by hand ------------------------------------------------------------------------------------
+
+
+def test_symmetric_codes_by_hand():
+    found = symmetric(torch.tensor([0.0, 0.5, -1.27, 1.0]))
+    assert float(found.scale) == pytest.approx(0.01)
+    assert found.codes.tolist() == [0, 50, -127, 100] and found.codes.dtype == torch.int8
+    assert found.values.tolist() == pytest.approx([0, 0.5, -1.27, 1.0])
+
+
+def test_affine_codes_by_hand():
+    found = affine(torch.tensor([-0.5, 0.0, 2.05, 1.0]))
+    assert float(found.scale) == pytest.approx(0.01) and float(found.zero_point) == 50
+    assert found.codes.tolist() == [0, 50, 255, 150] and found.codes.dtype == torch.uint8
+
+
+def test_four_bits_have_fifteen_symmetric_and_sixteen_affine_codes():
+    values = torch.linspace(0, 1, 1000)
+    assert symmetric(values - 0.5, bits=4).codes.unique().tolist() == [*range(-7, 8)]
+    assert affine(values, bits=4).codes.unique().tolist() == [*range(16)]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("axis", [None, 0, 1, 3])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_codes_are_those_of_torch(name, axis, bits):
+    values = random(6, 5, 3, 4) * torch.linspace(0.1, 3, 6).view(-1, 1, 1, 1)
+    found = SCHEMES[name](values, bits, axis)
+    signed = name == "symmetric"
+    ends = (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    if axis is None:
+        point = int(found.zero_point)
+        expected = torch.fake_quantize_per_tensor_affine(values, float(found.scale), point, *ends)
+    else:
+        points = found.zero_point.int()
+        expected = torch.fake_quantize_per_channel_affine(values, found.scale, points, axis, *ends)
+    assert torch.allclose(found.values, expected, atol=1e-6)
+
+
+@given(
+    values=some.lists(some.floats(-1e3, 1e3, width=32), min_size=1, max_size=20),
+    bits=some.integers(2, 8),
+    name=some.sampled_from([*SCHEMES]),
+)
+def test_no_value_is_off_by_more_than_a_step_and_zero_stays_zero(values, bits, name):
+    values = torch.tensor([*values, 0.0])
+    found = SCHEMES[name](values, bits)
+    # half a step, and for affine codes another half, because the zero point is rounded as well
+    step = 0.5 if name == "symmetric" else 1.0
+    assert bool(((found.values - values).abs() <= (step + 1e-3) * found.scale).all())
+    assert float(found.values[-1]) == 0
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_scale_for_each_channel_is_never_worse(name):
+    values = random(8, 4, 3, 3) * torch.logspace(-2, 1, 8).view(-1, 1, 1, 1)
+    one, each = (SCHEMES[name](values, 8, axis) for axis in (None, 0))
+    assert each.scale.shape == (8,)
+    assert relative_error(values[0], symmetric(values[0])) < 0.02
+    assert relative_error(values, each) < relative_error(values, one)
+    lost = (one.values[0] == 0).float().mean()
+    assert lost > 0.9  # one scale for all: the smallest channel is gone
+
+
+def test_each_bit_less_doubles_the_error():
+    values = random(100_000)
+    errors = [relative_error(values, symmetric(values, bits)) for bits in (8, 7, 6, 5)]
+    ratios = [after / before for before, after in pairwise(errors)]
+    assert all(1.9 < ratio < 2.2 for ratio in ratios)
+
+
+def test_values_of_one_sign_gain_a_bit_from_affine_codes():
+    values = random(10_000).relu()
+    gained = relative_error(values, symmetric(values)) / relative_error(values, affine(values))
+    assert gained == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("axis", [None, 0])
+def test_zeros_come_back(name, axis):
+    zeros = torch.zeros(3, 4)
+    assert torch.equal(SCHEMES[name](zeros, 8, axis).values, zeros)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize(
+    ("values", "bits", "axis", "message"),
+    [
+        (torch.ones(3), 1, None, "from 2 to 8 bits; got 1"),
+        (torch.ones(3), 9, None, "from 2 to 8 bits; got 9"),
+        (torch.ones(3), 8, 1, r"shape \(3,\) has no axis 1"),
+        (torch.tensor([1.0, torch.nan]), 8, None, "not finite"),
+        (torch.tensor([1.0, torch.inf]), 8, 0, "not finite"),
+    ],
+)
+def test_what_has_no_codes_is_refused(name, values, bits, axis, message):
+    with pytest.raises(ValueError, match=message):
+        SCHEMES[name](values, bits, axis)
+
+
+# --- in the runtime -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    splits = data.fashion_mnist()
+    return {
+        "calibration": splits.validation.images[:200],
+        "test": Images(*(tensor[:1000] for tensor in splits.test)),
+    }
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.load_trained("small_resnet")
+
+
+@pytest.fixture(scope="module")
+def exported(network, pictures, tmp_path_factory):
+    file = tmp_path_factory.mktemp("exported") / "small_resnet.onnx"
+    return export(network, file, pictures["test"].images[:2])
+
+
+@pytest.fixture(scope="module")
+def quantized(exported, pictures):
+    return int8(exported, exported.with_name("int8.onnx"), pictures["calibration"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_an_exported_network_gives_the_same_logits_for_any_number_of_pictures(
+    network, exported, pictures, count
+):
+    images = pictures["test"].images[:count]
+    with torch.no_grad():
+        expected = network(images)
+    assert torch.allclose(Deployed(exported)(images), expected, atol=1e-4)
+
+
+def test_batch_norm_is_folded(exported):
+    assert operators(exported)["float32"]["BatchNormalization"] == 0
+    kinds = {node.op_type for node in onnx.load(exported).graph.node}
+    assert "Conv" in kinds and "BatchNormalization" not in kinds
+
+
+def test_the_network_itself_is_left_alone(network, exported):
+    assert isinstance(network.bn, nn.BatchNorm2d) and not network.training
+
+
+def test_accuracy_in_the_runtime_is_that_of_torch(network, exported, pictures):
+    assert accuracy(exported, pictures["test"]) == training.accuracy(network, pictures["test"])
+    odd = accuracy(exported, pictures["test"], threads=1, batch_size=300)
+    assert odd == accuracy(exported, pictures["test"])
+
+
+def test_int8_is_smaller_and_nearly_as_good(exported, quantized, pictures):
+    assert quantized.stat().st_size < 0.4 * exported.stat().st_size
+    images = pictures["test"].images
+    whole, coded = Deployed(exported)(images), Deployed(quantized)(images)
+    assert not torch.equal(whole, coded)
+    assert (whole.argmax(1) == coded.argmax(1)).float().mean() > 0.97
+    change = accuracy(quantized, pictures["test"]) - accuracy(exported, pictures["test"])
+    assert abs(change) < 1
+
+
+def test_weights_have_a_scale_for_each_channel(network, quantized):
+    sizes = {tuple(one.dims) for one in onnx.load(quantized).graph.initializer}
+    assert {(16,), (32,), (64,)} <= sizes
+    codes = [one for one in onnx.load(quantized).graph.initializer if len(one.dims) == 4]
+    assert len(codes) == len(layers_of(network))
+    assert {one.data_type for one in codes} == {onnx.TensorProto.INT8}
+
+
+def layers_of(network):
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def test_layers_are_all_that_hold_weights(network, exported):
+    assert len(layers(exported)) == len(set(layers(exported))) == len(layers_of(network)) + 1
+
+
+def test_operators_say_what_falls_back(exported, quantized):
+    whole, coded = operators(exported), operators(quantized)
+    assert not whole["int8"] and whole["float32"]["Conv"] == 21
+    assert coded["int8"]["QLinearConv"] == 21 and coded["float32"]["Conv"] == 0
+    assert coded["float32"]["ReduceMean"] == 1 and coded["between"]  # it knows no average
+
+
+def test_a_layer_that_is_left_stays_in_float(exported, pictures, tmp_path):
+    first = layers(exported)[0]
+    file = int8(exported, tmp_path / "but_one.onnx", pictures["calibration"], leave=[first])
+    found = operators(file)
+    assert found["float32"]["Conv"] == 1 and found["int8"]["QLinearConv"] == 20
+
+
+def test_sensitivity_quantizes_one_layer_at_a_time(exported, pictures, monkeypatch):
+    names, seen = layers(exported)[:2], []
+
+    def kept(file, *_):
+        seen.append(operators(file)["int8"].total())
+        return accuracy(file, pictures["test"])
+
+    monkeypatch.setattr(quantization, "accuracy", kept)
+    found = dict(sensitivity(exported, pictures["calibration"], pictures["test"], names))
+    assert [*found] == names and seen == [1, 1]
+    assert all(80 < one < 100 for one in found.values())
+
+
+def test_pictures_of_another_size_are_refused(exported):
+    with pytest.raises(Exception, match="28"):
+        Deployed(exported)(torch.zeros(1, 1, 32, 32))
