@@ -5,6 +5,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from interruptions import interrupt
 
 from course_lib import drop_recovery, recordings
 from course_lib.__main__ import main
@@ -325,19 +326,6 @@ def few_runs(monkeypatch):
     return measured
 
 
-def interrupt(monkeypatch, name: str, after: int):
-    """Make the function ``name`` of the experiment behave like Ctrl-C after so many calls."""
-    real, calls = getattr(drop_recovery, name), []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(drop_recovery, name, interrupted)
-
-
 @pytest.mark.parametrize(
     ("name", "after"), [("quality", n) for n in range(4)] + [("measure", n) for n in range(9)]
 )
@@ -348,7 +336,7 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     drop_recovery.record("small_resnet", whole, pictures)
     few_runs.clear()
     with monkeypatch.context() as patched:
-        interrupt(patched, name, after)
+        interrupt(patched, drop_recovery, name, after)
         with pytest.raises(KeyboardInterrupt):
             drop_recovery.record("small_resnet", parts, pictures)
     if parts.exists():
@@ -434,7 +422,7 @@ def test_command_records(command, capsys):
 
 def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
     record, path = command
-    interrupt(monkeypatch, "measure", 2)
+    interrupt(monkeypatch, drop_recovery, "measure", 2)
     assert record() == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(recordings.read(path, "drop_recovery")["points"]) == 4

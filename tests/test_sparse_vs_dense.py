@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from interruptions import interrupt
 from torch.nn import functional as F
 
 from course_lib import recordings, sparse, sparse_vs_dense
@@ -243,19 +244,6 @@ def test_without_a_gpu_the_plan_of_the_cpu_is_measured(small, monkeypatch, tmp_p
     monkeypatch.setattr(sparse_vs_dense, "plan", lambda device: asked.append(device) or [])
     sparse_vs_dense.record(tmp_path / "a.json")
     assert asked == ["cpu"]
-
-
-def interrupt(monkeypatch, owner: object, name: str, after: int) -> None:
-    """Make the function ``name`` behave like Ctrl-C after so many calls."""
-    real, calls = getattr(owner, name), []
-
-    def interrupted(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, interrupted)
 
 
 INTERRUPTIONS = [(sparse_vs_dense, "roofline", 1), (sparse_vs_dense, "against_zeros", 2)]

@@ -5,6 +5,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from interruptions import interrupt
 from torch import nn
 
 from course_lib import cost, recordings, structured_speedup
@@ -249,19 +250,6 @@ def test_the_ceiling_is_that_of_the_dtype(few, pretended, monkeypatch, tmp_path)
     for point in recordings.read(path, "structured_speedup")["points"]:
         rate = rates[getattr(torch, point["dtype"])]
         assert point["predicted"] == pytest.approx(1000 * point["macs"] / rate, rel=1e-3)
-
-
-def interrupt(monkeypatch, owner: object, name: str, after: int) -> None:
-    """Make the function ``name`` behave like Ctrl-C after so many calls."""
-    real, calls = getattr(owner, name), []
-
-    def interrupted(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, interrupted)
 
 
 INTERRUPTIONS = [(structured_speedup, "roofline", 1)]
