@@ -9,6 +9,10 @@ from torch.nn import functional as F
 
 from course_lib.data import Images
 
+#: What training makes small: a number from the logits (N, classes), the pictures that they were
+#: given for, and the labels (N,).
+Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
 
 def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> torch.Tensor:
     """Mirror half of the images and shift each by up to ``pad`` pixels; shape (N, C, H, W) kept."""
@@ -34,6 +38,37 @@ def batches(
         yield augment(images, generator) if augmented else images, data.labels[index]
 
 
+def to_labels(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The usual objective: cross-entropy with the labels."""
+    return F.cross_entropy(logits, labels)
+
+
+def to_teacher(teacher: nn.Module, temperature: float = 4.0, share: float = 0.9) -> Objective:
+    """The objective of distillation (Hinton, Vinyals and Dean, 2015).
+
+    For ``share`` of it the probabilities of ``teacher``, softened by ``temperature``, are the goal,
+    for the rest the labels. The teacher sees the same augmented pictures.
+
+    Raises:
+        ValueError: a temperature that is not above 0, or a share outside of 0 to 1.
+    """
+    if temperature <= 0 or not 0 <= share <= 1:
+        raise ValueError(
+            f"The temperature is above 0 and the share from 0 to 1; got {temperature}, {share}."
+        )
+    teacher.eval()
+
+    def objective(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            goal = F.log_softmax(teacher(images) / temperature, dim=1)
+        found = F.log_softmax(logits / temperature, dim=1)
+        apart = F.kl_div(found, goal, reduction="batchmean", log_target=True)
+        # softer probabilities have gradients smaller by the square of the temperature
+        return share * temperature**2 * apart + (1 - share) * to_labels(logits, images, labels)
+
+    return objective
+
+
 def fit(
     model: nn.Module,
     data: Images,
@@ -43,6 +78,7 @@ def fit(
     seed: int,
     batch_size: int = 128,
     weight_decay: float = 5e-4,
+    objective: Objective = to_labels,
     schedule: str = "one-cycle",
     of_epochs: float = 0.0,
     to_follow: float = 0.0,
@@ -56,6 +92,7 @@ def fit(
         epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
         lr: highest learning rate of the (whole) schedule.
         seed: seeds the order and the augmentation; the same seed gives the same weights.
+        objective: what to make small; :func:`to_teacher` distils.
         schedule: ``"one-cycle"`` (Smith and Topin, 2018: up, then down to nearly zero),
             ``"constant"``, or ``"rewound"``: the end of an earlier one-cycle (Renda, Frankle and
             Carbin, 2020).
@@ -90,7 +127,7 @@ def fit(
     model.train()
     for step in progress(range(1, steps + 1)):
         images, labels = (tensor.to(device) for tensor in next(stream))
-        loss = F.cross_entropy(model(images), labels)
+        loss = objective(model(images), images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

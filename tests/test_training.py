@@ -13,7 +13,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from course_lib.data import Images, fashion_mnist
 from course_lib.models import small_resnet
-from course_lib.training import accuracy, augment, batches, fit, interval
+from course_lib.training import (
+    accuracy,
+    augment,
+    batches,
+    fit,
+    interval,
+    to_labels,
+    to_teacher,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -280,6 +288,51 @@ def test_a_few_passes_over_2000_pictures_teach_a_fresh_network():
     model = fit(same_network(), few, epochs=3, lr=0.1, seed=0, batch_size=64)
     validation = Images(parts.validation.images[:1_000], parts.validation.labels[:1_000])
     assert accuracy(model, validation) > 60
+
+
+# --- distillation -------------------------------------------------------------------------------
+
+
+def test_distillation_by_hand():
+    logits, goal = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, 4.0]])
+    found = to_teacher(nn.Identity(), temperature=2, share=0.75)(logits, goal, torch.tensor([2]))
+    p, q = (goal / 2).softmax(1), (logits / 2).softmax(1)
+    apart = (p * (p / q).log()).sum()
+    expected = 0.75 * 4 * apart - 0.25 * logits.softmax(1)[0, 2].log()
+    assert float(found) == pytest.approx(float(expected))
+
+
+def test_a_network_is_no_way_from_itself():
+    network, images = linear(), random_images(6).images
+    whole = to_teacher(network, share=1)
+    with torch.no_grad():
+        apart = whole(network(images), images, torch.zeros(6).long())
+    assert float(apart) == pytest.approx(0, abs=1e-6)
+
+
+def test_no_share_for_the_teacher_is_training_with_labels():
+    images, labels = random_images(20)
+    logits = linear()(images)
+    without = to_teacher(linear(1), share=0)(logits, images, labels)
+    assert float(without) == pytest.approx(float(to_labels(logits, images, labels)))
+
+
+def test_a_student_comes_to_agree_with_its_teacher_whatever_the_labels_say():
+    data, teacher, student = random_images(256), linear(1), linear(0)
+    answers = teacher(data.images).argmax(1)
+    before = (student(data.images).argmax(1) == answers).float().mean()
+    objective = to_teacher(teacher, share=1)
+    weights = copy.deepcopy(teacher.state_dict())
+    fit(student, data, epochs=60, lr=0.02, seed=0, batch_size=64, objective=objective)
+    after = (student(data.images).argmax(1) == answers).float().mean()
+    assert before < 0.3 and after > 0.7
+    assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(0, 0.5), (-1, 0.5), (1, -0.1), (1, 1.1)])
+def test_an_impossible_distillation_is_refused(temperature, share):
+    with pytest.raises(ValueError, match=f"got {temperature}, {share}"):
+        to_teacher(linear(), temperature, share)
 
 
 # --- accuracy -----------------------------------------------------------------------------------
