@@ -104,7 +104,7 @@ def smallest(tensor: torch.Tensor) -> Encoded:
     """
     ways = [("dense", "plain"), ("dense", "coded")]
     if _distinct(words_of(tensor).ravel(), MOST_SHARED) is None:  # a zero is not one value of few
-        ways += [("coded", "plain"), ("coded", "coded")]
+        ways = [("dense", "plain"), ("coded", "plain"), ("coded", "coded")]
     return min((encode(tensor, *way) for way in ways), key=lambda encoded: encoded.bytes)
 
 
@@ -160,8 +160,7 @@ def _bytes_by_value(words: np.ndarray) -> float:
     table = _distinct(words)
     if table is None:
         return math.inf
-    counts = np.bincount(np.searchsorted(table, words), minlength=len(table))
-    return len(words) * entropy(counts) / 8 + table.nbytes
+    return len(words) * entropy(np.bincount(_places_in(table, words))) / 8 + table.nbytes
 
 
 def _bytes_by_byte(words: np.ndarray) -> float:
@@ -341,7 +340,7 @@ def _codebook(words: np.ndarray) -> Parts:
     table = _distinct(words, MOST_SHARED)
     if table is None:
         raise ValueError(f"A codebook holds up to {MOST_SHARED} values: share them first.")
-    return {"table": table, "indices": pack_bits(np.searchsorted(table, words), _index_bits(table))}
+    return {"table": table, "indices": pack_bits(_places_in(table, words), _index_bits(table))}
 
 
 def _read_codebook(parts: Mapping[str, np.ndarray], count: int, dtype: np.dtype) -> np.ndarray:
@@ -357,7 +356,7 @@ def _coded(words: np.ndarray) -> Parts:
     """Symbols, coded close to their entropy: the values, or if they are too many, their bytes."""
     if _bytes_by_value(words) <= _bytes_by_byte(words):
         table = _distinct(words)
-        symbols = np.searchsorted(table, words).astype(np.int32)
+        symbols = _places_in(table, words).astype(np.int32)
         return {"table": table} | _code(symbols, "values")
     parts: Parts = {}
     for number, plane in enumerate(_planes(words)):
@@ -384,8 +383,20 @@ def _planes(words: np.ndarray) -> np.ndarray:
     return words.astype(words.dtype.newbyteorder("<")).view(np.uint8).reshape(-1, size).T
 
 
+def _places_in(table: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """For each of ``words`` its place in ``table``, which is sorted and holds all of them."""
+    if words.dtype.itemsize > 2:
+        return np.searchsorted(table, words)
+    places = np.zeros(1 << (8 * words.dtype.itemsize), np.int32)
+    places[table] = np.arange(len(table))
+    return places[words]
+
+
 def _distinct(words: np.ndarray, most: int = MOST_SYMBOLS) -> np.ndarray | None:
     """The different values in ``words``, sorted; None if there are more than ``most``."""
+    if words.dtype.itemsize <= 2:
+        table = np.flatnonzero(np.bincount(words)).astype(words.dtype)
+        return table if len(table) <= most else None
     table = np.unique(words[: 4 * most])  # a look at the first ones settles most cases
     if len(table) <= most and len(words) > 4 * most:
         table = np.unique(np.concatenate([table, words[~_in(table, words)]]))
