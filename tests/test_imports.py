@@ -9,7 +9,7 @@ from course_lib import PROJECT
 
 MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
 channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup, \
-storage, pruned_file, quantization"""
+storage, pruned_file, quantization, compression"""
 
 
 def run(script: str) -> str:
