@@ -280,7 +280,6 @@ PLANS = {
         ("one-shot", "rewound", (0.50, 1.00), (0,)),
         ("one-shot", "constant", (0.50, 1.00), (0,)),
         ("one-shot", "rewound", (0.20,), (1, 2)),
-        ("one-shot", "constant", (0.05, 0.10, 0.20), (1, 2)),
     ),
     # Forty times the work: only the schedule that was the better one for small_resnet.
     "resnet18": (("one-shot", "rewound", (0.20, 0.10), (0,)),),

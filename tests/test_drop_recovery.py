@@ -101,8 +101,7 @@ def test_plan_of_the_small_network_is_complete_and_in_order():
         every_amount(["iterative"], ["rewound"], [0.2], [0])
         | every_amount(["scratch"], ["one-cycle"], [0.2], [0]),
         every_amount(["one-shot"], BOTH, [0.5, 1.0], [0]),
-        every_amount(["one-shot"], ["rewound"], [0.2], [1, 2])
-        | every_amount(["one-shot"], ["constant"], [0.05, 0.1, 0.2], [1, 2]),
+        every_amount(["one-shot"], ["rewound"], [0.2], [1, 2]),
     ]
     points = points_of(plan("small_resnet", gpu=False))
     for phase in phases:
