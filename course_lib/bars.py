@@ -9,16 +9,21 @@ def bar(steps: Iterable, text: str = "") -> Iterable:
     """Go through ``steps`` under a progress bar that leaves nothing behind when it is done.
 
     The variable COURSE_QUIET silences it: builds and tests set it, so that no stored output holds
-    a half-finished bar.
+    a half-finished bar. A GPU server may have no tqdm; then there is no bar.
     """
-    from tqdm.auto import tqdm
-
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return steps
     return tqdm(steps, desc=text, leave=False, disable=bool(os.environ.get("COURSE_QUIET")))
 
 
 def say(line: str) -> None:
     """Print ``line`` at once, above a bar that is being shown."""
-    from tqdm.auto import tqdm
-
-    tqdm.write(line)
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        print(line)
+    else:
+        tqdm.write(line)
     sys.stdout.flush()

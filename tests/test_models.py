@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from course_lib import data, models
@@ -118,6 +119,15 @@ def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_p
 # --- files of weights ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_tensors_are_read_as_the_library_reads_them(name):
+    path = data.DATA / f"weights/{name}.safetensors"
+    found, expected = models.read_tensors(path), load_file(path)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and torch.equal(found[key], value)
+
+
 @pytest.fixture
 def root(tmp_path):
     """A ``data/`` folder whose only file is the weights of small_resnet that a test writes."""
@@ -181,7 +191,7 @@ def test_pickle_in_place_of_the_weights_is_never_unpickled(root, dump, load):
     with (root / WEIGHTS).open("wb") as file:
         dump(Trap(sprung), file)
     data.record_checksum(WEIGHTS, root)
-    with pytest.raises(SafetensorError):
+    with pytest.raises(data.DataError, match="is no safetensors file"):
         models.load_trained("small_resnet", root)
     assert not sprung.exists()
     with (root / WEIGHTS).open("rb") as file:
