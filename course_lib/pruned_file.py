@@ -74,11 +74,6 @@ class Stored(NamedTuple):
     crc32: int
     tensors: dict[str, Encoded]
 
-    @property
-    def bytes(self) -> int:
-        """Of the tensors once they are unpacked."""
-        return sum(unpacked_bytes(encoded) for encoded in self.tensors.values())
-
 
 def pack(
     tensors: Mapping[str, torch.Tensor | Encoded],
@@ -194,7 +189,7 @@ def _texts(about: object) -> bool:
 
 
 def _described(header: dict, payload: memoryview, limit: int) -> Stored:
-    stored, at = Stored(header["about"], header["crc32"], {}), 0
+    stored, at, unpacked = Stored(header["about"], header["crc32"], {}), 0, 0
     for row in header["tensors"]:
         if not _is_row(row):
             raise FileError(f"a tensor is not described as it should be: {str(row)[:200]}.")
@@ -208,8 +203,10 @@ def _described(header: dict, payload: memoryview, limit: int) -> Stored:
                 raise FileError(f"{name}, {part} reaches beyond the end of the file.")
             parts[part] = np.frombuffer(payload, PART_DTYPES[kind], length, at)
             at += size
-        stored.tensors[name] = Encoded(tuple(shape), dtype, places, values, parts)
-        if stored.bytes > limit:
+        encoded = Encoded(tuple(shape), dtype, places, values, parts)
+        stored.tensors[name] = encoded
+        unpacked += unpacked_bytes(encoded)
+        if unpacked > limit:
             raise FileError(f"its tensors need more than the {limit} bytes that are allowed.")
     if at != len(payload):
         raise FileError(f"{len(payload) - at} bytes at its end belong to no tensor.")

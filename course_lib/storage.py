@@ -31,9 +31,9 @@ MOST_SYMBOLS = 4096
 #: A codebook has at most so many values: an index into it is one byte or less.
 MOST_SHARED = 256
 
-#: Bits of a relative index. Deep Compression takes 8 for convolutions and 5 for linear layers; with
-#: 90 % sparsity a gap is 9 on average, and 4 need the fewest bytes.
-GAP_BITS = 4
+#: Bits of a relative index: as many as Deep Compression takes for linear layers. (It takes 8 for
+#: convolutions.) With fewer bits more gaps need a bridge, which costs a value each.
+GAP_BITS = 5
 
 #: A byte with more bits of entropy than this, such as the last of a float, is stored as it is.
 WORTH_CODING = 7.9

@@ -150,14 +150,13 @@ def test_two_four_takes_half_of_the_values_and_four_bits_for_every_four():
 
 
 def test_a_relative_index_bridges_a_gap_that_it_cannot_hold():
-    weight = torch.zeros(1, 100)
-    weight[0, [15, 32, 99]] = torch.tensor([1.0, 2.0, 3.0])
-    # 15 zeros fit; 16 need a bridge; 66 need four
+    weight = torch.zeros(1, 140)
+    weight[0, [31, 64, 131]] = torch.tensor([1.0, 2.0, 3.0])
+    # 31 zeros fit into five bits; 32 need a bridge; 66 need two
     encoded = encode(weight, "relative", "plain")
-    assert sizes(encoded) == {"count": 4, "gaps": 4, "values": 4 * (3 + 1 + 4)}
-    assert encoded.parts["values"].view(np.float32).tolist() == [1, 0, 2, 0, 0, 0, 0, 3]
-    gaps = unpack_bits(encoded.parts["gaps"], 4, 8).tolist()
-    assert gaps == [15, 15, 0, 15, 15, 15, 15, 2]
+    assert sizes(encoded) == {"count": 4, "gaps": 4, "values": 4 * (3 + 1 + 2)}
+    assert encoded.parts["values"].view(np.float32).tolist() == [1, 0, 2, 0, 0, 3]
+    assert unpack_bits(encoded.parts["gaps"], 5, 6).tolist() == [31, 31, 0, 31, 31, 2]
 
 
 def test_a_codebook_takes_its_values_and_an_index_for_each_weight():
