@@ -1,8 +1,4 @@
-"""A network made small step by step: fewer channels, fewer weights, few values, int8, packed.
-
-Lesson 07 takes these steps, and shows what ``python -m course_lib record compression`` recorded of
-ResNet-18: each step alone and all together, on all four axes.
-"""
+"""A network made small step by step: fewer channels, fewer weights, few values, packed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,10 +52,10 @@ def take(step: Step, source: nn.Module, network: str, data: Splits, **training) 
         model, _ = prune(model, "channels", step.channels, model)
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
     model = masks.pruned_copy(model, kept)
-    recipe, teacher = RECIPES[network], on_device(load_trained(network))
     held = sharing(model, step.values) if step.values else masks.hold(model, kept)
     with held:
         if step.budget:
+            recipe, teacher = RECIPES[network], on_device(load_trained(network))
             fit(
                 on_device(model),
                 data.train,

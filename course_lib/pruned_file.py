@@ -105,7 +105,9 @@ def pack(
 
 
 def unpack(file: Path, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of ``file``, bit for bit those that were packed, and what it is about.
+    """The tensors of ``file``, those that were packed, and what it is about.
+
+    They are the same bit for bit, but for the sign of a zero.
 
     Raises:
         FileError: ``file`` is not whole, was changed, or would need more than ``limit`` bytes.

@@ -1,7 +1,7 @@
 """Quantization: by hand for a tensor, by ONNX Runtime for a network, and what that makes of it.
 
-Lesson 07 builds the first half. A number ``x`` becomes the whole number
-``round(x / scale) + zero_point``, cut to what the bits can hold (Jacob et al., 2018).
+A number ``x`` becomes the whole number ``round(x / scale) + zero_point``, cut to what the bits can
+hold (Jacob et al., 2018).
 """
 
 import logging

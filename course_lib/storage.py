@@ -2,7 +2,7 @@
 
 A way of storing answers two questions, each on its own. Its *places* say where the weights lie that
 are kept, its *values* say what they are. Any two go together, and all of them are exact: the same
-bits come back. :mod:`course_lib.pruned_file` writes them to disk; lesson 07 builds some of them.
+bits come back. :mod:`course_lib.pruned_file` writes them to disk.
 """
 
 import math

@@ -459,8 +459,8 @@ for amount in (0.7, 0.85):
     print("  with half of them:", half < fifth - 1, "  with all:", all_ < fifth - 1)
 
 # %% [markdown]
-# A longer rewound schedule begins at higher rates, and for some rows that is no gain until nearly
-# the whole recipe is repeated. So "train longer" is a claim to test as well.
+# A longer rewound schedule begins at higher rates. Here half of the recipe is no gain over a fifth
+# of it, and all of it is. So "train longer" is a claim to test as well.
 #
 # So which budget is enough?
 #
