@@ -29,10 +29,13 @@ def main(arguments=None) -> int:
     products = experiments.add_parser("sparse_vs_dense", help="sparse products (minutes)")
     products.add_argument("--minutes", type=float, help="stop after so many; the command goes on")
     widths = experiments.add_parser("structured_speedup", help="fewer channels (minutes)")
+    smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
+    smaller.add_argument("--model", choices=["resnet18"], required=True)
     for experiment, run in (
         (recovery, record_recovery),
         (products, record_products),
         (widths, record_widths),
+        (smaller, record_compression),
     ):
         experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
         experiment.set_defaults(run=run_record, record=run)
@@ -100,6 +103,13 @@ def record_widths(chosen) -> Path:
     from course_lib import structured_speedup
 
     return structured_speedup.record(chosen.out)
+
+
+def record_compression(chosen) -> Path:
+    """A network pruned, quantized and packed."""
+    from course_lib import compression
+
+    return compression.record(chosen.model, chosen.out)
 
 
 def run_recordings(chosen) -> int:

@@ -17,7 +17,7 @@ from torch import nn
 from course_lib import channels, recordings, surgery
 from course_lib.bars import bar, say
 from course_lib.cost import macs
-from course_lib.data import Splits, checksums, fashion_mnist
+from course_lib.data import Images, Splits, checksums, fashion_mnist
 from course_lib.graph import trace
 from course_lib.masks import Masks, cubic_sparsity, global_masks, hold, pruned_copy
 from course_lib.models import load_trained
@@ -251,13 +251,18 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
 
 
 def quality(model: nn.Module, data: Splits) -> dict:
+    """What :func:`judged` says of ``model``."""
+    return judged(partial(accuracy, model), data)
+
+
+def judged(percent_right: Callable[[Images], float], data: Splits) -> dict:
     """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, in percent."""
-    test = accuracy(model, data.test)
+    test = percent_right(data.test)
     low, high = interval(test, len(data.test.labels))
     return {
         "accuracy": round(test, 2),
         "interval": [round(low, 2), round(high, 2)],
-        "validation": round(accuracy(model, data.validation), 2),
+        "validation": round(percent_right(data.validation), 2),
     }
 
 

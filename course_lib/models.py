@@ -137,11 +137,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def save_weights(model: nn.Module, path: Path, about: dict[str, str]) -> None:
     """Write the weights of ``model`` to ``path`` as fp16 safetensors, ``about`` as metadata."""
-    tensors = {
+    write_tensors(halved(model), path, about)
+
+
+def halved(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of ``model``, in half precision where they are no whole numbers."""
+    return {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
-    write_tensors(tensors, path, about)
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path, about: dict[str, str]) -> None:

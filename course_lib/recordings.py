@@ -61,6 +61,7 @@ HEADER = {
 TRAINED = {"model": str, "weights": str}
 TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
 TIMED |= {"speedup": float, "interval": "range"}
+NETWORK = {"name": str, "source": str, "rounded": bool, "channels": float, "weights": float}
 PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
 
 SHAPES = {
@@ -101,6 +102,19 @@ SHAPES = {
             | TIMED
         ],
         "staircase": [{"channels": int, "batch": int, "dtype": str, "macs": int} | TIMED],
+    },
+    "compression": HEADER
+    | TRAINED
+    | {
+        "networks": [NETWORK | {"values": int, "budget": float}],
+        "points": [
+            {"network": str, "form": str, "bytes": int, "one thread": TIMED, "two threads": TIMED}
+            | MEASURED
+            | SIZE
+        ],
+        "packed": [
+            {"network": str, "bytes": int, "bound": int, "packing": float, "unpacking": float}
+        ],
     },
 }
 

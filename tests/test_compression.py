@@ -2,10 +2,22 @@
 
 import pytest
 import torch
+from interruptions import interrupt
 from torch import nn
 
-from course_lib import compression, masks, models
-from course_lib.compression import Step, load, rounded, save, sharing, take
+from course_lib import compression, masks, models, recordings
+from course_lib.__main__ import main
+from course_lib.compression import (
+    PLANS,
+    Step,
+    load,
+    measure,
+    network_file,
+    rounded,
+    save,
+    sharing,
+    take,
+)
 from course_lib.data import Images, Splits
 from course_lib.pruned_file import FileError, pack
 from course_lib.quantization import symmetric
@@ -181,3 +193,149 @@ def test_a_network_with_tensors_that_do_not_fit_is_refused(network, tmp_path):
     file = pack(tensors, tmp_path / "wide.pruned", {"network": "small_resnet"})
     with pytest.raises(FileError, match="holds no network"):
         load(file)
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def test_each_network_of_a_plan_is_made_of_an_earlier_one():
+    for plan in PLANS.values():
+        known = ["dense"]
+        for name, step in plan.items():
+            assert step.source in known
+            known.append(name)
+
+
+def test_both_orders_get_the_same_training():
+    first, second = (PLANS["resnet18"][name] for name in ("pruned first", "quantized first"))
+    assert second == first._replace(rounded=True)
+
+
+@pytest.fixture(scope="module")
+def measured(pictures):
+    """What a recording would hold of small_resnet and of its half, measured in the runtime."""
+    whole = models.load_trained("small_resnet")
+    half = take(Step("dense", channels=0.5), whole, "small_resnet", pictures)
+    return measure({"dense": whole, "half": half}, "small_resnet", pictures, rounds=6, seconds=0)
+
+
+def test_every_network_is_measured_in_every_form(measured):
+    found = {(point["network"], point["form"]): point for point in measured["points"]}
+    assert [*found] == [
+        (name, form) for name in ("dense", "half") for form in ("float32", "int8", "packed")
+    ]
+    for name in ("dense", "half"):
+        exact, quantized, packed = (found[name, form] for form in compression.FORMS)
+        assert exact["bytes"] > 2 * max(quantized["bytes"], packed["bytes"]) > 0
+        assert exact["macs"] == quantized["macs"] == packed["macs"]
+        assert packed["accuracy"] == exact["accuracy"]
+        assert packed["one thread"] == exact["one thread"]
+    assert found["dense", "int8"]["bytes"] > 2 * found["half", "int8"]["bytes"]
+    assert found["dense", "float32"]["macs"] > 3 * found["half", "float32"]["macs"]
+
+
+def test_speed_ups_are_over_the_first_network_in_float32(measured):
+    first, second, *_ = measured["points"]
+    for label in compression.THREADS:
+        assert first[label]["speedup"] == 1 and first[label]["interval"] == [1, 1]
+        assert second[label]["speedup"] != 1 and second[label]["median"] > 0
+
+
+def test_a_packed_network_is_near_its_bound(measured):
+    for entry, point in zip(measured["packed"], measured["points"][2::3], strict=True):
+        assert entry["bytes"] == point["bytes"]
+        assert entry["bound"] < entry["bytes"] < 1.2 * entry["bound"]  # a small one: 60 tensors
+        assert entry["packing"] > 1 and entry["unpacking"] > 1
+
+
+PLAN = {
+    "half": Step("dense", channels=0.5),
+    "few": Step("half", weights=0.5, values=7, budget=0.1),
+}
+
+
+@pytest.fixture
+def quick(monkeypatch, pictures, measured):
+    """A plan of two networks, which are made, and whose measurements are known."""
+    made = []
+
+    def noted(step, *arguments, **options):
+        made.append(step)
+        return take(step, *arguments, **options)
+
+    monkeypatch.setitem(PLANS, "small_resnet", PLAN)
+    monkeypatch.setattr(compression, "take", noted)
+    monkeypatch.setattr(compression, "measure", lambda *_: measured)
+    monkeypatch.setattr(compression, "fashion_mnist", lambda: pictures)
+    return made
+
+
+def recorded(path) -> dict:
+    return recordings.read(path, "compression")
+
+
+def test_a_recording_keeps_its_networks_beside_it(quick, measured, tmp_path):
+    path = compression.record("small_resnet", tmp_path / "a.json")
+    assert quick == [*PLAN.values()]
+    found = recorded(path)
+    assert found["points"] == measured["points"] and found["packed"] == measured["packed"]
+    assert found["networks"] == [{"name": name} | step._asdict() for name, step in PLAN.items()]
+    assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["few.pruned", "half.pruned"]
+    few, about = load(network_file(path, "few"))
+    assert max(values_of(few)) <= 7 and "budget" in about["step"]
+
+
+def test_a_complete_recording_makes_nothing(quick, tmp_path):
+    path = compression.record("small_resnet", tmp_path / "a.json")
+    before = path.read_text()
+    compression.record("small_resnet", path)
+    assert len(quick) == 2 and path.read_text() == before
+
+
+INTERRUPTIONS = [(compression, "fit", 0), (compression, "measure", 0)]
+INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
+    quick, tmp_path, monkeypatch, owner, name, after
+):
+    whole = compression.record("small_resnet", tmp_path / "whole.json")
+    parts = tmp_path / "parts.json"
+    with monkeypatch.context() as patched:
+        interrupt(patched, owner, name, after)
+        with pytest.raises(KeyboardInterrupt):
+            compression.record("small_resnet", parts)
+    compression.record("small_resnet", parts)
+    assert parts.read_text() == whole.read_text()
+    for step in PLAN:
+        first, second = (load(network_file(path, step))[0].state_dict() for path in (whole, parts))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, capsys):
+    path = compression.record("small_resnet", tmp_path / "a.json")
+    file = network_file(path, "few")
+    damaged = file.read_bytes()[:-1]
+    file.write_bytes(damaged)
+    compression.record("small_resnet", path)
+    assert [step.values for step in quick] == [0, 7, 7] and load(file)
+    (aside,) = file.parent.glob("few.aside-*.pruned")
+    assert aside.read_bytes() == damaged and aside.name in capsys.readouterr().out
+
+
+def test_a_network_of_another_plan_is_set_aside(quick, tmp_path, monkeypatch):
+    path = compression.record("small_resnet", tmp_path / "a.json")
+    monkeypatch.setitem(PLANS, "small_resnet", PLAN | {"few": PLAN["few"]._replace(values=3)})
+    compression.record("small_resnet", path)
+    assert max(values_of(load(network_file(path, "few"))[0])) <= 3
+    assert [one["values"] for one in recorded(path)["networks"]] == [0, 3]
+    assert len([*network_file(path, "few").parent.glob("few*")]) == 2
+
+
+def test_the_command_records(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(compression, "record", lambda *given: asked.append(given) or given[1])
+    out = tmp_path / "a.json"
+    assert main(["record", "compression", "--model", "resnet18", "--out", str(out)]) == 0
+    assert asked == [("resnet18", out)] and f"wrote {out}" in capsys.readouterr().out

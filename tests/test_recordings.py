@@ -77,7 +77,30 @@ STRUCTURED = (
         "staircase": [{"channels": 8, "batch": 1, "dtype": "float32", "macs": 9} | TIMED],
     }
 )
-SPEEDS = {"sparse_vs_dense": SPARSE, "structured_speedup": STRUCTURED}
+COMPRESSION = (
+    HEADER
+    | {"experiment": "compression", "model": "resnet18", "weights": "0123abcd"}
+    | {
+        "networks": [
+            {"name": "both", "source": "channels", "rounded": False, "channels": 0, "weights": 0.8}
+            | {"values": 15, "budget": 0.2}
+        ],
+        "points": [
+            {"network": "both", "form": "int8", "bytes": 92}
+            | {"one thread": TIMED, "two threads": TIMED}
+            | QUALITY
+            | SIZE
+        ],
+        "packed": [
+            {"network": "both", "bytes": 92, "bound": 90, "packing": 96.5, "unpacking": 175}
+        ],
+    }
+)
+SPEEDS = {
+    "sparse_vs_dense": SPARSE,
+    "structured_speedup": STRUCTURED,
+    "compression": COMPRESSION,
+}
 
 
 @pytest.fixture
