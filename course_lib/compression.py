@@ -4,7 +4,7 @@ Lesson 07 shows what this experiment recorded, and measures some of it again.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
@@ -26,7 +26,7 @@ from course_lib.quantization import Deployed, symmetric
 from course_lib.recipes import RECIPES
 from course_lib.storage import shared
 from course_lib.timing import Comparison, as_recorded, compare, digits
-from course_lib.training import accuracy, fit, to_teacher
+from course_lib.training import Objective, accuracy, fit, to_teacher
 
 
 class Step(NamedTuple):
@@ -48,12 +48,15 @@ class Step(NamedTuple):
     budget: float = 0.0
 
 
-def take(step: Step, source: nn.Module, network: str, data: Splits, **training) -> nn.Module:
-    """The network that ``step`` makes of ``source``, trained with the dense network as teacher.
+def take(
+    step: Step, source: nn.Module, network: str, data: Splits, objective: Objective, **training
+) -> nn.Module:
+    """The network that ``step`` makes of ``source``, by the recipe of ``network``.
 
     What a step has set to zero stays zero, also in the steps that follow.
 
     Args:
+        objective: what training makes small.
         training: further arguments of :func:`fit`, such as ``progress``.
     """
     model = rounded(source) if step.rounded else source
@@ -64,14 +67,14 @@ def take(step: Step, source: nn.Module, network: str, data: Splits, **training) 
     held = sharing(model, step.values) if step.values else masks.hold(model, kept)
     with held:
         if step.budget:
-            recipe, teacher = RECIPES[network], on_device(load_trained(network))
+            recipe = RECIPES[network]
             fit(
                 on_device(model),
                 data.train,
                 epochs=step.budget * recipe.epochs,
                 lr=recipe.lr,
                 seed=recipe.seed,
-                objective=to_teacher(teacher),
+                objective=objective,
                 schedule="rewound",
                 of_epochs=recipe.epochs,
                 **training,
@@ -224,21 +227,34 @@ def record(network: str, path: Path | None = None, data: Splits | None = None) -
     say(story)
     recording = recording or _begun(network) | {"networks": [], "points": [], "packed": []}
     models = {"dense": load_trained(network)}
-    for name, step in bar(PLANS[network].items(), "networks"):
-        file, entry = network_file(path, name), {"name": name} | step._asdict()
-        if not _is_there(file, entry in recording["networks"]):
-            steps = partial(bar, text="steps")
-            made = take(step, models[step.source], network, data, progress=steps)
-            save(made, network, file, command=recording["command"], step=str(entry))
-            others = [one for one in recording["networks"] if one["name"] != name]
-            recording |= {"networks": [*others, entry], "points": [], "packed": []}
-            recordings.write(recording, path)
-            say(f"{name}: validation {accuracy(made, data.validation):.2f} %")
-        models[name], _ = load(file)
+    with teacher(network, data) as logits:
+        how = {"objective": to_teacher(logits), "progress": partial(bar, text="steps")}
+        for name, step in bar(PLANS[network].items(), "networks"):
+            file, entry = network_file(path, name), {"name": name} | step._asdict()
+            if not _is_there(file, entry in recording["networks"]):
+                made = take(step, models[step.source], network, data, **how)
+                save(made, network, file, command=recording["command"], step=str(entry))
+                others = [one for one in recording["networks"] if one["name"] != name]
+                recording |= {"networks": [*others, entry], "points": [], "packed": []}
+                recordings.write(recording, path)
+                say(f"{name}: validation {accuracy(made, data.validation):.2f} %")
+            models[name], _ = load(file)
     if not recording["points"]:
         recording |= measure(models, network, data)
         recordings.write(recording, path)
     return path
+
+
+@contextmanager
+def teacher(network: str, data: Splits) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """What gives the logits of the trained ``network`` soonest: on a CPU, its int8 file."""
+    whole = load_trained(network)
+    if torch.cuda.is_available():
+        yield on_device(whole)
+        return
+    with TemporaryDirectory() as folder:
+        files = deployed(whole, "dense", data, Path(folder))
+        yield Deployed(files["dense, int8"], torch.get_num_threads())
 
 
 def network_file(path: Path, name: str) -> Path:

@@ -43,11 +43,14 @@ def to_labels(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) 
     return F.cross_entropy(logits, labels)
 
 
-def to_teacher(teacher: nn.Module, temperature: float = 4.0, share: float = 0.9) -> Objective:
+def to_teacher(
+    teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float = 4.0, share: float = 0.9
+) -> Objective:
     """The objective of distillation (Hinton, Vinyals and Dean, 2015).
 
     For ``share`` of it the probabilities of ``teacher``, softened by ``temperature``, are the goal,
-    for the rest the labels. The teacher sees the same augmented pictures.
+    for the rest the labels. The teacher sees the same augmented pictures; it is a network in
+    ``eval`` mode, or whatever else gives logits (N, classes) for pictures.
 
     Raises:
         ValueError: a temperature that is not above 0, or a share outside of 0 to 1.
@@ -56,7 +59,6 @@ def to_teacher(teacher: nn.Module, temperature: float = 4.0, share: float = 0.9)
         raise ValueError(
             f"The temperature is above 0 and the share from 0 to 1; got {temperature}, {share}."
         )
-    teacher.eval()
 
     def objective(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -1,5 +1,7 @@
 """Each step does what it says, and a saved network computes what it computed."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from interruptions import interrupt
@@ -22,6 +24,7 @@ from course_lib.data import Images, Splits
 from course_lib.pruned_file import FileError, pack
 from course_lib.quantization import symmetric
 from course_lib.storage import shared
+from course_lib.training import to_labels
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 def test_a_step_removes_channels_then_weights_then_values(network, pictures):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     step = Step("dense", channels=0.5, weights=0.8, values=7)
-    made = take(step, network, "small_resnet", pictures)
+    made = take(step, network, "small_resnet", pictures, to_labels)
     widths = {name: len(weight) for name, weight in masks.prunable(made).items()}
     assert widths["blocks.0.conv1.weight"] == 8 and widths["head.weight"] == 10
     assert masks.sparsity(made) == pytest.approx(0.8, abs=1e-3)
@@ -62,8 +65,10 @@ def test_a_step_removes_channels_then_weights_then_values(network, pictures):
 
 @pytest.mark.parametrize("values", [0, 7])
 def test_what_was_zero_stays_zero_through_training_and_later_steps(network, pictures, values):
-    first = take(Step("dense", weights=0.9), network, "small_resnet", pictures)
-    second = take(Step("first", values=values, budget=0.2), first, "small_resnet", pictures)
+    first = take(Step("dense", weights=0.9), network, "small_resnet", pictures, to_labels)
+    second = take(
+        Step("first", values=values, budget=0.2), first, "small_resnet", pictures, to_labels
+    )
     for name, kept in masks.masks_of(first).items():
         weight = masks.prunable(second)[name]
         assert bool((weight[~kept] == 0).all())
@@ -71,7 +76,7 @@ def test_what_was_zero_stays_zero_through_training_and_later_steps(network, pict
     assert not second.training
 
 
-def test_a_step_trains_towards_the_dense_network(network, pictures, monkeypatch):
+def test_a_step_trains_as_the_recipe_says(network, pictures, monkeypatch):
     asked = []
 
     def noted(model, data, **options):
@@ -79,19 +84,22 @@ def test_a_step_trains_towards_the_dense_network(network, pictures, monkeypatch)
         return model
 
     monkeypatch.setattr(compression, "fit", noted)
-    take(Step("dense", channels=0.5, budget=0.25), network, "small_resnet", pictures)
+    step = Step("dense", channels=0.5, budget=0.25)
+    take(step, network, "small_resnet", pictures, to_labels, progress=iter)
     (options,) = asked
     assert options["epochs"] == 3 and options["of_epochs"] == 12 and options["lr"] == 0.2
-    images, labels = pictures.train.images[:8], pictures.train.labels[:8]
-    with torch.no_grad():
-        logits = network(images)
-        near = options["objective"](logits, images, labels)
-        far = options["objective"](logits.flip(1), images, labels)
-    assert near < far  # the logits of the dense network are the goal
+    assert options["objective"] is to_labels and options["progress"] is iter
+
+
+def test_the_teacher_is_the_trained_network(network, pictures):
+    with compression.teacher("small_resnet", pictures) as logits, torch.no_grad():
+        images = pictures.test.images[:8]
+        near = (logits(images) - network(images)).abs().max()
+    assert near < 0.1 * network(images).abs().max()
 
 
 def test_rounding_first_prunes_the_rounded_weights(network, pictures):
-    made = take(Step("dense", rounded=True), network, "small_resnet", pictures)
+    made = take(Step("dense", rounded=True), network, "small_resnet", pictures, to_labels)
     for name, weight in masks.prunable(network).items():
         assert torch.equal(masks.prunable(made)[name], symmetric(weight.detach(), 8, 0).values)
 
@@ -158,7 +166,7 @@ def test_an_impossible_number_of_values_leaves_the_network_as_it_was(network):
 
 def test_a_saved_network_computes_what_it_computed(network, pictures, tmp_path):
     step = Step("dense", channels=0.5, weights=0.8, values=7)
-    made = take(step, network, "small_resnet", pictures)
+    made = take(step, network, "small_resnet", pictures, to_labels)
     file = save(made, "small_resnet", tmp_path / "small.pruned", command="made up")
     found, about = load(file)
     assert about == {"network": "small_resnet", "command": "made up"}
@@ -169,7 +177,7 @@ def test_a_saved_network_computes_what_it_computed(network, pictures, tmp_path):
 def test_a_smaller_network_has_a_smaller_file(network, pictures, tmp_path):
     sizes = []
     for step in (Step("dense"), Step("dense", weights=0.9), Step("dense", weights=0.9, values=15)):
-        made = take(step, network, "small_resnet", pictures)
+        made = take(step, network, "small_resnet", pictures, to_labels)
         sizes.append(save(made, "small_resnet", tmp_path / "a.pruned").stat().st_size)
     assert sizes[0] > 4 * sizes[1] > 8 * sizes[2]
 
@@ -215,7 +223,7 @@ def test_both_orders_get_the_same_training():
 def measured(pictures):
     """What a recording would hold of small_resnet and of its half, measured in the runtime."""
     whole = models.load_trained("small_resnet")
-    half = take(Step("dense", channels=0.5), whole, "small_resnet", pictures)
+    half = take(Step("dense", channels=0.5), whole, "small_resnet", pictures, to_labels)
     return measure({"dense": whole, "half": half}, "small_resnet", pictures, rounds=6, seconds=0)
 
 
@@ -267,6 +275,9 @@ def quick(monkeypatch, pictures, measured):
     monkeypatch.setattr(compression, "take", noted)
     monkeypatch.setattr(compression, "measure", lambda *_: measured)
     monkeypatch.setattr(compression, "fashion_mnist", lambda: pictures)
+    monkeypatch.setattr(
+        compression, "teacher", lambda *_: nullcontext(lambda images: images[:, 0, 0, :10])
+    )
     return made
 
 
