@@ -1,4 +1,4 @@
-"""A network made small step by step: fewer channels, fewer weights, few values, int8, packed.
+"""How small and how fast a network gets: pruned, quantized, packed, and all of it together.
 
 Lesson 07 shows what this experiment recorded, and measures some of it again.
 """
@@ -14,180 +14,17 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from course_lib import masks, quantization, recordings, storage, surgery
+from course_lib import quantization, recordings, storage
 from course_lib.bars import bar, say
-from course_lib.data import Splits, checksums, fashion_mnist
-from course_lib.drop_recovery import judged, on_device, prune, size
-from course_lib.models import build, halved, load_trained
-from course_lib.pruned_file import FileError, pack, unpack
-from course_lib.quantization import Deployed, symmetric
-from course_lib.recipes import RECIPES
-from course_lib.storage import shared
+from course_lib.data import DATA, Splits, checksums, fashion_mnist, verified
+from course_lib.drop_recovery import judged, on_device, size
+from course_lib.models import halved, load_trained
+from course_lib.pruned_file import FileError, unpack
+from course_lib.quantization import Deployed
+from course_lib.steps import Step, load, save, take
 from course_lib.timing import Comparison, as_recorded, compare, digits
-from course_lib.training import Objective, accuracy, fit, to_teacher
-
-
-class Step(NamedTuple):
-    """How a network is made from ``source``, an earlier step or "dense".
-
-    Args:
-        rounded: first round every weight to int8 per channel, as quantizing first would.
-        channels: remove this fraction of the channels of every layer.
-        weights: then set this fraction of the weights to zero, the smallest in the network.
-        values: then let all other weights of a layer share so many values.
-        budget: then train for this share of the recipe's epochs, its learning rates rewound.
-    """
-
-    source: str
-    rounded: bool = False
-    channels: float = 0.0
-    weights: float = 0.0
-    values: int = 0
-    budget: float = 0.0
-
-
-def take(
-    step: Step, source: nn.Module, network: str, data: Splits, objective: Objective, **training
-) -> nn.Module:
-    """The network that ``step`` makes of ``source``, by the recipe of ``network``.
-
-    What a step has set to zero stays zero, also in the steps that follow.
-
-    Args:
-        objective: what training makes small.
-        training: further arguments of :func:`fit`, such as ``progress``.
-    """
-    model = rounded(source) if step.rounded else source
-    if step.channels:
-        model, _ = prune(model, "channels", step.channels, model)
-    kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
-    model = masks.pruned_copy(model, kept)
-    held = sharing(model, step.values) if step.values else masks.hold(model, kept)
-    with held:
-        if step.budget:
-            recipe = RECIPES[network]
-            fit(
-                on_device(model),
-                data.train,
-                epochs=step.budget * recipe.epochs,
-                lr=recipe.lr,
-                seed=recipe.seed,
-                objective=objective,
-                schedule="rewound",
-                of_epochs=recipe.epochs,
-                **training,
-            )
-    return model.cpu().eval()
-
-
-def rounded(model: nn.Module, bits: int = 8) -> nn.Module:
-    """A copy of ``model`` whose weights are those that ``bits`` and a scale per channel can say."""
-    copied = masks.pruned_copy(model, {})
-    with torch.no_grad():
-        for weight in masks.prunable(copied).values():
-            weight.copy_(symmetric(weight, bits, axis=0).values)
-    return copied
-
-
-# --- few values that learn ----------------------------------------------------------------------
-
-
-@contextmanager
-def sharing(model: nn.Module, count: int) -> Iterator[None]:
-    """Let the weights of each layer share ``count`` values beside zero, also while they train.
-
-    Which weights share a value is settled at the beginning, by k-means. What trains are the values:
-    the gradient of a value is the sum of those of its weights (Han et al., 2016, "Deep
-    Compression"). Afterwards the weights are ordinary ones again.
-
-    Raises:
-        ValueError: an impossible ``count``, see :func:`course_lib.storage.shared`.
-    """
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-    ]
-    for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _Shared(layer.weight, count))
-    try:
-        yield
-    finally:
-        for layer in layers:
-            parametrize.remove_parametrizations(layer, "weight")
-
-
-class _Shared(nn.Module):
-    """A weight as a table of values and the place of each weight in it; zero is the first."""
-
-    def __init__(self, weight: torch.Tensor, count: int):
-        super().__init__()
-        quantized = shared(weight.detach(), count)
-        self.values = quantized[quantized != 0].unique()
-        places = torch.searchsorted(self.values, quantized.contiguous()) + 1
-        self.register_buffer("places", torch.where(quantized == 0, 0, places))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return _Looked.apply(torch.cat([values.new_zeros(1), values]), self.places)
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        return self.values
-
-
-class _Looked(torch.autograd.Function):
-    """``table[places]``; its gradient adds up 30 times faster than that of torch on a CPU."""
-
-    @staticmethod
-    def forward(ctx, table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places)
-        ctx.count = len(table)
-        return table[places]
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (places,) = ctx.saved_tensors
-        sums = torch.bincount(places.flatten(), gradient.flatten(), ctx.count)
-        return sums.to(gradient.dtype), None
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-def save(model: nn.Module, network: str, file: Path, **about: str) -> Path:
-    """Write ``model``, made from ``network``, as a ``.pruned`` file with half-precision values."""
-    return pack(halved(model), file, {"network": network} | about)
-
-
-def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The network that :func:`save` wrote, ready for inference, and what the file is about.
-
-    Its shapes say which channels are gone. Which ones of the whole network they were does not
-    matter to what it computes.
-
-    Raises:
-        FileError: the file is damaged, or holds no network of this course.
-    """
-    tensors, about = unpack(file)
-    try:
-        whole = build(about.get("network", ""))
-        smaller = surgery.remove(whole, _plan(whole, tensors))
-        smaller.load_state_dict(tensors)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise FileError(f"{file} holds no network of this course: {error}") from error
-    return smaller.eval(), about
-
-
-def _plan(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> surgery.Plan:
-    """The plan that cuts ``whole`` to the shapes of ``tensors``."""
-    plan: surgery.Plan = {}
-    for name, value in whole.state_dict().items():
-        for dim, (count, left) in enumerate(zip(value.shape, tensors[name].shape, strict=True)):
-            if left != count:
-                plan.setdefault(name, {})[dim] = list(range(left))
-    return plan
-
-
-# --- the recording ------------------------------------------------------------------------------
+from course_lib.training import accuracy, to_teacher
 
 #: The networks that are made of a trained one, each from one before it. 75 % leaves 16, 32, 64 and
 #: 128 channels: numbers that vector units like (lesson 06).
@@ -260,6 +97,17 @@ def teacher(network: str, data: Splits) -> Iterator[Callable[[torch.Tensor], tor
 def network_file(path: Path, name: str) -> Path:
     """Where the network ``name`` of the recording in ``path`` lies."""
     return path.with_suffix("") / f"{name.replace(' ', '_')}.pruned"
+
+
+def recorded_network(name: str, network: str = "resnet18", machine: str = "cpu-2core") -> nn.Module:
+    """The network ``name`` that was made from ``network`` when ``machine`` recorded it.
+
+    Raises:
+        DataError: its file is missing or damaged.
+    """
+    path = recordings.file_of("compression", network).parents[1] / machine
+    file = network_file(path / f"compression-{network}.json", name)
+    return load(verified(file.relative_to(DATA).as_posix()))[0]
 
 
 def _begun(network: str) -> dict:
@@ -364,3 +212,54 @@ def _times(times: Mapping[str, Comparison], name: str, first: str) -> dict:
         label: as_recorded(result.timings[name], result.speedup(name, over=first))
         for label, result in times.items()
     }
+
+
+# --- the challenge of lesson 07 -----------------------------------------------------------------
+
+#: A network may have so many bytes, packed, and must be as accurate as this, in percent.
+MOST_BYTES, LEAST_ACCURACY = 200_000, 91.0
+
+
+class Score(NamedTuple):
+    """A packed network on this machine: ``milliseconds`` for a picture, the ``form`` it runs in."""
+
+    bytes: int
+    accuracy: float
+    milliseconds: float
+    form: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is small and accurate enough."""
+        return self.bytes < MOST_BYTES and self.accuracy >= LEAST_ACCURACY
+
+    def __str__(self) -> str:
+        return (
+            f"{'counts' if self.passed else 'does not count'}: {self.bytes / 1000:.0f} kB, "
+            f"{self.accuracy:.2f} % of the test pictures, {self.milliseconds:.3f} ms in {self.form}"
+        )
+
+
+def score(file: Path, data: Splits) -> Score:
+    """Unpack ``file``, run it in the runtime on one thread, and say how good it is.
+
+    It runs in float32 and in int8. What counts is the faster one that is accurate enough.
+
+    Raises:
+        FileError: the file is damaged, or holds no network of this course.
+    """
+    model, _ = load(file)
+    with TemporaryDirectory() as folder:
+        files = deployed(model, "yours", data, Path(folder))
+        runs = {name: Deployed(each) for name, each in files.items()}
+        times = compare(runs, data.test.images[:1], rounds=100).timings
+        scores = [
+            Score(
+                file.stat().st_size,
+                quantization.accuracy(each, data.test),
+                times[name].median,
+                name.removeprefix("yours, "),
+            )
+            for name, each in files.items()
+        ]
+    return min(scores, key=lambda one: (not one.passed, one.milliseconds))

@@ -1,4 +1,4 @@
-"""Each step does what it says, and a saved network computes what it computed."""
+"""Each network is made once, all are measured in the runtime, and a recording goes on."""
 
 from contextlib import nullcontext
 
@@ -7,24 +7,13 @@ import torch
 from interruptions import interrupt
 from torch import nn
 
-from course_lib import compression, masks, models, recordings
+from course_lib import compression, masks, models, recordings, steps
 from course_lib.__main__ import main
-from course_lib.compression import (
-    PLANS,
-    Step,
-    load,
-    measure,
-    network_file,
-    rounded,
-    save,
-    sharing,
-    take,
-)
-from course_lib.data import Images, Splits
-from course_lib.pruned_file import FileError, pack
-from course_lib.quantization import symmetric
-from course_lib.storage import shared
-from course_lib.training import to_labels
+from course_lib.compression import PLANS, measure, network_file
+from course_lib.data import DataError, Images, Splits
+from course_lib.pruned_file import FileError
+from course_lib.steps import Step, load, take
+from course_lib.training import accuracy, to_labels
 
 
 @pytest.fixture(scope="module")
@@ -34,176 +23,16 @@ def pictures() -> Splits:
     return Splits(part, part, part)
 
 
-@pytest.fixture
-def network() -> nn.Module:
-    return models.load_trained("small_resnet")
+def most_values(model: nn.Module) -> int:
+    """The most different values that a layer of ``model`` has beside zero."""
+    return max(len(weight[weight != 0].unique()) for weight in masks.prunable(model).values())
 
 
-def values_of(model: nn.Module) -> list[int]:
-    return [len(weight[weight != 0].unique()) for weight in masks.prunable(model).values()]
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return torch.allclose(first(images), second(images), atol=1e-5)
-
-
-# --- steps --------------------------------------------------------------------------------------
-
-
-def test_a_step_removes_channels_then_weights_then_values(network, pictures):
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    step = Step("dense", channels=0.5, weights=0.8, values=7)
-    made = take(step, network, "small_resnet", pictures, to_labels)
-    widths = {name: len(weight) for name, weight in masks.prunable(made).items()}
-    assert widths["blocks.0.conv1.weight"] == 8 and widths["head.weight"] == 10
-    assert masks.sparsity(made) == pytest.approx(0.8, abs=1e-3)
-    assert max(values_of(made)) <= 7
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize("values", [0, 7])
-def test_what_was_zero_stays_zero_through_training_and_later_steps(network, pictures, values):
-    first = take(Step("dense", weights=0.9), network, "small_resnet", pictures, to_labels)
-    second = take(
-        Step("first", values=values, budget=0.2), first, "small_resnet", pictures, to_labels
-    )
-    for name, kept in masks.masks_of(first).items():
-        weight = masks.prunable(second)[name]
-        assert bool((weight[~kept] == 0).all())
-        assert not torch.equal(weight, masks.prunable(first)[name])
-    assert not second.training
-
-
-def test_a_step_trains_as_the_recipe_says(network, pictures, monkeypatch):
-    asked = []
-
-    def noted(model, data, **options):
-        asked.append(options)
-        return model
-
-    monkeypatch.setattr(compression, "fit", noted)
-    step = Step("dense", channels=0.5, budget=0.25)
-    take(step, network, "small_resnet", pictures, to_labels, progress=iter)
-    (options,) = asked
-    assert options["epochs"] == 3 and options["of_epochs"] == 12 and options["lr"] == 0.2
-    assert options["objective"] is to_labels and options["progress"] is iter
-
-
-def test_the_teacher_is_the_trained_network(network, pictures):
+def test_the_teacher_is_the_trained_network(pictures):
+    network, images = models.load_trained("small_resnet"), pictures.test.images[:8]
     with compression.teacher("small_resnet", pictures) as logits, torch.no_grad():
-        images = pictures.test.images[:8]
         near = (logits(images) - network(images)).abs().max()
     assert near < 0.1 * network(images).abs().max()
-
-
-def test_rounding_first_prunes_the_rounded_weights(network, pictures):
-    made = take(Step("dense", rounded=True), network, "small_resnet", pictures, to_labels)
-    for name, weight in masks.prunable(network).items():
-        assert torch.equal(masks.prunable(made)[name], symmetric(weight.detach(), 8, 0).values)
-
-
-def test_rounding_leaves_the_network_alone(network):
-    before = network.stem.weight.clone()
-    assert not torch.equal(rounded(network, 4).stem.weight, before)
-    assert torch.equal(network.stem.weight, before)
-
-
-# --- few values that learn ----------------------------------------------------------------------
-
-
-def test_shared_values_are_those_of_k_means_until_they_train():
-    layer = nn.Linear(30, 20)
-    expected = shared(layer.weight.detach(), 5)
-    with sharing(layer, 5):
-        assert torch.equal(layer.weight, expected)
-    assert torch.equal(layer.weight, expected) and isinstance(layer.weight, nn.Parameter)
-    assert "weight" in dict(layer.named_parameters())
-
-
-def test_the_gradient_of_a_value_is_the_sum_of_those_of_its_weights():
-    torch.manual_seed(0)
-    layer, inputs = nn.Linear(6, 4), torch.randn(3, 6)
-    with torch.no_grad():
-        layer.weight[0] = 0
-    quantized = shared(layer.weight.detach(), 3).requires_grad_()
-    (inputs @ quantized.T + layer.bias).square().sum().backward()
-    with sharing(layer, 3):
-        layer(inputs).square().sum().backward()
-        values = layer.parametrizations.weight.original
-        for value, gradient in zip(values, values.grad, strict=True):
-            expected = quantized.grad[quantized == value].sum()
-            assert float(gradient) == pytest.approx(float(expected), rel=1e-4)
-
-
-def test_after_a_training_step_weights_still_share_and_zeros_are_zero():
-    torch.manual_seed(0)
-    layer = nn.Linear(30, 20)
-    with torch.no_grad():
-        layer.weight[layer.weight.abs() < 0.1] = 0
-    zeros = layer.weight == 0
-    with sharing(layer, 4):
-        before = layer.weight.detach().clone()
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1)
-        layer(torch.randn(8, 30)).square().sum().backward()
-        optimizer.step()
-    assert not torch.equal(layer.weight, before)
-    assert len(layer.weight[~zeros].unique()) == 4 and bool((layer.weight[zeros] == 0).all())
-
-
-def test_an_impossible_number_of_values_leaves_the_network_as_it_was(network):
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(ValueError, match="got 1000"), sharing(network, 1000):
-        pass
-    after = network.state_dict()
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-def test_a_saved_network_computes_what_it_computed(network, pictures, tmp_path):
-    step = Step("dense", channels=0.5, weights=0.8, values=7)
-    made = take(step, network, "small_resnet", pictures, to_labels)
-    file = save(made, "small_resnet", tmp_path / "small.pruned", command="made up")
-    found, about = load(file)
-    assert about == {"network": "small_resnet", "command": "made up"}
-    assert same(found, made.half().float()) and not found.training
-    assert masks.sparsity(found) == masks.sparsity(made)
-
-
-def test_a_smaller_network_has_a_smaller_file(network, pictures, tmp_path):
-    sizes = []
-    for step in (Step("dense"), Step("dense", weights=0.9), Step("dense", weights=0.9, values=15)):
-        made = take(step, network, "small_resnet", pictures, to_labels)
-        sizes.append(save(made, "small_resnet", tmp_path / "a.pruned").stat().st_size)
-    assert sizes[0] > 4 * sizes[1] > 8 * sizes[2]
-
-
-@pytest.mark.parametrize(
-    ("tensors", "about"),
-    [
-        ({"weight": torch.ones(3)}, {"network": "small_resnet"}),
-        ({"weight": torch.ones(3)}, {"network": "unknown"}),
-        ({"weight": torch.ones(3)}, {}),
-    ],
-)
-def test_another_file_is_refused(tmp_path, tensors, about):
-    file = pack(tensors, tmp_path / "other.pruned", about)
-    with pytest.raises(FileError, match=r"other\.pruned holds no network of this course"):
-        load(file)
-
-
-def test_a_network_with_tensors_that_do_not_fit_is_refused(network, tmp_path):
-    tensors = network.state_dict() | {"head.weight": torch.ones(10, 70)}
-    file = pack(tensors, tmp_path / "wide.pruned", {"network": "small_resnet"})
-    with pytest.raises(FileError, match="holds no network"):
-        load(file)
-
-
-# --- the recording ------------------------------------------------------------------------------
 
 
 def test_each_network_of_a_plan_is_made_of_an_earlier_one():
@@ -293,7 +122,7 @@ def test_a_recording_keeps_its_networks_beside_it(quick, measured, tmp_path):
     assert found["networks"] == [{"name": name} | step._asdict() for name, step in PLAN.items()]
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["few.pruned", "half.pruned"]
     few, about = load(network_file(path, "few"))
-    assert max(values_of(few)) <= 7 and "budget" in about["step"]
+    assert most_values(few) <= 7 and "budget" in about["step"]
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):
@@ -303,7 +132,7 @@ def test_a_complete_recording_makes_nothing(quick, tmp_path):
     assert len(quick) == 2 and path.read_text() == before
 
 
-INTERRUPTIONS = [(compression, "fit", 0), (compression, "measure", 0)]
+INTERRUPTIONS = [(steps, "fit", 0), (compression, "measure", 0)]
 INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
 
 
@@ -319,8 +148,8 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
             compression.record("small_resnet", parts)
     compression.record("small_resnet", parts)
     assert parts.read_text() == whole.read_text()
-    for step in PLAN:
-        first, second = (load(network_file(path, step))[0].state_dict() for path in (whole, parts))
+    for name in PLAN:
+        first, second = (load(network_file(path, name))[0].state_dict() for path in (whole, parts))
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -339,7 +168,7 @@ def test_a_network_of_another_plan_is_set_aside(quick, tmp_path, monkeypatch):
     path = compression.record("small_resnet", tmp_path / "a.json")
     monkeypatch.setitem(PLANS, "small_resnet", PLAN | {"few": PLAN["few"]._replace(values=3)})
     compression.record("small_resnet", path)
-    assert max(values_of(load(network_file(path, "few"))[0])) <= 3
+    assert most_values(load(network_file(path, "few"))[0]) <= 3
     assert [one["values"] for one in recorded(path)["networks"]] == [0, 3]
     assert len([*network_file(path, "few").parent.glob("few*")]) == 2
 
@@ -350,3 +179,52 @@ def test_the_command_records(monkeypatch, capsys, tmp_path):
     out = tmp_path / "a.json"
     assert main(["record", "compression", "--model", "resnet18", "--out", str(out)]) == 0
     assert asked == [("resnet18", out)] and f"wrote {out}" in capsys.readouterr().out
+
+
+# --- what is shipped, and the challenge ---------------------------------------------------------
+
+
+def test_a_network_that_is_not_there_is_refused():
+    with pytest.raises(DataError, match="huge"):
+        compression.recorded_network("huge")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, pictures):
+    half = take(
+        Step("dense", channels=0.5, values=7),
+        models.load_trained("small_resnet"),
+        "small_resnet",
+        pictures,
+        to_labels,
+    )
+    return steps.save(half, "small_resnet", tmp_path_factory.mktemp("a") / "half.pruned")
+
+
+def test_a_score_is_that_of_the_packed_network(packed, pictures):
+    found = compression.score(packed, pictures)
+    assert found.bytes == packed.stat().st_size
+    assert found.accuracy == pytest.approx(accuracy(load(packed)[0], pictures.test), abs=3)
+    assert found.milliseconds > 0 and not found.passed
+    assert str(found).startswith("does not count: ") and found.form in str(found)
+
+
+@pytest.mark.parametrize(
+    ("size", "accuracy", "passed"),
+    [(199_999, 91.0, True), (200_000, 95.0, False), (1, 90.99, False)],
+)
+def test_the_challenge_asks_for_both(size, accuracy, passed):
+    assert compression.Score(size, accuracy, 1.0, "int8").passed == passed
+
+
+def test_the_faster_form_that_is_accurate_enough_counts(packed, pictures, monkeypatch):
+    known = {"yours.onnx": 92.0, "yours-int8.onnx": 80.0}
+    monkeypatch.setattr(compression.quantization, "accuracy", lambda file, data: known[file.name])
+    assert compression.score(packed, pictures).form == "float32"
+
+
+def test_a_damaged_entry_is_refused(packed, pictures, tmp_path):
+    damaged = tmp_path / "damaged.pruned"
+    damaged.write_bytes(packed.read_bytes()[:-1])
+    with pytest.raises(FileError, match="damaged"):
+        compression.score(damaged, pictures)

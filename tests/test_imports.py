@@ -9,7 +9,7 @@ from course_lib import PROJECT, recordings
 
 MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
 channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup, \
-storage, pruned_file, quantization, compression"""
+storage, pruned_file, quantization, steps, compression"""
 
 
 def run(script: str) -> str:
