@@ -17,7 +17,7 @@ from torch import nn
 
 from course_lib import quantization, recordings, storage
 from course_lib.bars import bar, say
-from course_lib.data import DATA, Splits, checksums, fashion_mnist, verified
+from course_lib.data import Splits, checksums, fashion_mnist, verified
 from course_lib.drop_recovery import judged, on_device, size
 from course_lib.models import halved, load_trained
 from course_lib.pruned_file import FileError, unpack
@@ -99,15 +99,14 @@ def network_file(path: Path, name: str) -> Path:
     return path.with_suffix("") / f"{name.replace(' ', '_')}.pruned"
 
 
-def recorded_network(name: str, network: str = "resnet18", machine: str = "cpu-2core") -> nn.Module:
-    """The network ``name`` that was made from ``network`` when ``machine`` recorded it.
+def recorded_file(name: str, network: str = "resnet18", machine: str = "cpu-2core") -> Path:
+    """The packed network ``name`` that was made from ``network`` when ``machine`` recorded it.
 
     Raises:
-        DataError: its file is missing or damaged.
+        DataError: the file is missing or damaged.
     """
-    path = recordings.file_of("compression", network).parents[1] / machine
-    file = network_file(path / f"compression-{network}.json", name)
-    return load(verified(file.relative_to(DATA).as_posix()))[0]
+    recording = Path("recordings") / machine / f"compression-{network}.json"
+    return verified(network_file(recording, name).as_posix())
 
 
 def _begun(network: str) -> dict:

@@ -10,7 +10,7 @@ from torch import nn
 from course_lib import compression, masks, models, recordings, steps
 from course_lib.__main__ import main
 from course_lib.compression import PLANS, measure, network_file
-from course_lib.data import DataError, Images, Splits
+from course_lib.data import DataError, Images, Splits, fashion_mnist
 from course_lib.pruned_file import FileError
 from course_lib.steps import Step, load, take
 from course_lib.training import accuracy, to_labels
@@ -186,7 +186,7 @@ def test_the_command_records(monkeypatch, capsys, tmp_path):
 
 def test_a_network_that_is_not_there_is_refused():
     with pytest.raises(DataError, match="huge"):
-        compression.recorded_network("huge")
+        compression.recorded_file("huge")
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +228,27 @@ def test_a_damaged_entry_is_refused(packed, pictures, tmp_path):
     damaged.write_bytes(packed.read_bytes()[:-1])
     with pytest.raises(FileError, match="damaged"):
         compression.score(damaged, pictures)
+
+
+def test_the_networks_of_the_course_reach_their_targets():
+    recording = recordings.load("compression", "resnet18")["cpu-2core"]
+    found = {(point["network"], point["form"]): point for point in recording["points"]}
+    dense, run, stored = (
+        found[key] for key in (("dense", "float32"), ("channels", "int8"), ("few values", "packed"))
+    )
+    assert run["one thread"]["speedup"] >= 15 and dense["bytes"] >= 40 * run["bytes"]
+    assert dense["bytes"] >= 100 * stored["bytes"]
+    assert min(run["accuracy"], stored["accuracy"]) >= dense["accuracy"] - 1
+    assert all(entry["bytes"] <= 1.05 * entry["bound"] for entry in recording["packed"])
+
+
+@pytest.mark.parametrize("name", PLANS["resnet18"])
+def test_each_network_of_the_course_is_as_accurate_as_it_was_recorded(name):
+    recording = recordings.load("compression", "resnet18")["cpu-2core"]
+    (point,) = recordings.points(recording, network=name, form="packed")
+    file, few = (
+        compression.recorded_file(name),
+        Images(*(part[:500] for part in fashion_mnist().test)),
+    )
+    assert file.stat().st_size == pytest.approx(point["bytes"], rel=0.01)  # it says how it was made
+    assert accuracy(load(file)[0], few) == pytest.approx(point["accuracy"], abs=3.5)
