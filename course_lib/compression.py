@@ -49,6 +49,9 @@ THREADS = {"one thread": 1, "two threads": 2}
 #: So many validation pictures show int8 the range of every activation.
 CALIBRATION = 500
 
+#: Pictures that a network is shown one after the other before it is the next one's turn.
+IN_A_ROW = 10
+
 
 def record(network: str, path: Path | None = None, data: Splits | None = None) -> Path:
     """Make the networks of the plan that are still missing, then measure all of them together.
@@ -163,6 +166,7 @@ def measure(
                 data.test.images[:1],
                 rounds=rounds,
                 seconds=seconds,
+                in_a_row=IN_A_ROW,
             )
             for label, threads in bar(THREADS.items(), "times")
         }
@@ -251,7 +255,7 @@ def score(file: Path, data: Splits) -> Score:
     with TemporaryDirectory() as folder:
         files = deployed(model, "yours", data, Path(folder))
         runs = {name: Deployed(each) for name, each in files.items()}
-        times = compare(runs, data.test.images[:1], rounds=100).timings
+        times = compare(runs, data.test.images[:1], rounds=100, in_a_row=IN_A_ROW).timings
         scores = [
             Score(
                 file.stat().st_size,

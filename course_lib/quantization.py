@@ -194,8 +194,8 @@ class Deployed:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads that wait in a loop would take the processor from a network timed next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that still wait in a loop would take the processor from a network timed next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         self._session = onnxruntime.InferenceSession(

@@ -35,6 +35,9 @@ MOST_SHARED = 256
 #: convolutions.) With fewer bits more gaps need a bridge, which costs a value each.
 GAP_BITS = 5
 
+#: So few numbers are stored as they are: a coder would describe its symbols first, which is longer.
+SHORT = 256
+
 #: A byte with more bits of entropy than this, such as the last of a float, is stored as it is.
 WORTH_CODING = 7.9
 
@@ -98,10 +101,9 @@ def decode(encoded: Encoded) -> torch.Tensor:
 
 
 def smallest(tensor: torch.Tensor) -> Encoded:
-    """``tensor`` in the way that takes the fewest bytes, of those that are worth a try.
-
-    A coder describes its symbols first, and for a short tensor that is longer than the tensor.
-    """
+    """``tensor`` in the way that takes the fewest bytes, of those that are worth a try."""
+    if tensor.numel() <= SHORT:
+        return encode(tensor, "dense", "plain")
     ways = [("dense", "plain"), ("dense", "coded")]
     if _distinct(words_of(tensor).ravel(), MOST_SHARED) is None:  # a zero is not one value of few
         ways = [("dense", "plain"), ("coded", "plain"), ("coded", "coded")]

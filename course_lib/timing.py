@@ -111,6 +111,7 @@ def compare(
     rounds: int = 30,
     seconds: float = 2.0,
     zeros: bool = False,
+    in_a_row: int = 1,
 ) -> Comparison:
     """Time every candidate on the same ``inputs``, in turns: A B, B A, A B ...
 
@@ -126,6 +127,8 @@ def compare(
         rounds: at most so many.
         seconds: after this long it stops as soon as it has :data:`LEAST_ROUNDS`.
         zeros: time tensors of nothing but zeros as well.
+        in_a_row: on a CPU, a turn is at least so many calls. With one, a small candidate pays for
+            what a large one before it threw out of the cache; with some, each finds its own there.
 
     Raises:
         ValueError: nothing to time, too few rounds, or a tensor of zeros.
@@ -138,7 +141,7 @@ def compare(
     tensors = [tensor for run in candidates.values() for tensor in _tensors(run, inputs)]
     if not zeros:
         _refuse_zeros(tensors)
-    clock = CudaClock() if any(tensor.is_cuda for tensor in tensors) else CpuClock()
+    clock = CudaClock() if any(tensor.is_cuda for tensor in tensors) else CpuClock(in_a_row)
     with torch.no_grad(), _no_garbage_collection():
         samples = {name: clock.sampler(partial(run, *inputs)) for name, run in candidates.items()}
         _warm_up(samples.values(), seconds / 2)
@@ -235,10 +238,13 @@ class CpuClock:
 
     name = "time.perf_counter"
 
+    def __init__(self, in_a_row: int = 1):
+        self._in_a_row = in_a_row
+
     def sampler(self, run: Callable[[], object]) -> Callable[[], float]:
         """A function that runs ``run`` and returns the milliseconds that one call took."""
         run()
-        calls = 1
+        calls = self._in_a_row
         while self._time(run, calls) * calls < SHORTEST_SAMPLE:
             calls *= 2
         return partial(self._time, run, calls)

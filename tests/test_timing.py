@@ -160,6 +160,15 @@ def test_a_long_call_is_run_once_in_a_sample(clock):
     assert clock.runs == ["a"]
 
 
+def test_a_turn_is_so_many_calls_in_a_row(clock):
+    candidates = {name: clock.candidate(name, lambda: 5) for name in ("a", "b")}
+    result = compare(candidates, rounds=6, seconds=0, in_a_row=3)
+    counted = clock.runs[-6 * 2 * 3 :]
+    turns = {"".join(counted[at : at + 3]) for at in range(0, len(counted), 3)}
+    assert turns == {"aaa", "bbb"}
+    assert result.timings["a"].milliseconds == pytest.approx([5] * 6)
+
+
 # --- ratios -------------------------------------------------------------------------------------
 
 
