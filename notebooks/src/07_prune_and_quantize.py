@@ -655,10 +655,12 @@ def four_axes(threads):
         axes.axhline(floor, color=figures.COLOURS["dense"], linestyle="--")
         axes.set(xscale="log", xlabel=label, ylim=(floor - 0.3, floor + 1.3))
         axes.margins(x=0.12)
+        axes.minorticks_off()
     pair[0].set(ylabel="test accuracy (%)")
-    for form in MARKERS:
-        pair[1].plot([], [], MARKERS[form], color="white", markeredgecolor="black", label=form)
-    pair[1].legend(fontsize=11, loc="lower right")
+    pair[1].set(xticks=[0.1, 0.2, 0.5, 1, 2, 4], xticklabels=["0.1", "0.2", "0.5", "1", "2", "4"])
+    for form, marker in MARKERS.items():
+        pair[1].plot([], [], "w" + marker, markeredgecolor="black", label=form)
+    pair[1].legend(fontsize=11, loc="center right")
     return figure
 
 
