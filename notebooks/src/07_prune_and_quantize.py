@@ -641,6 +641,9 @@ IDEAS = {
     "narrower": "structured",
 }
 MARKERS = {"float32": "o", "int8": "s", "packed": "D"}
+STYLE = {"color": "white", "markeredgecolor": "black", "linestyle": ""}
+LEGEND = [plt.Line2D([], [], marker=mark, label=form, **STYLE) for form, mark in MARKERS.items()]
+TICKS = (0.1, 0.2, 0.5, 1, 2, 4)
 floor = points["dense", "float32"]["accuracy"] - 1
 
 
@@ -654,13 +657,10 @@ def four_axes(threads):
     for axes, label in zip(pair, ("bytes", f"ms for one picture, {threads}"), strict=True):
         axes.axhline(floor, color=figures.COLOURS["dense"], linestyle="--")
         axes.set(xscale="log", xlabel=label, ylim=(floor - 0.3, floor + 1.3))
-        axes.margins(x=0.12)
-        axes.minorticks_off()
-    pair[0].set(ylabel="test accuracy (%)")
-    pair[1].set(xticks=[0.1, 0.2, 0.5, 1, 2, 4], xticklabels=["0.1", "0.2", "0.5", "1", "2", "4"])
-    for form, marker in MARKERS.items():
-        pair[1].plot([], [], "w" + marker, markeredgecolor="black", label=form)
-    pair[1].legend(fontsize=11, loc="center right")
+    pair[0].set(ylabel="test accuracy (%)", xlim=(6e4, 1e8))
+    pair[1].set(xticks=TICKS, xticklabels=map(str, TICKS), xlim=(0.06, 6))
+    pair[1].minorticks_off()
+    pair[1].legend(handles=LEGEND, fontsize=11, loc="center right")
     return figure
 
 
