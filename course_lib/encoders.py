@@ -114,8 +114,9 @@ def encoder_graph(model: nn.Module) -> Graph:
         for part in _parts(layer):
             channels = torch.arange(count, count + _count(layer, part))
             count += len(channels)
-            group, made_by = f"{number}.{part.name}", [f"{name}.{begin}" for begin in part.made_by]
-            groups[group] = Group(group, tuple(made_by), channels, None)
+            group = f"{number}.{part.name}"
+            made_by = tuple(f"{name}.{begin.rpartition('.')[0]}" for begin in part.made_by)
+            groups[group] = Group(group, made_by, channels, None)
             slots += _slots(name, layer, part, channels)
     nothing = torch.empty(3, 0, dtype=torch.long)
     return Graph(groups, slots, torch.Size(), Trail([], {}, count, nothing, nothing[0]))

@@ -99,6 +99,11 @@ def test_both_architectures_are_described_alike(kind):
 def test_names_of_the_layers_are_those_of_the_network():
     assert [layer.name for layer in encoders.layers(vision())] == [f"{VIT}{n}" for n in range(3)]
     assert encoders.layers(bert())[1].name == "bert.encoder.layer.1"
+    made_by = encoder_graph(bert()).groups["1.heads"].layers
+    assert made_by == tuple(
+        f"bert.encoder.layer.1.attention.self.{x}" for x in ("query", "key", "value")
+    )
+    assert encoder_graph(vision()).groups["0.heads"].layers == (f"{VIT}0.self_attention",)
     assert encoders.layers(bert(kind="BertModel"))[1].name == "encoder.layer.1"
 
 
