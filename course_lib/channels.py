@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.graph import Graph, Slot
+from course_lib.models import Inputs, logits
 
 #: By name of the group, one score for each of its channels, (channels,).
 Scores = dict[str, torch.Tensor]
 
-#: Pictures (N, C, H, W) and their labels (N,).
-Batch = tuple[torch.Tensor, torch.Tensor]
+#: Pictures (N, C, H, W), or tokens as ``transformers`` wants them, and their labels (N,).
+Batch = tuple[Inputs, torch.Tensor]
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -29,13 +30,13 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 def l1(model: nn.Module, graph: Graph) -> Scores:
     """Sum of the absolute weights that make each channel (Li et al., 2017)."""
     weights, slots = _making(model, graph)
-    return _sum_by_channel(graph, slots, lambda name: weights[name].abs())
+    return sum_by_channel(graph, slots, lambda name: weights[name].abs())
 
 
 def l2(model: nn.Module, graph: Graph) -> Scores:
     """Euclidean norm of the weights that make each channel (He et al., 2018, soft pruning)."""
     weights, slots = _making(model, graph)
-    squares = _sum_by_channel(graph, slots, lambda name: weights[name].square())
+    squares = sum_by_channel(graph, slots, lambda name: weights[name].square())
     return {name: total.sqrt() for name, total in squares.items()}
 
 
@@ -53,7 +54,7 @@ def batchnorm_scale(model: nn.Module, graph: Graph) -> Scores:
     scaled = torch.cat([slot.channels for slot in slots]) if slots else torch.tensor([])
     return {
         name: total
-        for name, total in _sum_by_channel(graph, slots, scales.__getitem__).items()
+        for name, total in sum_by_channel(graph, slots, scales.__getitem__).items()
         if torch.isin(graph.groups[name].channels, scaled).all()
     }
 
@@ -83,7 +84,7 @@ def taylor(model: nn.Module, graph: Graph, batches: Iterable[Batch]) -> Scores:
             slot.name: weights[slot.name].detach() * slope
             for slot, slope in zip(slots, slopes, strict=True)
         }
-        changes.append(_sum_by_channel(graph, slots, products.__getitem__))
+        changes.append(sum_by_channel(graph, slots, products.__getitem__))
     if not changes:
         raise ValueError("Taylor scores need at least one batch of pictures and labels.")
     return {
@@ -141,7 +142,7 @@ def loss_changes(
             before = _losses(model, images, labels)
             rows = []
             for channel in graph.groups[group].channels:
-                with _silent(model, graph, channel):
+                with silent(model, graph, channel):
                     rows.append(_losses(model, images, labels) - before)
         changes.append(torch.stack(rows).cpu())
     if not changes:
@@ -165,14 +166,14 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     return smaller.double().sum(1) + equal.double().sum(1) / 2
 
 
-def _losses(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    device = next(model.parameters()).device
-    return F.cross_entropy(model(images.to(device)), labels.to(device), reduction="none")
+def _losses(model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
+    found = logits(model, inputs)
+    return F.cross_entropy(found, labels.to(found.device), reduction="none")
 
 
 @contextlib.contextmanager
-def _silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
-    """Within the block, the weights that read ``channel`` are zero."""
+def silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
+    """Within the block, the weights that read ``channel`` (its number in ``graph``) are zero."""
     state = model.state_dict()
     places = []
     for slot in graph.slots:
@@ -190,7 +191,7 @@ def _silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[N
 
 
 @contextlib.contextmanager
-def _replayed(model: nn.Module, graph: Graph, group: str, images: torch.Tensor) -> Iterator[None]:
+def _replayed(model: nn.Module, graph: Graph, group: str, images: Inputs) -> Iterator[None]:
     """Within the block, layers that finish before ``group`` is read repeat their output.
 
     On the same ``images`` they compute the same, whichever channel of ``group`` is silent.
@@ -216,7 +217,7 @@ def _readers(model: nn.Module, graph: Graph, group: str) -> set[nn.Module]:
 
 
 def _before_read(
-    model: nn.Module, readers: set[nn.Module], images: torch.Tensor
+    model: nn.Module, readers: set[nn.Module], images: Inputs
 ) -> dict[nn.Module, torch.Tensor]:
     """The output of each layer that runs once, and finishes before any of the ``readers`` starts.
 
@@ -236,7 +237,7 @@ def _before_read(
     hooks = [layer.register_forward_pre_hook(start) for layer in model.modules()]
     hooks += [layer.register_forward_hook(finish) for layer in model.modules()]
     try:
-        model(images.to(next(model.parameters()).device))
+        logits(model, images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -253,7 +254,7 @@ def _making(model: nn.Module, graph: Graph) -> tuple[dict[str, torch.Tensor], li
     return weights, [slot for slot in graph.slots if slot.name in weights and not slot.reads]
 
 
-def _sum_by_channel(
+def sum_by_channel(
     graph: Graph, slots: Iterable[Slot], values: Callable[[str], torch.Tensor]
 ) -> Scores:
     """For each channel of the free groups, the sum of the values that its places hold."""

@@ -6,6 +6,7 @@ was made by ``python -m course_lib.recipes NAME``.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +14,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.data import DATA, DataError, verified
+
+#: What a network takes: a tensor, or tensors by name, as ``transformers`` wants them.
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
+    """The logits (N, classes) that ``model`` gives for ``inputs``, which go to its device first.
+
+    A network of ``transformers`` takes tensors by name and returns an object that holds the logits.
+    """
+    device = next(model.parameters()).device
+    if isinstance(inputs, Mapping):
+        outputs = model(**{name: value.to(device) for name, value in inputs.items()})
+    else:
+        outputs = model(inputs.to(device))
+    return getattr(outputs, "logits", outputs)
 
 
 class ResidualBlock(nn.Module):

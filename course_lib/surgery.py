@@ -170,6 +170,9 @@ def _set_sizes(layer: nn.Module) -> None:
         layer.num_features = max(sizes, default=layer.num_features)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)
+    elif hasattr(layer, "attention_head_size"):  # the self-attention of BERT in transformers
+        layer.all_head_size = layer.query.weight.shape[0]
+        layer.num_attention_heads = layer.all_head_size // layer.attention_head_size
 
 
 def _compose(first: Plan, second: Plan) -> Plan:

@@ -5,6 +5,7 @@ import pickle
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,27 @@ def layer_input(model: nn.Module, layer: nn.Module) -> torch.Size:
     with layer.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape)):
         model.eval()(torch.randn(1, 1, 28, 28))
     return shapes[0]
+
+
+# --- inputs by name -----------------------------------------------------------------------------
+
+
+class ByName(nn.Module):
+    """Takes and gives what a network of transformers does."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, ids, mask):
+        return SimpleNamespace(logits=self.scale * ids * mask)
+
+
+def test_logits_of_networks_that_take_tensors_and_of_those_that_take_names(small):
+    pictures = torch.randn(2, 1, 28, 28)
+    assert torch.equal(models.logits(small, pictures), small(pictures))
+    ids, mask = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]])
+    assert models.logits(ByName(), {"mask": mask, "ids": ids}).tolist() == [[2.0, 0.0]]
 
 
 # --- architecture -------------------------------------------------------------------------------
