@@ -81,7 +81,7 @@ def record_checksum(name: str, root: Path = DATA) -> None:
     Raises:
         DataError: ``data/README.md`` has no row for the file.
     """
-    known = checksums(root) | {name: _sha256(Path(root) / name)}
+    known = checksums(root) | {name: sha256(Path(root) / name)}
     lines = (f"{digest}  {path}\n" for path, digest in sorted(known.items()))
     readme = Path(root) / "README.md"
     row = re.compile(rf"^(\| `{re.escape(name)}` \|.*\| )`\w*` \|$", re.MULTILINE)
@@ -104,7 +104,7 @@ def verified(name: str, root: Path = DATA) -> Path:
     path = Path(root) / name
     if not path.is_file():
         raise DataError(f"data/{name} is missing. {_repair(name)}")
-    actual = _sha256(path)
+    actual = sha256(path)
     if actual != expected:
         raise DataError(
             f"data/{name} is damaged: its SHA-256 is {actual[:12]}..., "
@@ -113,7 +113,8 @@ def verified(name: str, root: Path = DATA) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

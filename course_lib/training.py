@@ -80,6 +80,8 @@ def fit(
     seed: int,
     batch_size: int = 128,
     weight_decay: float = 5e-4,
+    optimizer: str = "sgd",
+    draw: Callable[[Images, int, torch.Generator], Iterator] = batches,
     objective: Objective = to_labels,
     schedule: str = "one-cycle",
     of_epochs: float = 0.0,
@@ -88,12 +90,16 @@ def fit(
     marks: Sequence[float] | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> nn.Module:
-    """Train ``model`` in place with SGD (Nesterov momentum 0.9) on augmented ``data``.
+    """Train ``model`` in place, as a rule with SGD on augmented pictures.
 
     Args:
         epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
         lr: highest learning rate of the (whole) schedule.
         seed: seeds the order and the augmentation; the same seed gives the same weights.
+        optimizer: ``"sgd"`` with Nesterov momentum 0.9, which suits convolutions, or ``"adamw"``
+            (Loshchilov and Hutter, 2019), which suits attention and takes a far lower ``lr``.
+        draw: called with ``data``, the batch size and a generator, makes one shuffled pass over
+            full batches; :func:`batches` augments pictures.
         objective: what to make small; :func:`to_teacher` distils.
         schedule: ``"one-cycle"`` (Smith and Topin, 2018: up, then down to nearly zero),
             ``"constant"``, or ``"rewound"``: the end of an earlier one-cycle (Renda, Frankle and
@@ -107,8 +113,8 @@ def fit(
         progress: wraps the step counter, for a progress bar.
 
     Raises:
-        ValueError: unknown schedule, not enough data for one step, or epochs or marks outside of
-            the training that they belong to.
+        ValueError: unknown schedule or optimizer, not enough data for one step, or epochs or marks
+            outside of the training that they belong to.
     """
     steps_per_epoch = len(data.labels) // batch_size
     steps = round(epochs * steps_per_epoch)
@@ -118,21 +124,19 @@ def fit(
             "are no training step; ask for more epochs or smaller batches."
         )
     marked = _marked(marks, steps, steps_per_epoch)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True
-    )
+    stepper = _optimizer(optimizer, model, lr, weight_decay)
     whole, after = round(of_epochs * steps_per_epoch), round(to_follow * steps_per_epoch)
-    scheduler = _scheduler(schedule, optimizer, lr, steps, whole, after)
-    stream = _endless(data, batch_size, torch.Generator().manual_seed(seed))
+    scheduler = _scheduler(schedule, stepper, lr, steps, whole, after)
+    stream = _endless(draw, data, batch_size, torch.Generator().manual_seed(seed))
     device = next(model.parameters()).device
     losses = []
     model.train()
     for step in progress(range(1, steps + 1)):
         images, labels = (tensor.to(device) for tensor in next(stream))
         loss = objective(model(images), images, labels)
-        optimizer.zero_grad()
+        stepper.zero_grad()
         loss.backward()
-        optimizer.step()
+        stepper.step()
         scheduler.step()
         losses.append(loss.item())
         if after_epoch is not None and step in marked:
@@ -142,9 +146,21 @@ def fit(
     return model.eval()
 
 
-def _endless(data: Images, size: int, generator: torch.Generator) -> Iterator:
+def _endless(draw: Callable, data: Images, size: int, generator: torch.Generator) -> Iterator:
     while True:
-        yield from batches(data, size, generator)
+        yield from draw(data, size, generator)
+
+
+def _optimizer(
+    name: str, model: nn.Module, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True
+        )
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    raise ValueError(f"No optimizer is called {name!r}; choose 'sgd' or 'adamw'.")
 
 
 def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[int, float]:

@@ -9,7 +9,7 @@ from course_lib import PROJECT, recordings
 
 MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
 channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup, \
-storage, pruned_file, quantization, steps, compression, encoders, oneshot"""
+storage, pruned_file, quantization, steps, compression, encoders, oneshot, minilm"""
 
 
 def run(script: str) -> str:
@@ -27,7 +27,7 @@ def without(*packages: str) -> str:
 #: What a GPU server with nothing but Python, NumPy, torch and torchvision lacks.
 ABSENT = ("safetensors", "tqdm", "matplotlib", "IPython", "ipywidgets", "jupytext", "nbformat")
 ABSENT += ("psutil", "onnx", "onnxruntime", "constriction", "yaml", "pytest", "hypothesis")
-ABSENT += ("transformers",)
+ABSENT += ("transformers", "tokenizers")
 
 
 def test_measuring_modules_import_where_there_is_only_torch():

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from course_lib import data, models
+from course_lib import cost, data, models, surgery
 from course_lib.recipes import RECIPES
 from course_lib.training import accuracy
 
@@ -68,7 +68,9 @@ def test_logits_of_networks_that_take_tensors_and_of_those_that_take_names(small
 
 
 @pytest.mark.parametrize(
-    ("network", "size"), [("small_resnet", 270_000), ("resnet18", 11_200_000)], ids=NAMES
+    ("network", "size"),
+    [("small_resnet", 270_000), ("resnet18", 11_200_000), ("conv_attention", 520_000)],
+    ids=NAMES,
 )
 def test_number_of_weights(network, size):
     weights = sum(parameter.numel() for parameter in models.build(network).parameters())
@@ -98,6 +100,35 @@ def test_skip_is_a_convolution_only_where_the_shape_changes():
     skips = [type(block.skip) for block in models.build("small_resnet").blocks]
     same, changed = nn.Identity, nn.Sequential
     assert skips == [same, same, same, changed, same, same, changed, same, same]
+
+
+def test_blocks_of_conv_attention_see_sixteen_places():
+    model = models.build("conv_attention")
+    assert layer_input(model, model.convolutions) == (1, 16, 14, 14)
+    assert layer_input(model, model.blocks) == (1, 16, 96)
+
+
+def test_attention_block_is_the_one_of_torch():
+    torch.manual_seed(0)
+    block = models.AttentionBlock(width=12, heads=3, hidden=20).eval()
+    layer = nn.TransformerEncoderLayer(
+        12, 3, 20, activation="gelu", batch_first=True, norm_first=True
+    )
+    names = {"attention": "self_attn", "fc1": "linear1", "fc2": "linear2"}
+    for name, part in block.named_children():
+        layer.get_submodule(names.get(name, name)).load_state_dict(part.state_dict())
+    x = torch.randn(2, 5, 12)
+    torch.testing.assert_close(block(x), layer.eval()(x))
+
+
+def test_conv_attention_can_lose_channels_heads_and_neurons():
+    example = torch.randn(1, 1, 28, 28)
+    model = models.build("conv_attention").eval()
+    smaller = surgery.shrink(model, example, 0.5)
+    assert smaller.convolutions[2].conv1.weight.shape == (32, 16, 3, 3)
+    assert [block.attention.num_heads for block in smaller.blocks] == [2] * 4
+    assert [block.fc1.out_features for block in smaller.blocks] == [96] * 4
+    assert cost.macs(smaller, example) < 0.4 * cost.macs(model, example)
 
 
 @pytest.mark.parametrize("make", [models.build, models.load_trained])
@@ -131,7 +162,8 @@ def test_trained_network_loads_in_under_a_second(name):
 
 def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_pictures):
     measured = accuracy(models.load_trained(name), test_pictures)
-    assert measured >= {"small_resnet": 91.5, "resnet18": 93.0}[name] == RECIPES[name].must_reach
+    target = {"small_resnet": 91.5, "resnet18": 93.0, "conv_attention": 91.5}[name]
+    assert measured >= target == RECIPES[name].must_reach
     with safe_open(data.DATA / f"weights/{name}.safetensors", "pt") as file:
         about = file.metadata()
     assert about["command"] == f"python -m course_lib.recipes {name}"

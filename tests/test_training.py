@@ -282,6 +282,23 @@ def test_unknown_schedule_is_refused_with_the_choices():
         fit(linear(), random_images(128), epochs=1, lr=0.1, seed=0, schedule="cosine")
 
 
+def test_unknown_optimizer_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"'adam'; choose 'sgd' or 'adamw'"):
+        fit(linear(), random_images(128), epochs=1, lr=0.1, seed=0, optimizer="adam")
+
+
+def test_adamw_takes_the_step_of_its_formula():
+    model = nn.Linear(3, 2, bias=False)
+    before = model.weight.detach().clone()
+    data = Images(torch.randn(4, 3, generator=generator()), torch.tensor([0, 1, 1, 0]))
+    to_labels(model(data.images), *data).backward()
+    direction = model.weight.grad.sign()
+    how = {"optimizer": "adamw", "draw": lambda *_: iter([data]), "schedule": "constant"}
+    fit(model, data, epochs=1, lr=0.01, seed=0, batch_size=4, weight_decay=0.5, **how)
+    # the first step of Adam is the sign of the gradient; the decay is apart from it
+    torch.testing.assert_close(model.weight, before * (1 - 0.01 * 0.5) - 0.01 * direction)
+
+
 def test_a_few_passes_over_2000_pictures_teach_a_fresh_network():
     parts = fashion_mnist()
     few = Images(parts.train.images[:2_000], parts.train.labels[:2_000])
