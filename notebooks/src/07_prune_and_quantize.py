@@ -733,7 +733,8 @@ print(
 print("it counts:", entry.passed)
 
 # %% [markdown]
-# Beat it. Start from any recorded network, or from `resnet18` itself (minutes, then). For example:
+# Beat it. Start from any recorded network, or from `resnet18` itself (minutes, then). Compare your
+# tries on the validation pictures and hand in one: `score` reads the test pictures. For example:
 
 # %%
 # from course_lib.training import to_teacher
