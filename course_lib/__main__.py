@@ -31,11 +31,13 @@ def main(arguments=None) -> int:
     widths = experiments.add_parser("structured_speedup", help="fewer channels (minutes)")
     smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
     smaller.add_argument("--model", choices=["resnet18"], required=True)
+    sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
     for experiment, run in (
         (recovery, record_recovery),
         (products, record_products),
         (widths, record_widths),
         (smaller, record_compression),
+        (sentences, record_transformer),
     ):
         experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
         experiment.set_defaults(run=run_record, record=run)
@@ -110,6 +112,13 @@ def record_compression(chosen) -> Path:
     from course_lib import compression
 
     return compression.record(chosen.model, chosen.out)
+
+
+def record_transformer(chosen) -> Path:
+    """A transformer pruned, quantized and packed."""
+    from course_lib import transformer
+
+    return transformer.record(chosen.out)
 
 
 def run_recordings(chosen) -> int:

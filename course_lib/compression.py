@@ -23,7 +23,7 @@ from course_lib.models import halved, load_trained
 from course_lib.pruned_file import FileError, unpack
 from course_lib.quantization import Deployed
 from course_lib.steps import Step, load, save, take
-from course_lib.timing import Comparison, as_recorded, compare, digits
+from course_lib.timing import as_recorded, compare, digits
 from course_lib.training import accuracy, to_teacher
 
 #: The networks that are made of a trained one, each from one before it. 75 % leaves 16, 32, 64 and
@@ -71,7 +71,7 @@ def record(network: str, path: Path | None = None, data: Splits | None = None) -
         how = {"objective": to_teacher(logits), "progress": partial(bar, text="steps")}
         for name, step in bar(PLANS[network].items(), "networks"):
             file, entry = network_file(path, name), {"name": name} | step._asdict()
-            if not _is_there(file, entry in recording["networks"]):
+            if not is_there(file, entry in recording["networks"]):
                 made = take(step, models[step.source], network, data, **how)
                 save(made, network, file, command=recording["command"], step=str(entry))
                 others = [one for one in recording["networks"] if one["name"] != name]
@@ -124,12 +124,16 @@ def _begun(network: str) -> dict:
     }
 
 
-def _is_there(file: Path, recorded: bool) -> bool:
-    """Whether ``file`` holds the network that is ``recorded``; any other one is set aside."""
+def is_there(file: Path, recorded: bool, read: Callable[[Path], object] = load) -> bool:
+    """Whether ``file`` holds the network that is ``recorded``; any other one is set aside.
+
+    Args:
+        read: loads a network, and raises :class:`FileError` where there is none.
+    """
     if not file.exists():
         return False
     try:
-        load(file)
+        read(file)
     except FileError as error:
         say(str(error))
     else:
@@ -139,47 +143,90 @@ def _is_there(file: Path, recorded: bool) -> bool:
     return False
 
 
+class Runtime(NamedTuple):
+    """How networks are deployed, timed and tried: others for pictures than for sentences.
+
+    Args:
+        deployed: writes a network, with this name, into this folder; gives :func:`deployed`.
+        example: what the runtime is timed on, and MACs are counted on.
+        accuracy: of the network in this file on this part of the data, in percent.
+    """
+
+    deployed: Callable[[nn.Module, str, Path], dict[str, Path]]
+    example: torch.Tensor
+    accuracy: Callable[[Path, tuple], float]
+
+
+def pictures(data: Splits) -> Runtime:
+    """How networks for pictures are measured: timed on one of the test set."""
+
+    def written(model: nn.Module, name: str, folder: Path) -> dict[str, Path]:
+        return deployed(model, name, data, folder)
+
+    return Runtime(written, data.test.images[:1], quantization.accuracy)
+
+
 def measure(
     models: Mapping[str, nn.Module],
     network: str,
     data: Splits,
     *,
+    runtime: Runtime | None = None,
     rounds: int = 200,
     seconds: float = 60.0,
 ) -> dict:
     """The ``points`` of a recording, one for each of ``models`` in each form, and the ``packed``.
 
-    Accuracy and milliseconds are those of the runtime; all files are timed in turns, on one picture
-    of the test set. A packed network is unpacked once, and then it is the one in float32.
+    Accuracy and milliseconds are those of the runtime; all files are timed in turns. A packed
+    network is unpacked once, and then it is the one in float32.
 
     Args:
         models: on the CPU, in ``eval`` mode; speed-ups are over the first, in float32.
+        runtime: without, that for :func:`pictures`.
     """
+    runtime = runtime or pictures(data)
     points, packed, files = [], [], {}
     with TemporaryDirectory() as folder:
         for name, model in bar(models.items(), "files"):
-            files |= deployed(model, name, data, Path(folder))
+            files |= runtime.deployed(model, name, Path(folder))
             packed.append({"network": name} | packing(model, network, Path(folder) / name))
-        times = {
-            label: compare(
-                {name: Deployed(file, threads) for name, file in files.items()},
-                data.test.images[:1],
-                rounds=rounds,
-                seconds=seconds,
-                in_a_row=IN_A_ROW,
-            )
-            for label, threads in bar(THREADS.items(), "times")
-        }
-        first = next(iter(files))
+        times = timed(files, runtime.example, rounds, seconds)
         for (name, model), entry in zip(bar(models.items(), "accuracy"), packed, strict=True):
-            whole = {"network": name} | size(model)
+            whole = {"network": name} | size(model, runtime.example)
             for form in ("float32", "int8"):
                 file = files[f"{name}, {form}"]
                 point = whole | {"form": form, "bytes": file.stat().st_size}
-                point |= judged(partial(quantization.accuracy, file), data)
-                points.append(point | _times(times, f"{name}, {form}", first))
+                point |= judged(partial(runtime.accuracy, file), data)
+                points.append(point | times[f"{name}, {form}"])
             points.append(points[-2] | {"form": "packed", "bytes": entry["bytes"]})
     return {"points": points, "packed": packed}
+
+
+def timed(
+    files: Mapping[str, Path], example: torch.Tensor, rounds: int = 200, seconds: float = 60.0
+) -> dict[str, dict]:
+    """What a recording keeps of the times that the runtime takes for ``example``, by name of file.
+
+    All ``files`` take turns, with one thread and then with two; speed-ups are over the first.
+    """
+    found = {
+        label: compare(
+            {name: Deployed(file, threads) for name, file in files.items()},
+            example,
+            rounds=rounds,
+            seconds=seconds,
+            in_a_row=IN_A_ROW,
+        )
+        for label, threads in bar(THREADS.items(), "times")
+    }
+    first = next(iter(files))
+    return {
+        name: {
+            label: as_recorded(result.timings[name], result.speedup(name, over=first))
+            for label, result in found.items()
+        }
+        for name in files
+    }
 
 
 def deployed(model: nn.Module, name: str, data: Splits, folder: Path) -> dict[str, Path]:
@@ -207,13 +254,6 @@ def packing(model: nn.Module, network: str, file: Path, rounds: int = 3) -> dict
         "bound": round(sum(storage.bound(tensor).bytes for tensor in tensors)),
         "packing": digits(megabytes / min(save_seconds)),
         "unpacking": digits(megabytes / min(load_seconds)),
-    }
-
-
-def _times(times: Mapping[str, Comparison], name: str, first: str) -> dict:
-    return {
-        label: as_recorded(result.timings[name], result.speedup(name, over=first))
-        for label, result in times.items()
     }
 
 

@@ -266,10 +266,10 @@ def judged(percent_right: Callable[[Images], float], data: Splits) -> dict:
     }
 
 
-def size(model: nn.Module) -> dict:
+def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> dict:
     """``parameters`` that are not zero, biases and normalisation included, and ``macs``."""
     left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
-    example = EXAMPLE.to(next(model.parameters()).device)
+    example = example.to(next(model.parameters()).device)
     return {"parameters": left, "macs": macs(model, example)}
 
 

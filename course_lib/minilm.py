@@ -7,7 +7,7 @@ weights that it was pretrained with stand for word pieces, most of which the rev
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -217,21 +217,37 @@ def fine_tune(
 
 @torch.inference_mode()
 def predictions(
-    network: SentenceClassifier, ids: torch.Tensor, batch_size: int = 100
+    network: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, batch_size: int = 100
 ) -> torch.Tensor:
-    """The class (N,), 0 or 1, that ``network`` gives each sentence; puts it into ``eval`` mode."""
-    network.eval()
-    device = next(network.parameters()).device
+    """The class (N,), 0 or 1, that ``network`` gives each sentence.
+
+    Args:
+        network: a :class:`SentenceClassifier`, which is put into ``eval`` mode, or whatever else
+            gives logits for token ids on the CPU.
+    """
+    device = torch.device("cpu")
+    if isinstance(network, nn.Module):
+        device = next(network.eval().parameters()).device
     classes = torch.empty(len(ids), dtype=torch.int64)
-    # Sentences of one length go together, so that hardly any padding is computed.
-    for index in (ids != PAD).sum(1).argsort().split(batch_size):
+    for index in by_length(ids, batch_size):
         classes[index] = network(trimmed(ids[index]).to(device)).argmax(1).cpu()
     return classes
 
 
-def accuracy(network: SentenceClassifier, data: Sentences) -> float:
-    """Share of ``data`` that ``network`` labels correctly, in percent."""
-    return 100 * (predictions(network, data.ids) == data.labels).double().mean().item()
+def by_length(ids: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
+    """The places of all sentences ``ids`` in batches, the shortest first.
+
+    Sentences of one length go together, so that hardly any padding is computed.
+    """
+    return (ids != PAD).sum(1).argsort(stable=True).split(batch_size)
+
+
+def accuracy(
+    network: Callable[[torch.Tensor], torch.Tensor], data: Sentences, batch_size: int = 100
+) -> float:
+    """Share of ``data`` that ``network`` labels correctly, in percent; see :func:`predictions`."""
+    found = predictions(network, data.ids, batch_size)
+    return 100 * (found == data.labels).double().mean().item()
 
 
 # --- the vocabulary -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ hold (Jacob et al., 2018).
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,12 @@ from torch import nn
 from course_lib.data import Images
 
 #: The names of the input and the output of an exported network.
-INPUT, OUTPUT = "image", "logits"
+INPUT, OUTPUT = "input", "logits"
+
+#: Operators that only turn numbers from int8 into float32, or back; and the beginnings of the names
+#: of those that compute in int8.
+BETWEEN = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+IN_INT8 = ("QLinear", "QGemm", "QMatMul", "MatMulInteger", "DynamicQuantizeMatMul")
 
 
 class Quantized(NamedTuple):
@@ -119,24 +124,25 @@ def _no_zeros(scale: torch.Tensor) -> torch.Tensor:
 # --- in the runtime -----------------------------------------------------------------------------
 
 
-def export(model: nn.Module, file: Path, example: torch.Tensor) -> Path:
+def export(
+    model: nn.Module, file: Path, example: torch.Tensor, dims: Sequence[str] = ("batch",)
+) -> Path:
     """Write ``model`` as ONNX for any number of pictures, BatchNorm folded into its convolutions.
 
     Args:
-        model: on the CPU, in ``eval`` mode.
-        example: pictures (N, channels, height, width) of the right size, N at least 2.
+        model: on the CPU, in ``eval`` mode. Where it has BatchNorm, torch.fx must understand it.
+        example: an input, such as pictures (N, channels, height, width), at least 2 along ``dims``.
+        dims: names of the first dimensions of the input, those that may have any size.
     """
-    from torch.fx.experimental.optimization import fuse
-
-    batch = torch.export.Dim("batch")
+    sizes = {place: torch.export.Dim(name) for place, name in enumerate(dims)}
     with _quiet(), torch.no_grad():
         torch.onnx.export(
-            fuse(model),
+            _folded(model),
             (example,),
             file,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=(sizes,),
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -144,8 +150,21 @@ def export(model: nn.Module, file: Path, example: torch.Tensor) -> Path:
     return file
 
 
+def _folded(model: nn.Module) -> nn.Module:
+    """``model`` with BatchNorm folded into the convolutions before it."""
+    from torch.fx.experimental.optimization import fuse
+
+    has_any = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    return fuse(model) if has_any else model
+
+
 def int8(
-    source: Path, file: Path, pictures: torch.Tensor, *, leave: Iterable[str] = (), **how
+    source: Path,
+    file: Path,
+    pictures: torch.Tensor | Iterable[torch.Tensor],
+    *,
+    leave: Iterable[str] = (),
+    **how,
 ) -> Path:
     """Quantize the network in ``source``: int8 weights per channel, uint8 activations, QDQ.
 
@@ -153,7 +172,7 @@ def int8(
     validation set.
 
     Args:
-        pictures: (N, channels, height, width); a few hundred are enough.
+        pictures: (N, channels, height, width); a few hundred are enough. Or batches of any inputs.
         leave: names of nodes (:func:`layers`) that stay float32.
         how: further arguments of ``onnxruntime.quantization.quantize_static``.
     """
@@ -177,6 +196,38 @@ def int8(
     return file
 
 
+def dynamic_int8(source: Path, file: Path) -> Path:
+    """Quantize the products of matrices in ``source`` without any calibration.
+
+    Weights are int8 with a scale per channel, tables of embeddings int8 with one scale. Activations
+    become uint8 on the way into a product, over the range that they have right then, and float32
+    behind it. That costs time, but suits transformers, whose activations have outliers.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with TemporaryDirectory() as folder, _quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        plain = _without_shapes(source, Path(folder) / "plain.onnx")
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        quantize_dynamic(prepared, file, per_channel=True, weight_type=QuantType.QInt8)
+    return file
+
+
+def _without_shapes(source: Path, file: Path) -> Path:
+    """Write to ``file`` the network in ``source``, less what it says of shapes between its nodes.
+
+    torch's exporter optimizes the graph and leaves shapes of what was there before; the quantizer
+    would refuse the network for them.
+    """
+    import onnx
+
+    network = onnx.load(source)
+    del network.graph.value_info[:]
+    onnx.save(network, file)
+    return file
+
+
 def layers(file: Path) -> list[str]:
     """The names of the nodes that hold weights: convolutions and products of matrices."""
     import onnx
@@ -186,7 +237,7 @@ def layers(file: Path) -> list[str]:
 
 
 class Deployed:
-    """A network in a file, run by ONNX Runtime: called with pictures, it returns logits."""
+    """A network in a file, run by ONNX Runtime: called with inputs, it returns logits."""
 
     def __init__(self, file: Path, threads: int = 1, optimized: Path | None = None):
         import onnxruntime
@@ -203,7 +254,7 @@ class Deployed:
         )
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of ``pictures`` (N, channels, height, width)."""
+        """Logits (N, classes) of N ``pictures``, or whatever else the network was exported for."""
         (logits,) = self._session.run([OUTPUT], {INPUT: pictures.numpy()})
         return torch.from_numpy(logits)
 
@@ -235,9 +286,9 @@ def operators(file: Path) -> dict[str, Counter]:
 
 
 def _runs_in(operator: str) -> str:
-    if operator in ("QuantizeLinear", "DequantizeLinear"):
+    if operator in BETWEEN:
         return "between"
-    return "int8" if operator.startswith(("QLinear", "QGemm", "QMatMul")) else "float32"
+    return "int8" if operator.startswith(IN_INT8) else "float32"
 
 
 def sensitivity(
@@ -257,14 +308,15 @@ def sensitivity(
             yield name, accuracy(alone, data)
 
 
-def _reader(pictures: torch.Tensor):
+def _reader(pictures: torch.Tensor | Iterable[torch.Tensor]):
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
         """Hands out the pictures in batches."""
 
         def __init__(self):
-            self._parts = iter(pictures.split(100))
+            batches = pictures.split(100) if isinstance(pictures, torch.Tensor) else pictures
+            self._parts = iter(batches)
 
         def get_next(self) -> dict | None:
             part = next(self._parts, None)

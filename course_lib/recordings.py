@@ -39,6 +39,7 @@ KINDS = {
     dict: "an object",
     list: "a list",
     str: "a text",
+    bool: "true or false",
     int: "a whole number",
     float: "a number",
     "percentage": "a number from 0 to 100",
@@ -61,8 +62,18 @@ HEADER = {
 TRAINED = {"model": str, "weights": str}
 TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
 TIMED |= {"speedup": float, "interval": "range"}
-NETWORK = {"name": str, "source": str, "rounded": bool, "channels": float, "weights": float}
+NETWORK = {"name": str, "source": str, "weights": float, "values": int, "budget": float}
+CHANGE = {"accuracy": float, "loss": float}  # in points and in nats
 PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
+
+DEPLOYED = {
+    "points": [
+        {"network": str, "form": str, "bytes": int, "one thread": TIMED, "two threads": TIMED}
+        | MEASURED
+        | SIZE
+    ],
+    "packed": [{"network": str, "bytes": int, "bound": int, "packing": float, "unpacking": float}],
+}
 
 SHAPES = {
     "drop_recovery": HEADER
@@ -105,16 +116,22 @@ SHAPES = {
     },
     "compression": HEADER
     | TRAINED
+    | DEPLOYED
+    | {"networks": [NETWORK | {"rounded": bool, "channels": float}]},
+    "transformer": HEADER
+    | TRAINED
+    | DEPLOYED
     | {
-        "networks": [NETWORK | {"values": int, "budget": float}],
-        "points": [
-            {"network": str, "form": str, "bytes": int, "one thread": TIMED, "two threads": TIMED}
-            | MEASURED
-            | SIZE
+        "recipe": {"epochs": float, "lr": float},
+        "layers": [{"layer": int} | CHANGE],
+        "heads": [{"layer": int, "head": int} | CHANGE],
+        "one_shot": [{"method": str, "pattern": str, "budget": float} | MEASURED],
+        "networks": [
+            NETWORK
+            | {"layers": int, "heads": float, "neurons": float}
+            | {"distilled": bool, "before": MEASURED}
         ],
-        "packed": [
-            {"network": str, "bytes": int, "bound": int, "packing": float, "unpacking": float}
-        ],
+        "operators": [{"operator": str, "runs_in": str, "count": int}],
     },
 }
 

@@ -89,6 +89,7 @@ def rounded(model: nn.Module, bits: int = 8) -> nn.Module:
 def sharing(model: nn.Module, count: int) -> Iterator[None]:
     """Let the weights of each layer share ``count`` values beside zero, also while they train.
 
+    A layer is a convolution, a linear one, or a table of embeddings.
     Which weights share a value is settled at the beginning, by k-means. What trains are the values:
     the gradient of a value is the sum of those of its weights (Han et al., 2016, "Deep
     Compression"). Afterwards the weights are ordinary ones again.
@@ -97,7 +98,9 @@ def sharing(model: nn.Module, count: int) -> Iterator[None]:
         ValueError: an impossible ``count``, see :func:`course_lib.storage.shared`.
     """
     layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd)
     ]
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", _Shared(layer.weight, count))
@@ -160,12 +163,21 @@ def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
     """
     tensors, about = unpack(file)
     try:
-        whole = build(about.get("network", ""))
-        smaller = surgery.remove(whole, _plan(whole, tensors))
-        smaller.load_state_dict(tensors)
+        smaller = rebuilt(build(about.get("network", "")), tensors)
     except (ValueError, RuntimeError, KeyError) as error:
         raise FileError(f"{file} holds no network of this course: {error}") from error
-    return smaller.eval(), about
+    return smaller, about
+
+
+def rebuilt(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """The network, in ``eval`` mode, that ``tensors`` are left of ``whole``, freshly built.
+
+    Raises:
+        ValueError, RuntimeError, KeyError: the tensors are those of another network.
+    """
+    smaller = surgery.remove(whole, _plan(whole, tensors))
+    smaller.load_state_dict(tensors)
+    return smaller.eval()
 
 
 def _plan(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> surgery.Plan:

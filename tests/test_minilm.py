@@ -10,19 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from sentences import BLAME, LETTERS, PIECES, PRAISE
 from torch import nn
 
 from course_lib import PROJECT, cost, data, minilm
 from course_lib.data import Reviews
 from course_lib.minilm import PAD, SPECIAL, SentenceClassifier, Sentences
 from course_lib.recipes import MINILM
-
-PRAISE = ["a good film", "good acting", "so good", "what a good story", "good fun", "good , a film"]
-BLAME = ["a bad film", "bad acting", "so bad", "what a bad story", "bad fun", "bad , a film"]
-LETTERS = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
-WORDS = ["good", "bad", "film", "films", "act", "acting", "##ing", "##s"]
-WORDS += ["so", "what", "a", "story", "fun", ",", "!"]
-PIECES = [*SPECIAL, *WORDS, *(letter for letter in LETTERS if letter not in WORDS)]
 
 
 @pytest.fixture
@@ -161,6 +155,8 @@ def test_accuracy_agrees_with_a_hand_count(tiny, opinions, batch_size):
     assert not network.training
     expected = torch.cat([network(minilm.trimmed(row[None])).argmax(1) for row in opinions.ids])
     assert torch.equal(found, expected)
+    same = minilm.predictions(lambda ids: network(ids), opinions.ids, batch_size)
+    assert torch.equal(same, expected)  # whatever else gives logits
     right = sum(int(one == other) for one, other in zip(expected, opinions.labels, strict=True))
     assert minilm.accuracy(network, opinions) == pytest.approx(100 * right / 12)
 

@@ -15,6 +15,7 @@ from course_lib.quantization import (
     Deployed,
     accuracy,
     affine,
+    dynamic_int8,
     export,
     int8,
     layers,
@@ -236,6 +237,57 @@ def test_sensitivity_quantizes_one_layer_at_a_time(exported, pictures, monkeypat
     found = dict(sensitivity(exported, pictures["calibration"], pictures["test"], names))
     assert [*found] == names and seen == [1, 1]
     assert all(80 < one < 100 for one in found.values())
+
+
+class Reader(nn.Module):
+    """Reads token ids (N, L) of any N and L: a table, an MLP and the mean over the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(50, 32)
+        self.layers = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32), nn.GELU())
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.table(ids)).mean(1))
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A network for tokens, and its file."""
+    network, example = Reader().eval(), torch.ones(2, 4, dtype=torch.int64)
+    file = tmp_path_factory.mktemp("exported") / "reader.onnx"
+    return network, export(network, file, example, dims=("batch", "tokens"))
+
+
+def ids(*shape: int) -> torch.Tensor:
+    return torch.randint(50, shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 4), (2, 30)])
+def test_a_network_for_tokens_takes_any_number_of_any_length(reader, shape):
+    network, file = reader
+    expected = network(ids(*shape)).detach()
+    assert torch.allclose(Deployed(file)(ids(*shape)), expected, atol=1e-5)
+
+
+def test_dynamic_int8_needs_no_calibration(reader, tmp_path):
+    _, file = reader
+    quantized = dynamic_int8(file, tmp_path / "dynamic.onnx")
+    whole, coded = (Deployed(each)(ids(20, 9)) for each in (file, quantized))
+    assert not torch.equal(whole, coded)
+    assert (whole - coded).abs().max() < 0.1 * whole.abs().max()
+    assert quantized.stat().st_size < 0.8 * file.stat().st_size
+    found = operators(quantized)
+    assert found["int8"].total() == 3 and not operators(file)["int8"]
+
+
+def test_calibration_may_come_in_batches_of_any_shape(reader, tmp_path):
+    _, file = reader
+    quantized = int8(file, tmp_path / "static.onnx", [ids(4, 3), ids(2, 9)])
+    whole, coded = (Deployed(each)(ids(20, 9)) for each in (file, quantized))
+    assert operators(quantized)["int8"] and (whole - coded).abs().max() < 0.1 * whole.abs().max()
 
 
 def test_pictures_of_another_size_are_refused(exported):

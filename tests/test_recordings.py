@@ -96,7 +96,24 @@ COMPRESSION = (
         ],
     }
 )
+TRANSFORMER = (
+    HEADER
+    | {"experiment": "transformer", "model": "minilm", "weights": "0123abcd"}
+    | {"recipe": {"epochs": 3, "lr": 5e-5}}
+    | {key: COMPRESSION[key] for key in ("points", "packed")}
+    | {
+        "layers": [{"layer": 0, "accuracy": -1.5, "loss": 0.02}],
+        "heads": [{"layer": 0, "head": 3, "accuracy": 0.25, "loss": -0.001}],
+        "one_shot": [{"method": "Wanda", "pattern": "2:4", "budget": 0} | QUALITY],
+        "networks": [
+            {"name": "half", "source": "dense", "layers": 0, "heads": 0.5, "neurons": 0.5}
+            | {"weights": 0, "values": 0, "budget": 0.2, "distilled": True, "before": QUALITY}
+        ],
+        "operators": [{"operator": "Softmax", "runs_in": "float32", "count": 6}],
+    }
+)
 SPEEDS = {
+    "transformer": TRANSFORMER,
     "sparse_vs_dense": SPARSE,
     "structured_speedup": STRUCTURED,
     "compression": COMPRESSION,
@@ -192,6 +209,14 @@ def test_a_field_of_another_kind_is_refused(recording, place, value, message):
     recording["points"][0][place] = value
     with pytest.raises(RecordingError, match=f"points, entry 0: {message}"):
         check(recording, "drop_recovery")
+
+
+@pytest.mark.parametrize("value", [1, "true", None])
+def test_a_switch_is_true_or_false(value):
+    recording = copy.deepcopy(TRANSFORMER)
+    recording["networks"][0]["distilled"] = value
+    with pytest.raises(RecordingError, match="distilled must be true or false; it is"):
+        check(recording, "transformer")
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,14 @@ def test_shared_values_are_those_of_k_means_until_they_train():
     assert "weight" in dict(layer.named_parameters())
 
 
+def test_a_table_of_embeddings_shares_values_too():
+    torch.manual_seed(0)
+    table = nn.Embedding(30, 20)
+    with sharing(table, 5):
+        table(torch.arange(9)).square().sum().backward()
+    assert len(table.weight.unique()) == 5 and isinstance(table.weight, nn.Parameter)
+
+
 def test_the_gradient_of_a_value_is_the_sum_of_those_of_its_weights():
     torch.manual_seed(0)
     layer, inputs = nn.Linear(6, 4), torch.randn(3, 6)

@@ -1,0 +1,46 @@
+"""A tiny language, opinions in it, and a tiny network that reads them."""
+
+import pytest
+import torch
+
+from course_lib import minilm
+from course_lib.data import Reviews, Splits
+from course_lib.minilm import SPECIAL, SentenceClassifier
+
+PRAISE = ["a good film", "good acting", "so good", "what a good story", "good fun", "good , a film"]
+BLAME = ["a bad film", "bad acting", "so bad", "what a bad story", "bad fun", "bad , a film"]
+LETTERS = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
+WORDS = ["good", "bad", "film", "films", "act", "acting", "##ing", "##s"]
+WORDS += ["so", "what", "a", "story", "fun", ",", "!"]
+PIECES = [*SPECIAL, *WORDS, *(letter for letter in LETTERS if letter not in WORDS)]
+
+#: Three narrow layers.
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+}
+
+
+def reviews(times: int = 8) -> Reviews:
+    """Every opinion so many times."""
+    labels = torch.tensor([1] * len(PRAISE) + [0] * len(BLAME)).repeat(times)
+    return Reviews((PRAISE + BLAME) * times, labels * 2.0 - 1, labels)
+
+
+def network(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SentenceClassifier:
+    """A network of :data:`SIZES` with random weights, at which any further one is as small."""
+    monkeypatch.setattr(minilm, "SIZES", SIZES)
+    torch.manual_seed(seed)
+    found = SentenceClassifier(len(PIECES))
+    with torch.no_grad():
+        for parameter in found.parameters():  # larger than a fresh one's, so that all of it matters
+            parameter.add_(torch.randn_like(parameter) / 5)
+    return found.eval()
+
+
+def splits() -> Splits:
+    """The same opinions as all three parts, as the network reads them."""
+    part = minilm.encoded(minilm.build_tokenizer(PIECES), reviews())
+    return Splits(part, part, part)

@@ -1,0 +1,258 @@
+"""Every part of the recording is what it says, and an interrupted recording goes on."""
+
+import pytest
+import sentences
+import torch
+from interruptions import interrupt
+
+from course_lib import compression, encoders, masks, minilm, recordings, transformer
+from course_lib.__main__ import main
+from course_lib.compression import network_file
+from course_lib.data import Splits
+from course_lib.minilm import PAD
+from course_lib.minilm_steps import Step, load, take
+from course_lib.transformer import PLAN, one_shot
+
+WEIGHTS = "0123abcd"
+
+SMALL_PLAN = {
+    "half": Step("dense", heads=0.5, neurons=0.5, budget=1 / 3, distilled=True),
+    "few": Step("half", layers=1, weights=0.5, values=7),
+}
+
+
+@pytest.fixture
+def network(monkeypatch):
+    return sentences.network(monkeypatch)
+
+
+@pytest.fixture
+def data():
+    return sentences.splits()
+
+
+def test_each_network_of_the_plan_is_made_of_an_earlier_one():
+    known = ["dense"]
+    for name, step in PLAN.items():
+        assert step.source in known
+        known.append(name)
+    assert set(transformer.KEPT) <= PLAN.keys()
+    assert set(transformer.RETRAINED) <= transformer.PATTERNS.keys()
+
+
+# --- layers and heads, one at a time ------------------------------------------------------------
+
+
+def test_silenced_heads_change_what_ablation_says(network, data):
+    found = transformer.silenced_heads(network, data.validation, 1)
+    graph = encoders.encoder_graph(network)
+    for kind, digits in (("accuracy", 0.011), ("loss", 1e-3)):
+        expected = encoders.ablation(network, graph, "1.heads", MEASURES[kind](data.validation))
+        assert [row[kind] for row in found] == pytest.approx(expected.tolist(), abs=digits)
+    assert [(row["layer"], row["head"]) for row in found] == [(1, head) for head in range(4)]
+
+
+MEASURES = {
+    "accuracy": lambda data: lambda model: minilm.accuracy(model, data),
+    "loss": lambda data: lambda model: float(transformer.losses(model, data).mean()),
+}
+
+
+def test_without_a_layer_is_what_is_left_when_it_is_dropped(network, data):
+    found = transformer.without_layer(network, data.validation, 2)
+    smaller = encoders.prune(network, {}, [2])
+    for kind, digits in (("accuracy", 0.011), ("loss", 1e-3)):
+        measure = MEASURES[kind](data.validation)
+        assert found[kind] == pytest.approx(measure(smaller) - measure(network), abs=digits)
+    assert found["layer"] == 2
+
+
+# --- single weights, in one shot ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", transformer.METHODS)
+@pytest.mark.parametrize("pattern", ["80 %", "2:4"])
+def test_one_shot_prunes_the_linear_layers_of_the_encoder(network, data, method, pattern):
+    found = masks.prunable(one_shot(network, method, pattern, data.train))
+    for name, weight in masks.prunable(network).items():
+        zeros = float((found[name] == 0).double().mean())
+        wanted = {"80 %": 0.8, "2:4": 0.5}[pattern] if name.startswith("bert.encoder") else 0.0
+        assert zeros == pytest.approx(wanted, abs=0.02)
+        changed = not torch.equal(found[name][found[name] != 0], weight[found[name] != 0])
+        assert changed == (method == "SparseGPT" and wanted > 0)
+
+
+def test_batches_of_one_length_hold_every_sentence_without_padding(data):
+    batches = transformer.of_one_length(data.train.ids)
+    assert all(bool((batch != PAD).all()) for batch in batches)
+    assert sum(batch.numel() for batch in batches) == int((data.train.ids != PAD).sum())
+    assert len({batch.shape[1] for batch in batches}) == len(batches)
+
+
+# --- in the runtime -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What a recording would hold of a tiny network and of its half, measured in the runtime."""
+    with pytest.MonkeyPatch.context() as patched:
+        network, data = sentences.network(patched), sentences.splits()
+        half, _ = take(Step("dense", heads=0.5, neurons=0.5), network, data, None, lambda _: {})
+        return transformer.measure({"dense": network, "half": half}, data, rounds=6, seconds=0)
+
+
+def test_every_network_is_measured_in_every_form(measured):
+    found = {(point["network"], point["form"]): point for point in measured["points"]}
+    names = ("whole vocabulary", "dense", "half")
+    assert [*found] == [(name, form) for name in names for form in compression.FORMS]
+    for name in names:
+        exact, quantized, packed = (found[name, form] for form in compression.FORMS)
+        assert exact["bytes"] > max(quantized["bytes"], packed["bytes"]) > 0
+        assert exact["macs"] == quantized["macs"] == packed["macs"]
+        assert packed["accuracy"] == exact["accuracy"]
+    whole, dense, half = (found[name, "float32"] for name in names)
+    assert whole["bytes"] > 5 * dense["bytes"] and whole["macs"] == dense["macs"] > half["macs"]
+    assert whole["accuracy"] == dense["accuracy"] and whole["one thread"]["speedup"] == 1
+    assert found["whole vocabulary", "int8"]["bytes"] < whole["bytes"] / 3
+
+
+def test_products_run_in_int8_and_the_rest_falls_back(measured):
+    found = {(row["runs_in"], row["operator"]): row["count"] for row in measured["operators"]}
+    in_int8 = sum(count for (where, _), count in found.items() if where == "int8")
+    assert in_int8 >= 3 * 6 and found["float32", "Softmax"] == 3
+    assert found["between", "DynamicQuantizeLinear"] > 0
+
+
+def test_accuracy_in_the_runtime_is_that_of_torch(network, data, tmp_path):
+    exact, quantized = transformer.deployed(network, "a", tmp_path).values()
+    expected = minilm.accuracy(network, data.test)
+    assert transformer.runtime_accuracy(exact, data.test) == expected
+    assert transformer.runtime_accuracy(quantized, data.test) == pytest.approx(expected, abs=9)
+
+
+def test_the_runtime_is_timed_on_tokens_without_padding(data):
+    found = transformer.first_tokens(data.test, 12)
+    assert found.shape == (1, 12) and bool((found != PAD).all())
+    assert found[0, :5].tolist() == data.test.ids[0, :5].tolist()
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch, network, measured):
+    """A small plan for the tiny network; the steps that were taken. Measurements are known."""
+    made, part = [], sentences.reviews()
+
+    def noted(step, *arguments, **options):
+        made.append(step)
+        return take(step, *arguments, **options)
+
+    tokenizer = minilm.build_tokenizer(sentences.PIECES)
+    monkeypatch.setattr(minilm, "load_trained", lambda: (network, tokenizer))
+    monkeypatch.setattr(transformer, "movie_reviews", lambda: Splits(part, part, part))
+    monkeypatch.setattr(transformer, "checksums", lambda: {"weights/minilm.safetensors": WEIGHTS})
+    monkeypatch.setattr(transformer, "PLAN", SMALL_PLAN)
+    monkeypatch.setattr(transformer, "KEPT", ("few",))
+    monkeypatch.setattr(transformer, "METHODS", {"Wanda": transformer.METHODS["Wanda"]})
+    monkeypatch.setattr(transformer, "PATTERNS", {"50 %": 0.5, "2:4": (2, 4)})
+    monkeypatch.setattr(transformer, "RETRAINED", ("2:4",))
+    monkeypatch.setattr(transformer, "taken", noted)
+    monkeypatch.setattr(transformer, "measure", lambda *_: measured)
+    return made
+
+
+def recorded(path) -> dict:
+    return recordings.read(path, "transformer")
+
+
+def test_a_recording_holds_every_table(quick, measured, tmp_path):
+    found = recorded(transformer.record(tmp_path / "a.json"))
+    assert quick == [*SMALL_PLAN.values()]
+    assert [row["layer"] for row in found["layers"]] == [0, 1, 2]
+    assert len(found["heads"]) == 3 * 4 and found["weights"] == WEIGHTS
+    rows = [(row["pattern"], row["budget"]) for row in found["one_shot"]]
+    assert rows == [("50 %", 0.0), ("2:4", 0.0), ("2:4", transformer.SHORT)]
+    assert all(found[table] == measured[table] for table in measured)
+    for entry, (name, step) in zip(found["networks"], SMALL_PLAN.items(), strict=True):
+        assert entry.pop("before").keys() == recordings.MEASURED.keys()
+        assert entry == {"name": name} | step._asdict()
+
+
+def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
+    path = transformer.record(tmp_path / "a.json")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["few.pruned"]
+    few, about = load(network_file(path, "few"))
+    assert [layer.heads for layer in encoders.layers(few)].count(0) == 1
+    assert "'values': 7" in about["step"]
+
+
+def test_a_complete_recording_makes_nothing(quick, tmp_path):
+    path = transformer.record(tmp_path / "a.json")
+    before = path.read_text()
+    transformer.record(path)
+    assert len(quick) == 2 and path.read_text() == before
+
+
+INTERRUPTIONS = [(minilm, "fine_tune", 0), (minilm, "fine_tune", 1), (transformer, "measure", 0)]
+INTERRUPTIONS += [(recordings, "write", after) for after in range(9)]
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
+    quick, tmp_path, monkeypatch, owner, name, after
+):
+    whole = transformer.record(tmp_path / "whole.json")
+    parts = tmp_path / "parts.json"
+    with monkeypatch.context() as patched:
+        interrupt(patched, owner, name, after)
+        with pytest.raises(KeyboardInterrupt):
+            transformer.record(parts)
+    transformer.record(parts)
+    assert parts.read_text() == whole.read_text()
+    first, second = (load(network_file(path, "few"))[0].state_dict() for path in (whole, parts))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.json"
+    with monkeypatch.context() as patched:
+        interrupt(patched, transformer, "measure", 0)
+        with pytest.raises(KeyboardInterrupt):
+            transformer.record(path)
+    file = network_file(path, "half")
+    damaged = file.read_bytes()[:-1]
+    file.write_bytes(damaged)
+    transformer.record(path)
+    assert [step.source for step in quick] == ["dense", "half", "dense"]
+    assert [entry["name"] for entry in recorded(path)["networks"]] == ["half", "few"]
+    (aside,) = file.parent.glob("half.aside-*.pruned")
+    assert aside.read_bytes() == damaged and aside.name in capsys.readouterr().out
+
+
+def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
+    path = transformer.record(tmp_path / "a.json")
+    other = SMALL_PLAN | {"few": SMALL_PLAN["few"]._replace(values=3)}
+    monkeypatch.setattr(transformer, "PLAN", other)
+    transformer.record(path)
+    assert [step.values for step in quick] == [0, 7, 0, 3]
+    assert [entry["values"] for entry in recorded(path)["networks"]] == [0, 3]
+    assert len([*network_file(path, "few").parent.glob("few*")]) == 2
+
+
+def test_a_recording_of_other_weights_is_set_aside(quick, tmp_path, monkeypatch, capsys):
+    path = transformer.record(tmp_path / "a.json")
+    before = path.read_text()
+    monkeypatch.setattr(transformer, "checksums", lambda: {"weights/minilm.safetensors": "other"})
+    transformer.record(path)
+    (aside,) = tmp_path.glob("a.aside-*.json")
+    assert aside.read_text() == before and recorded(path)["weights"] == "other"
+    assert "records another weights" in capsys.readouterr().out
+
+
+def test_the_command_records(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(transformer, "record", lambda *given: asked.append(given) or given[0])
+    out = tmp_path / "a.json"
+    assert main(["record", "transformer", "--out", str(out)]) == 0
+    assert asked == [(out,)] and f"wrote {out}" in capsys.readouterr().out
