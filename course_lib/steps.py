@@ -55,7 +55,7 @@ def take(
         model, _ = prune(model, "channels", step.channels, model)
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
     model = masks.pruned_copy(model, kept)
-    held = sharing(model, step.values) if step.values else masks.hold(model, kept)
+    held = sharing(model, step.values) if step.values else masks.hold(on_device(model), kept)
     with held:
         if step.budget:
             recipe = RECIPES[network]

@@ -850,7 +850,7 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 #
 # The mask needs $H(0.05) \approx 0.29$ bits for every weight, the values at most 4 bits for every
 # kept one, $0.2$ bits a weight: about half a bit instead of 32, some 65 times smaller. An entropy
-# coder gets within a percent; a bitmask needs 1.2 bits, indices of 8 bits 0.6.
+# coder gets within two percent; a bitmask needs 1.2 bits, indices of 8 bits 0.6.
 #
 # </details>
 #
