@@ -32,12 +32,15 @@ def main(arguments=None) -> int:
     smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
     smaller.add_argument("--model", choices=["resnet18"], required=True)
     sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
+    students = experiments.add_parser("distillation", help="one small network, four ways (minutes)")
+    students.add_argument("--model", choices=["resnet18"], required=True)
     for experiment, run in (
         (recovery, record_recovery),
         (products, record_products),
         (widths, record_widths),
         (smaller, record_compression),
         (sentences, record_transformer),
+        (students, record_distillation),
     ):
         experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
         experiment.set_defaults(run=run_record, record=run)
@@ -119,6 +122,13 @@ def record_transformer(chosen) -> Path:
     from course_lib import transformer
 
     return transformer.record(chosen.out)
+
+
+def record_distillation(chosen) -> Path:
+    """A small network from scratch or pruned, with a teacher or without."""
+    from course_lib import distillation
+
+    return distillation.record(chosen.model, chosen.out)
 
 
 def run_recordings(chosen) -> int:
