@@ -32,12 +32,14 @@ def main(arguments=None) -> int:
     smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
     smaller.add_argument("--model", choices=["resnet18"], required=True)
     sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
+    parts = experiments.add_parser("mixed", help="convolutions and attention (half an hour)")
     for experiment, run in (
         (recovery, record_recovery),
         (products, record_products),
         (widths, record_widths),
         (smaller, record_compression),
         (sentences, record_transformer),
+        (parts, record_mixed),
     ):
         experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
         experiment.set_defaults(run=run_record, record=run)
@@ -119,6 +121,13 @@ def record_transformer(chosen) -> Path:
     from course_lib import transformer
 
     return transformer.record(chosen.out)
+
+
+def record_mixed(chosen) -> Path:
+    """Convolutions and attention in one network, pruned in every way."""
+    from course_lib import mixed
+
+    return mixed.record(chosen.out)
 
 
 def run_recordings(chosen) -> int:
