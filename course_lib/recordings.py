@@ -133,6 +133,18 @@ SHAPES = {
         ],
         "operators": [{"operator": str, "runs_in": str, "count": int}],
     },
+    "mixed": HEADER
+    | TRAINED
+    | DEPLOYED
+    | {
+        "recipe": {"epochs": float, "lr": float, "budget": float},
+        "networks": [
+            {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
+            | {"gone": {"convolutions": float, "attention": float}}
+            | {"before": MEASURED, "after": MEASURED}
+        ],
+        "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
+    },
     "distillation": HEADER
     | TRAINED
     | {
