@@ -49,7 +49,7 @@ PLAN = {
 
 #: Of these the packed file stays beside the recording; the others are removed once measured,
 #: because together they would be larger than all else in the course.
-KEPT = ("small", "few values")
+KEPT = ("few values",)
 
 #: What removes single weights without any training, and how many: see :mod:`course_lib.oneshot`.
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
