@@ -44,6 +44,8 @@ PLAN = {
     "layers 1": Step("dense", layers=1, budget=SHORT),
     "layers 2": Step("dense", layers=2, budget=SHORT),
     "layers 3": Step("dense", layers=3, budget=SHORT),
+    "weights 50": Step("dense", weights=0.5, budget=SHORT),
+    "weights 65": Step("dense", weights=0.65, budget=SHORT),
     "weights 80": Step("dense", weights=0.8, budget=SHORT),
 }
 
