@@ -125,7 +125,8 @@ SHAPES = {
         "recipe": {"epochs": float, "lr": float},
         "layers": [{"layer": int} | CHANGE],
         "heads": [{"layer": int, "head": int} | CHANGE],
-        "one_shot": [{"method": str, "pattern": str, "budget": float} | MEASURED],
+        "one_shot": [{"method": str, "pattern": str} | MEASURED],
+        "retrained": [{"method": str, "pattern": str, "bytes": int} | MEASURED],
         "networks": [
             NETWORK
             | {"layers": int, "heads": float, "neurons": float}
