@@ -670,7 +670,8 @@ for axis in UNITS:
 # ## Everything together
 #
 # `small` has half of the heads and a quarter of the neurons. `few values` is made of it: the
-# weights of each layer share 15 values. `short` has two layers fewer.
+# weights of each layer share 15 values. `short` lost two layers, half of the heads of the others
+# and half of their neurons.
 
 # %%
 TABLE = [("whole vocabulary", "float32"), ("dense", "int8"), ("short", "int8")]
