@@ -33,6 +33,8 @@ def main(arguments=None) -> int:
     smaller.add_argument("--model", choices=["resnet18"], required=True)
     sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
     parts = experiments.add_parser("mixed", help="convolutions and attention (half an hour)")
+    students = experiments.add_parser("distillation", help="one small network, four ways (minutes)")
+    students.add_argument("--model", choices=["resnet18"], required=True)
     for experiment, run in (
         (recovery, record_recovery),
         (products, record_products),
@@ -40,6 +42,7 @@ def main(arguments=None) -> int:
         (smaller, record_compression),
         (sentences, record_transformer),
         (parts, record_mixed),
+        (students, record_distillation),
     ):
         experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
         experiment.set_defaults(run=run_record, record=run)
@@ -128,6 +131,13 @@ def record_mixed(chosen) -> Path:
     from course_lib import mixed
 
     return mixed.record(chosen.out)
+
+
+def record_distillation(chosen) -> Path:
+    """A small network from scratch or pruned, with a teacher or without."""
+    from course_lib import distillation
+
+    return distillation.record(chosen.model, chosen.out)
 
 
 def run_recordings(chosen) -> int:

@@ -145,6 +145,21 @@ SHAPES = {
         ],
         "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
     },
+    "distillation": HEADER
+    | TRAINED
+    | {
+        "recipe": {"epochs": float, "lr": float, "removed": float},
+        "cost": {
+            "ratio": float,
+            "interval": "range",
+            "rounds": int,
+            "labels": float,  # seconds an epoch, as is the next
+            "teacher": float,
+        },
+        "points": [{"method": str, "budget": float, "seed": int, "epochs": float} | MEASURED],
+        "deployed": DEPLOYED["points"],
+        "packed": DEPLOYED["packed"],
+    },
 }
 
 

@@ -34,7 +34,7 @@ SHORT = 1 / 6
 #: small in several ways at once, then each way by itself.
 PLAN = {
     "small": Step("dense", heads=0.5, neurons=0.75, budget=1.0, distilled=True),
-    "few values": Step("small", weights=0.5, values=15, budget=1 / 3, distilled=True),
+    "few values": Step("small", values=15, budget=1 / 3, distilled=True),
     "short": Step("dense", layers=2, heads=0.5, neurons=0.5, budget=1.0, distilled=True),
     "heads 25": Step("dense", heads=0.25, budget=SHORT),
     "heads 50": Step("dense", heads=0.5, budget=SHORT),

@@ -112,8 +112,17 @@ TRANSFORMER = (
         "operators": [{"operator": "Softmax", "runs_in": "float32", "count": 6}],
     }
 )
+DISTILLATION = (
+    HEADER
+    | {"experiment": "distillation", "model": "resnet18", "weights": "0123abcd"}
+    | {"recipe": {"epochs": 12, "lr": 0.1, "removed": 0.875}}
+    | {"cost": {"ratio": 2.5, "interval": [2.4, 3], "rounds": 30, "labels": 9.5, "teacher": 24}}
+    | {"points": [{"method": "pruned", "budget": 0, "seed": 1, "epochs": 0} | QUALITY]}
+    | {"deployed": COMPRESSION["points"], "packed": COMPRESSION["packed"]}
+)
 SPEEDS = {
     "transformer": TRANSFORMER,
+    "distillation": DISTILLATION,
     "sparse_vs_dense": SPARSE,
     "structured_speedup": STRUCTURED,
     "compression": COMPRESSION,

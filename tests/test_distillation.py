@@ -1,0 +1,271 @@
+"""Each student begins, learns and takes as long as it should, and a recording goes on."""
+
+from contextlib import nullcontext
+from itertools import product
+
+import pytest
+import torch
+from interruptions import interrupt
+
+from course_lib import compression, distillation, models, recordings
+from course_lib.__main__ import main
+from course_lib.compression import network_file
+from course_lib.data import Images, Splits
+from course_lib.distillation import (
+    BEST,
+    BUDGETS,
+    METHODS,
+    SEEDS,
+    Run,
+    School,
+    epochs_for,
+    untrained,
+)
+from course_lib.models import SmallResNet
+from course_lib.recipes import RECIPES, Recipe
+from course_lib.steps import load
+from course_lib.training import accuracy
+
+EPOCHS, LR, COST = 10, 0.1, 2.5
+
+
+def whole_network() -> SmallResNet:
+    """A network of which an eighth is still a network, drawn from the seed of its recipe."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SmallResNet(widths=(8, 16), depth=1).eval()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A network and a recipe that train in no time, in place of small_resnet's."""
+    monkeypatch.setattr(distillation, "load_trained", lambda name: whole_network())
+    monkeypatch.setitem(models.ARCHITECTURES, "small_resnet", whole_network)
+    monkeypatch.setitem(RECIPES, "small_resnet", Recipe("small_resnet", EPOCHS, LR, must_reach=0))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Splits:
+    """4 steps an epoch, 40 in all."""
+    random = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(650, 1, 28, 28, generator=random), torch.arange(650) % 10
+    sizes = (520, 70, 60)
+    return Splits(*map(Images, images.split(sizes), labels.split(sizes)))
+
+
+def says(images: torch.Tensor) -> torch.Tensor:
+    """A teacher: logits that are the first pixels."""
+    return images[:, 0, 0, :10]
+
+
+@pytest.fixture
+def school(pictures) -> School:
+    return School("small_resnet", pictures, says, COST)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """What every training is told; nothing is trained."""
+    seen = []
+    monkeypatch.setattr(distillation, "fit", lambda model, data, **how: seen.append(how))
+    return seen
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in model.parameters()])
+
+
+# --- one student --------------------------------------------------------------------------------
+
+
+def test_methods_are_every_start_with_every_goal():
+    assert sorted(METHODS.values()) == sorted(product((False, True), repeat=2))
+
+
+def test_all_students_have_the_same_shape():
+    shapes = [
+        [value.shape for value in untrained(method, "small_resnet", 0).parameters()]
+        for method in METHODS
+    ]
+    assert shapes == [shapes[0]] * 4
+    assert shapes[0][0] == (1, 1, 3, 3)  # the stem has one channel of 8
+
+
+def test_students_begin_with_what_pruning_leaves_or_with_fresh_weights():
+    begun = {method: weights(untrained(method, "small_resnet", 0)) for method in METHODS}
+    assert torch.equal(begun["scratch"], begun["distilled"])
+    assert torch.equal(begun["pruned"], begun["pruned and distilled"])
+    assert not torch.equal(begun["pruned"], begun["scratch"])
+    inherited = whole_network().stem.weight.flatten(1)
+    assert any(torch.equal(row, begun["pruned"][: len(row)]) for row in inherited)
+
+
+def test_fresh_weights_depend_on_the_seed():
+    first, again, second = (weights(untrained("scratch", "small_resnet", s)) for s in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="'taught'; choose from scratch, distilled"):
+        untrained("taught", "small_resnet", 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_time_is_fewer_epochs_with_a_teacher(method, school, fits):
+    run = Run(method, 0.2, 1)
+    distillation.train(run, school)
+    expected = 0.2 * EPOCHS / (COST if "distilled" in method else 1)
+    assert epochs_for(run, school) == pytest.approx(expected)
+    (told,) = fits
+    assert told["epochs"] == pytest.approx(expected)
+    assert (told["lr"], told["seed"]) == (LR, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_who_is_taught_hears_the_teacher(method, school, fits):
+    distillation.train(Run(method, 0.2, 1), school)
+    images, labels = school.data.train.images[:8], school.data.train.labels[:8]
+    other = school._replace(teacher=lambda images: says(images).flip(1))
+    distillation.train(Run(method, 0.2, 1), other)
+    first, second = (told["objective"](images[:, 0, 1, :10], images, labels) for told in fits)
+    assert bool(first != second) == ("distilled" in method)
+
+
+def test_no_budget_is_no_training(school, fits):
+    student = distillation.train(Run("pruned", 0.0, 0), school)
+    assert not fits and torch.equal(
+        weights(student), weights(untrained("pruned", "small_resnet", 0))
+    )
+
+
+def test_a_point_is_the_run_and_its_quality(school):
+    run = Run("distilled", 0.2, 0)
+    student = distillation.train(run, school)
+    found = distillation.point(run, student, school)
+    assert {key: found[key] for key in run._fields} == run._asdict()
+    assert found["epochs"] == pytest.approx(0.2 * EPOCHS / COST, abs=0.001)
+    assert found["accuracy"] == pytest.approx(accuracy(student, school.data.test), abs=0.01)
+    assert found["validation"] == pytest.approx(accuracy(student, school.data.validation), abs=0.01)
+
+
+def test_a_run_says_what_it_is():
+    assert str(Run("pruned", 0.05, 2)) == "pruned, 5 % of the time, seed 2"
+
+
+# --- what a teacher costs -----------------------------------------------------------------------
+
+
+def test_the_cost_of_a_slow_teacher_is_seen(pictures):
+    def slow(images: torch.Tensor) -> torch.Tensor:
+        whole_network()(images.repeat(8, 1, 1, 1))
+        return says(images)
+
+    how = {"epochs": 0.5, "rounds": 6, "seconds": 0}
+    found = distillation.teacher_cost("small_resnet", pictures.train, slow, **how)
+    assert 1.2 < found["interval"][0] <= found["ratio"] <= found["interval"][1]
+    assert found["teacher"] / found["labels"] == pytest.approx(found["ratio"], rel=0.3)
+    assert found["rounds"] == 6
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def test_the_plan_is_one_seed_after_the_other_short_budgets_first():
+    runs = distillation.plan()
+    assert len(runs) == len(set(runs)) == len(SEEDS) * len(BUDGETS) * len(METHODS)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert [run.budget for run in runs[:20]] == sorted(run.budget for run in runs[:20])
+    assert {run.budget for run in runs} == {0, 0.01, 0.05, 0.2, 1}
+
+
+@pytest.fixture
+def quick(monkeypatch, pictures):
+    """One budget and two seeds, a cost and a measurement that are known; what was measured."""
+    seen = []
+    timed = {"median": 1, "quartiles": [1, 1], "rounds": 6, "speedup": 1, "interval": [1, 1]}
+    row = {"network": "student", "form": "int8", "bytes": 9, "parameters": 27, "macs": 850}
+    row |= {"one thread": timed, "two threads": timed}
+    row |= {"accuracy": 9, "interval": [8, 10], "validation": 9}
+
+    def measured(networks, *_):
+        seen.append(networks)
+        return {"points": [row], "packed": []}
+
+    cost = {"ratio": COST, "interval": [2, 3], "rounds": 6, "labels": 1, "teacher": 2.5}
+    monkeypatch.setattr(distillation, "BUDGETS", (0.1,))
+    monkeypatch.setattr(distillation, "SEEDS", (0, 1))
+    monkeypatch.setattr(distillation, "fashion_mnist", lambda: pictures)
+    monkeypatch.setattr(distillation, "teacher_cost", lambda *_: cost)
+    monkeypatch.setattr(compression, "teacher", lambda *_: nullcontext(says))
+    monkeypatch.setattr(compression, "measure", measured)
+    return seen
+
+
+def recorded(path) -> dict:
+    return recordings.read(path, "distillation")
+
+
+def finalists(path) -> list[dict]:
+    return recordings.points(recorded(path), budget=0.1, seed=0)
+
+
+def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
+    path = distillation.record("small_resnet", tmp_path / "a.json")
+    found = recorded(path)
+    runs = [Run(one["method"], one["budget"], one["seed"]) for one in found["points"]]
+    assert runs == distillation.plan() and len(runs) == 8
+    assert found["cost"]["ratio"] == COST and len(found["deployed"]) == 1
+    assert [[*networks] for networks in quick] == [["teacher", "student"]]
+
+
+def test_the_best_student_is_kept(quick, pictures, tmp_path):
+    path = distillation.record("small_resnet", tmp_path / "a.json")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["best.pruned"]
+    student, about = load(network_file(path, BEST))
+    best = max(finalists(path), key=lambda one: one["validation"])
+    assert about["step"] == str(Run(best["method"], 0.1, 0))
+    assert accuracy(student, pictures.test) == pytest.approx(best["accuracy"], abs=2)
+
+
+def test_a_complete_recording_makes_nothing(quick, fits, tmp_path):
+    path = distillation.record("small_resnet", tmp_path / "a.json")
+    before, trained = path.read_text(), len(fits)
+    distillation.record("small_resnet", path)
+    assert path.read_text() == before and len(fits) == trained and len(quick) == 1
+
+
+INTERRUPTIONS = [(distillation, "save", 0), (compression, "measure", 0)]
+INTERRUPTIONS += [(recordings, "write", after) for after in (0, 3, 8)]
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
+    quick, tmp_path, monkeypatch, owner, name, after
+):
+    whole = distillation.record("small_resnet", tmp_path / "whole.json")
+    parts = tmp_path / "parts.json"
+    with monkeypatch.context() as patched:
+        interrupt(patched, owner, name, after)
+        with pytest.raises(KeyboardInterrupt):
+            distillation.record("small_resnet", parts)
+    distillation.record("small_resnet", parts)
+    assert parts.read_text() == whole.read_text()
+    first, second = (load(network_file(path, BEST))[0].state_dict() for path in (whole, parts))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_lost_student_is_made_and_measured_again(quick, tmp_path):
+    path = distillation.record("small_resnet", tmp_path / "a.json")
+    before = sorted(map(str, recorded(path)["points"]))
+    network_file(path, BEST).unlink()
+    distillation.record("small_resnet", path)
+    assert sorted(map(str, recorded(path)["points"])) == before
+    assert load(network_file(path, BEST)) and len(quick) == 2
+
+
+def test_the_command_records(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(distillation, "record", lambda *given: asked.append(given) or given[1])
+    out = tmp_path / "a.json"
+    assert main(["record", "distillation", "--model", "resnet18", "--out", str(out)]) == 0
+    assert asked == [("resnet18", out)] and f"wrote {out}" in capsys.readouterr().out
