@@ -13,7 +13,7 @@ from course_lib.data import Images, Splits
 from course_lib.drop_recovery import EXAMPLE
 from course_lib.graph import trace
 from course_lib.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
-from course_lib.teaching.exercises.lesson09 import LEFT_OF_BLOCK
+from course_lib.teaching.exercises.lesson09 import FACTOR_NEEDED, LEFT_OF_BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,14 @@ def test_what_heads_leave_too_much_neurons_leave_less():
     assert mixed.heads_and_neurons_left(0.6, 3, 10, 30, 1) == (1, 14)
 
 
-def test_the_learner_builds_what_the_library_has():
-    for case in LEFT_OF_BLOCK.cases():
-        assert LEFT_OF_BLOCK.reference(*case) == mixed.heads_and_neurons_left(*case)
+@pytest.mark.parametrize(
+    ("exercise", "ours"),
+    [(LEFT_OF_BLOCK, mixed.heads_and_neurons_left), (FACTOR_NEEDED, mixed.factor_needed)],
+    ids=lambda one: getattr(one, "id", None),
+)
+def test_the_learner_builds_what_the_library_has(exercise, ours):
+    for case in exercise.cases():
+        assert exercise.reference(*case) == ours(*case)
 
 
 @pytest.mark.parametrize("part", PARTS)

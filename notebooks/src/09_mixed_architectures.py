@@ -1,0 +1,735 @@
+# %% [markdown]
+# # 09 Mixed architectures
+#
+# *Convolution and attention in one network: what goes where?*
+#
+# You will be able to
+# - say where the weights, the multiplications and the milliseconds of a mixed network are,
+# - remove the same share of the weights of either part, by channels, heads and neurons or one by
+#   one, and prove that the rest computes what it should,
+# - take a recommendation apart: which half of it gains what, and on which axis,
+# - say how fast sparse hardware would have to be before it changes the answer,
+# - convert a layer to a sparse format only where that was measured to pay.
+#
+# **Time**: 75 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C19
+#
+# **Needs**: lessons 03, 05 and 06. No network, no GPU.
+
+# %%
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.colors import ListedColormap
+
+from course_lib import attention, channels, cost, data, masks, mixed, models, recordings, sparse
+from course_lib import quantization as quant
+from course_lib import steps, surgery
+from course_lib.bars import bar
+from course_lib.compression import IN_A_ROW, THREADS, recorded_file
+from course_lib.graph import trace
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import choose, predict, reveal
+from course_lib.timing import compare
+
+# %%
+plt.style.use(figures.STYLE)
+pictures = data.fashion_mnist()
+picture = pictures.test.images[:1]
+network = models.load_trained("conv_attention")
+recorded = recordings.load("mixed", "conv_attention")["cpu-2core"]
+points = {(point["network"], point["form"]): point for point in recorded["points"]}
+made = {one["name"]: one for one in recorded["networks"]}
+WAYS, AMOUNTS = mixed.WAYS, (50, 75, 87.5)
+
+# %% [markdown]
+# Residual blocks look at what is near, down to 4x4 places. Each place is a token, and four blocks
+# of attention look at the whole picture. Convolutions ahead of a transformer make it train better
+# (Xiao et al., 2021), and many vision networks have both.
+#
+# ## Predict
+#
+# The textbook prunes such a network in two ways at once: **convolutions structured** (whole
+# channels), **attention unstructured** (single weights). Three quarters of the weights of *either*
+# part go, and a tenth of the epochs is for recovery. There are three other ways.
+
+# %%
+predict(
+    "09.ahead",
+    "Test accuracy: how far is the textbook's way ahead of the best other way? (below 0: behind)",
+    low=-5,
+    high=5,
+    unit="points",
+    step=0.1,
+)
+
+# %%
+predict(
+    "09.faster",
+    "And how many times faster than the whole network is it in ONNX Runtime, on one thread?",
+    low=0.5,
+    high=5,
+    unit="x",
+    step=0.1,
+)
+
+# %% [markdown]
+# ## Where is what?
+#
+# **Exercise 09.1.** `counts` says how many weights each tensor has, `parts` with which words the
+# names of a part begin. Return the share of all weights that each part has.
+
+
+# %%
+def shares(counts, parts):
+    """By part, its share of all weights, from 0 to 1."""
+    return ...
+
+
+check("09.1", shares)
+
+# %%
+# hint("09.1")
+# solution("09.1")
+
+# %% [markdown]
+# Weights, multiplications, milliseconds: three questions with three answers. The milliseconds were
+# recorded by leaving out: the network without its attention blocks, and with blocks that do all but
+# multiply by a weight.
+
+# %%
+weights = {part: mixed.weights_of(network, part).values() for part in mixed.PARTS}
+counts = {part: sum(weight.numel() for weight in found) for part, found in weights.items()}
+work = cost.work(attention.layered(network), picture)
+macs = {
+    part: sum(one.macs for name, one in work.items() if name.startswith(begins))
+    for part, begins in mixed.PARTS.items()
+}
+apart = {
+    variant: next(row for row in recorded["parts"] if row["variant"] == variant)
+    for variant in ("whole", "without attention", "without products")
+}
+
+
+# %%
+def milliseconds(rows, threads="one thread"):
+    """The network's milliseconds: convolutions, products of attention, the rest of attention."""
+    whole, without, no_products = (row[threads]["median"] for row in rows.values())
+    return [without, whole - no_products, no_products - without]
+
+
+by_axis = {
+    "weights": [counts["convolutions"], counts["attention"], 0],
+    "MACs": [
+        macs["convolutions"],
+        macs["attention"],
+        cost.macs(network, picture) - sum(macs.values()),
+    ],
+    "milliseconds": milliseconds(apart),
+}
+percent = {axis: [100 * one / sum(found) for one in found] for axis, found in by_axis.items()}
+
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 3.2))
+labels = ("convolutions", "attention: products with weights", "attention: all the rest")
+left = [0.0] * 3
+for place, (label, shade) in enumerate(zip(labels, ("#5f5f5f", "#b5b5b5", "white"), strict=True)):
+    width = [found[place] for found in percent.values()]
+    axes.barh(list(percent), width, left=left, color=shade, edgecolor="black", label=label)
+    left = [a + b for a, b in zip(left, width, strict=True)]
+axes.set(xlabel="share (%)", xlim=(0, 100))
+axes.invert_yaxis()
+figure.legend(loc="outside upper center", ncols=1, fontsize=12)
+figures.show(
+    figure, alt="Shares of weights, MACs and milliseconds of convolutions and of attention."
+)
+
+# %%
+for axis, (first, second, third) in percent.items():
+    print(f"{axis:12s} convolutions {first:3.0f} %, attention {second:3.0f} % and {third:3.0f} %")
+
+# %% [markdown]
+# Convolutions do most of the multiplications, and attention takes most of the time. A convolution
+# reads a map once and multiplies a lot; a block of attention is a dozen small operations, one after
+# the other, each with a fixed price (lesson 06). Is it so on your machine?
+
+# %% tags=["nbval-ignore-output"]
+here = {row["variant"]: row for row in mixed.time_of_parts(network, picture, rounds=60, seconds=3)}
+for label, ms in zip(labels, milliseconds(here), strict=True):
+    print(f"{label:33s} {ms:.3f} ms")
+
+# %%
+first, *blocks = milliseconds(here)
+print("attention takes more time than the convolutions:", sum(blocks) > first)
+
+# %% [markdown]
+# ## Which structure has each part?
+#
+# *Structured* means whole rows and columns. In a convolution a row is a channel that it makes, a
+# column (nine places) one that it reads. In attention heads go: 24 queries, keys and values each.
+# Between the parts there is a place where nothing can go: the channels that become tokens, because
+# a norm takes them together (lesson 03).
+
+# %%
+graph = trace(network, picture)
+print(graph)
+
+# %%
+scored_on = mixed.some_batches(pictures.train)
+removed = mixed.removed(network, graph, mixed.PLAN["both structured 50"], scored_on)
+plan = surgery.plan(graph, removed)
+
+
+def structured(name):
+    """Which places of a weight stay, True or False, once whole channels and heads are gone."""
+    stays = torch.ones_like(network.get_parameter(name), dtype=torch.bool)
+    for dim, kept in plan[name].items():
+        gone = [place for place in range(stays.shape[dim]) if place not in kept]
+        stays.index_fill_(dim, torch.tensor(gone), False)
+    return stays
+
+
+# %%
+PICTURED = {
+    "convolutions": "convolutions.2.conv1.weight",
+    "attention": "blocks.0.attention.in_proj_weight",
+}
+figure, grid = plt.subplots(2, 3, figsize=(9.6, 4.6))
+for row, (part, name) in zip(grid, PICTURED.items(), strict=True):
+    matrix = network.get_parameter(name).detach()
+    free = masks.lowest_overall(mixed.weights_of(network, part), masks.magnitude, 0.5)[name]
+    stays = {
+        "structured": structured(name),
+        "unstructured": free,
+        "2:4": masks.nm_mask(matrix.abs(), 2, 4),
+    }
+    for axes, (how, mask) in zip(row, stays.items(), strict=True):
+        shown = mask.flatten(1) if part == "convolutions" else mask.T
+        colour = figures.COLOURS["structured" if how == "structured" else "unstructured"]
+        axes.imshow(
+            shown, cmap=ListedColormap(["white", colour]), aspect="auto", interpolation="none"
+        )
+        axes.set(title=f"{part}, {how}" if how == "structured" else how, xticks=[], yticks=[])
+figures.show(figure, alt="What stays of a convolution and of an attention matrix, three ways.")
+
+# %% [markdown]
+# Orange is what is left as a smaller matrix, for any hardware. Blue keeps its size, and whoever
+# multiplies has to know where the holes are. In 2:4 there are two holes in every four weights of a
+# row: that is the pattern that sparse tensor cores skip (lesson 05).
+#
+# ## As many weights of either
+#
+# For a fair race every way loses the same share of the weights of each part. For single weights
+# that is simple. Heads come whole, so neurons have to make up for the difference.
+#
+# **Exercise 09.2.** A block has `heads` of `per_head` weights and `neurons` of `per_neuron`. The
+# share `amount` of its weights goes. How many heads and how many neurons stay? Heads: the nearest
+# number to the same share, at least one. Neurons: as many as then fit, at least one.
+
+
+# %%
+def left_of_block(amount, heads, per_head, neurons, per_neuron):
+    """(heads, neurons) that stay."""
+    return ...
+
+
+check("09.2", left_of_block)
+
+# %%
+# hint("09.2")
+# solution("09.2")
+
+# %% [markdown]
+# Channels are the other way round: one ratio for all of them, and the weights follow.
+#
+# **Exercise 09.3.** A chain of layers has `widths` channels; the first and the last stay. A layer
+# has as many weights as the product of its two neighbours. Which ratio, of 0, 0.01, ... 0.99,
+# removes nearest to the share `amount` of all weights? A width loses `round(ratio * width)`.
+
+
+# %%
+def ratio_for(widths, amount):
+    """The ratio of channels; the smallest of equally near ones."""
+    return ...
+
+
+check("09.3", ratio_for)
+
+# %%
+# hint("09.3")
+# solution("09.3")
+
+# %%
+print(" weights    channels         of a block")
+for amount in (0.5, 0.75, 0.875):
+    ratios = mixed.channel_ratios(network, graph, amount)
+    heads, neurons = mixed.heads_and_neurons_left(amount, 4, 9216, 192, 192)
+    print(
+        f"{amount:7.1%} -> {max(ratios.values()):5.1%} gone, {heads} heads, {neurons} neurons left"
+    )
+
+# %% [markdown]
+# Attention has a floor. A block keeps one head, and that is an eighth of its weights: at 87.5 % one
+# head and one neuron are all that is left of it. Finer than that only single weights can go (or
+# whole blocks).
+#
+# Is a removal exact? As in lesson 03: the smaller network must compute what the whole one computes
+# once the weights that read the removed channels and heads are zero.
+
+# %%
+images = pictures.validation.images[:100]
+smaller, _ = mixed.prune(network, mixed.PLAN["both structured 50"], scored_on)
+silenced = surgery.silence(models.load_trained("conv_attention"), graph, removed)
+with torch.no_grad():
+    error = (smaller(images) - silenced(images)).abs().max() / silenced(images).abs().max()
+print("the same to single precision:", bool(error < 1e-4))
+
+# %% [markdown]
+# ## Right after
+#
+# Which part minds more? All four ways, nothing retrained. A dot is filled with the colour of what
+# was done to the **convolutions**, its edge says what was done to **attention**.
+
+
+# %%
+MARKS = dict(zip(WAYS, "osD^", strict=True))
+
+
+def style(way):
+    """Filled: convolutions. Edge: attention."""
+    fill, edge = (figures.COLOURS[how] for how in WAYS[way])
+    colours = {"markerfacecolor": fill, "markeredgecolor": edge, "markeredgewidth": 4}
+    return {"marker": MARKS[way], "markersize": 13, "linestyle": ""} | colours
+
+
+def legend(axes):
+    """What a dot of each way looks like."""
+    dots = [plt.Line2D([], [], label=way, **style(way)) for way in WAYS]
+    axes.legend(handles=dots, fontsize=11)
+
+
+# %%
+def accuracy_of(when):
+    """Test accuracy of every way over the share of weights that are gone."""
+    figure, axes = plt.subplots()
+    dense = points["dense", "float32"]["accuracy"]
+    for way in WAYS:
+        y = [dense] + [made[f"{way} {amount:g}"][when]["accuracy"] for amount in AMOUNTS]
+        axes.plot([0, *AMOUNTS], y, color="#b5b5b5", linewidth=1.5, zorder=1)
+        for amount, percent in zip(AMOUNTS, y[1:], strict=True):
+            axes.plot(amount, percent, **style(way))
+    axes.set(xlabel="weights gone of either part (%)", ylabel="test accuracy (%)")
+    legend(axes)
+    return figure
+
+
+figures.show(
+    accuracy_of("before"), alt="Accuracy before training over the weights gone, four ways."
+)
+
+# %%
+before = {name: one["before"]["accuracy"] for name, one in made.items()}
+print(
+    "at 50 %, structured attention alone costs (points):",
+    round(points["dense", "float32"]["accuracy"] - before["reverse 50"]),
+)
+print(
+    "the two ways with structured convolutions are near chance at 75 %:",
+    max(before["textbook 75"], before["both structured 75"]) < 30,
+)
+
+# %% [markdown]
+# Attention hardly notices, and convolutions without some of their channels are lost at once: every
+# later layer and every BatchNorm expected them. So much for "right after"; the fine-tune decides.
+#
+# ## After a tenth of the epochs
+
+# %%
+figures.show(accuracy_of("after"), alt="The same after the fine-tune.")
+
+# %%
+after = {name: one["after"]["accuracy"] for name, one in made.items()}
+for amount in AMOUNTS:
+    row = ", ".join(f"{way} {after[f'{way} {amount:g}']:.2f}" for way in WAYS)
+    print(f"{amount:5.1f} %: {row}")
+
+# %% [markdown]
+# One training each, and accuracies of 10,000 pictures are uncertain by half a point. At 75 % all
+# four were trained again from two other seeds.
+
+
+# %%
+def over_seeds(way):
+    """Test accuracies of the way at 75 %, one for each seed."""
+    return [one["after"]["accuracy"] for name, one in made.items() if name.startswith(f"{way} 75")]
+
+
+mean = {way: sum(over_seeds(way)) / 3 for way in WAYS}
+for way in WAYS:
+    print(f"{way:17s} {mean[way]:.2f} ({min(over_seeds(way)):.2f} to {max(over_seeds(way)):.2f})")
+
+# %% [markdown]
+# The textbook's sentence has two halves. Four ways are a table of two by two, so each half can be
+# judged by itself: what does it change, while the other part stays as it is?
+
+# %%
+halves = {
+    "attention: unstructured instead of structured": ("textbook", "both structured"),
+    "the same beside unstructured convolutions": ("both unstructured", "reverse"),
+    "convolutions: structured instead of unstructured": ("textbook", "both unstructured"),
+    "the same beside structured attention": ("both structured", "reverse"),
+}
+for half, (one, other) in halves.items():
+    print(f"{half:50s} {mean[one] - mean[other]:+.2f} points")
+
+# %% [markdown]
+# ## Is the recording true?
+#
+# One of its networks, made again here: both parts structured, 75 %, the same seed.
+
+# %% tags=["nbval-ignore-output"]
+again, found = mixed.take(
+    mixed.PLAN["both structured 75"], network, pictures, progress=partial(bar, text="steps")
+)
+print(f"{found['before']['accuracy']:.2f} %, and trained {found['after']['accuracy']:.2f} %")
+
+# %%
+there = made["both structured 75"]
+print("as many weights are gone:", found["gone"] == there["gone"])
+print(
+    "the same accuracy, to a point:",
+    abs(found["after"]["accuracy"] - there["after"]["accuracy"]) < 1,
+)
+
+# %% [markdown]
+# ## Bytes and milliseconds
+#
+# Packed (lesson 07), as many weights are as many bytes, nearly: whoever keeps single weights has to
+# say which. In the runtime only what is structured is smaller.
+
+
+# %%
+def dot(pair, name, form, threads, **style):
+    """One network in both pictures: bytes of its packed file, time in the runtime."""
+    run = points[name, form]
+    size, ms = points[name, "packed"]["bytes"] / 1000, run[threads]["median"]
+    for axes, x in zip(pair, (size, ms), strict=True):
+        axes.plot(x, run["accuracy"], **style)
+        amount = name.rpartition(" ")[2]
+        axes.annotate(amount, (x, run["accuracy"]), (10, -4), textcoords="offset points", size=11)
+
+
+def two_axes(form, threads):
+    """Accuracy over bytes and over time, a dot for each network."""
+    figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.8), sharey=True)
+    dot(pair, "dense", form, threads, color=figures.COLOURS["dense"], marker="o", markersize=13)
+    for way in WAYS:
+        for amount in AMOUNTS:
+            dot(pair, f"{way} {amount:g}", form, threads, **style(way))
+    ticks = (125, 250, 500, 1000)
+    pair[0].set(xlabel="packed (kB)", ylabel="test accuracy (%)", xscale="log")
+    pair[0].set_xticks(ticks, ticks, minor=False)
+    pair[0].minorticks_off()
+    pair[1].set(xlabel=f"ms for one picture, {form}, {threads}")
+    legend(pair[0])
+    return figure
+
+
+# %%
+choose(
+    two_axes,
+    {"form": ["float32", "int8"], "threads": [*THREADS]},
+    alt="Accuracy over packed bytes and over milliseconds, four ways, three amounts.",
+)
+
+# %%
+print("at 75 %:           packed    ONNX    float32      int8")
+for way in WAYS:
+    packed, exact, int8 = (points[f"{way} 75", form] for form in ("packed", "float32", "int8"))
+    ms = [one["one thread"]["median"] for one in (exact, int8)]
+    print(
+        f"{way:17s} {packed['bytes'] / 1000:4.0f} kB {exact['bytes'] / 1000:5.0f} kB"
+        f"   {ms[0]:.3f} ms  {ms[1]:.3f} ms"
+    )
+
+# %% [markdown]
+# And here? The four networks lie beside the recording.
+
+# %%
+folder = TemporaryDirectory()  # for the files of this lesson
+networks = {"dense": network}
+for way in WAYS:
+    networks[way] = steps.load(recorded_file(f"{way} 75", "conv_attention", "mixed"))[0]
+files = {
+    name: quant.export(attention.removable(one), Path(folder.name) / f"{name}.onnx", images[:2])
+    for name, one in bar(networks.items(), "networks")
+}
+
+# %% tags=["nbval-ignore-output"]
+runs = {name: quant.Deployed(file) for name, file in files.items()}
+times = compare(runs, picture, rounds=100, seconds=4, in_a_row=IN_A_ROW)
+for name, timing in times.timings.items():
+    print(f"{name:17s} {timing.median:.3f} ms, {times.speedup(name, over='dense')} faster")
+
+# %%
+ratios = {
+    way: times.speedup(way, over="dense").value
+    / points[f"{way} 75", "float32"]["one thread"]["speedup"]
+    for way in WAYS
+}
+print("all as recorded, within a factor of 1.5:", all(2 / 3 < r < 1.5 for r in ratios.values()))
+
+# %% tags=["nbval-ignore-output"]
+ahead = mean["textbook"] - max(mean[way] for way in WAYS if way != "textbook")
+reveal("09.ahead", ahead, low=-5, high=5, unit="points")
+faster = times.speedup("textbook", over="dense").value
+reveal("09.faster", faster, low=0.5, high=5, unit="x")
+
+# %%
+slower = times.speedup("both structured", over="textbook")
+print("both structured is faster than the textbook's way:", slower.low > 1)
+
+# %% [markdown]
+# ## With sparse hardware
+#
+# The textbook's way hopes for hardware that skips zeros. Only the products of attention with its
+# weights become faster, then; all else stays: Amdahl's law, backwards.
+#
+# **Exercise 09.4.** A `share` of the time can be made faster by a factor. Which factor makes the
+# whole `target` times faster? Return None if none does.
+
+
+# %%
+def factor_needed(share, target):
+    """The factor, or None."""
+    return ...
+
+
+check("09.4", factor_needed)
+
+# %%
+# hint("09.4")
+# solution("09.4")
+
+# %% [markdown]
+# How fast would the hardware have to be? The products of "textbook 75" are timed by leaving them
+# out, and the goal is the time of "both structured 75".
+
+# %%
+rows = {row["variant"]: row for row in recorded["parts"] if row["network"] == "textbook 75"}
+convolutions, products, rest = milliseconds(rows)
+took = {way: points[f"{way} 75", "float32"]["one thread"]["median"] for way in WAYS}
+FACTORS = [1 + step / 20 for step in range(181)]
+curve = [took["textbook"] - products * (1 - 1 / factor) for factor in FACTORS]
+
+# %%
+figure, axes = plt.subplots()
+axes.plot(FACTORS, curve, color=figures.COLOURS["unstructured"], label="textbook's way")
+axes.axhline(took["both structured"], color=figures.COLOURS["structured"], label="both structured")
+axes.axvline(2, color="black", linestyle="--", linewidth=1.5, label="2:4 at its best")
+axes.set(xlabel="attention's products faster by (x)", ylabel="ms for one picture", ylim=(0, None))
+axes.legend(fontsize=11)
+figures.show(
+    figure, alt="Time of the textbook's way over the factor of the hardware, and the goal."
+)
+
+# %%
+share, target = products / took["textbook"], took["textbook"] / took["both structured"]
+needed = mixed.factor_needed(share, target)
+print(f"attention's products take {share:.0%} of the time of the textbook's way")
+print(f"the whole would have to become {target:.2f} times faster")
+print("so they would have to:", f"{needed:.1f} times" if needed else "no factor is enough")
+
+# %% [markdown]
+# What does such hardware give? A GPU's recording would say it. 2:4 does half of the
+# multiplications, so twice as fast is its ceiling (Mishra et al., 2021), far from reached where
+# matrices are small.
+
+# %%
+found = recordings.load("sparse_vs_dense")
+gpus = {name: recordings.points(one, format="2:4") for name, one in found.items()}
+for name, rows in gpus.items():
+    best = max((row["speedup"] for row in rows), default=None)
+    print(f"{name}: 2:4 gives {best:.2f}x at best" if best else f"{name}: no sparse tensor cores")
+
+# %% [markdown]
+# And it skips half of the weights in *its* pattern. What does the pattern cost, beside zeros that
+# lie anywhere? And if all went well, is 2:4 then ahead of structured attention at 50 %?
+
+# %%
+for name in ("textbook 50", "two of four", "both structured 50"):
+    low, high = made[name]["after"]["interval"]
+    print(f"{name:19s} {after[name]:.2f} % ({low:.1f} to {high:.1f})")
+
+# %%
+one_thread = {
+    name: points[name, "float32"]["one thread"]["median"] for name in made if "seed" not in name
+}
+ceiling = one_thread["two of four"] - products / 2
+print(f"2:4 as it is       {one_thread['two of four']:.3f} ms")
+print(f"2:4 at its ceiling {ceiling:.3f} ms")
+print(f"both structured 50 {one_thread['both structured 50']:.3f} ms")
+
+# %% [markdown]
+# ## The rule, as code
+#
+# "Convert to a sparse format only if the hardware has it", says the careful engineer, "and if it is
+# faster". Both can be asked of a machine.
+#
+# **Exercise 09.5.** `measured` has for each format the speed-up over dense and the two ends of its
+# interval, such as `(2.0, 1.8, 2.2)`, or None where the machine does not have the format. Return
+# the name of the format to convert to, or `"dense"`.
+
+
+# %%
+def decide(measured):
+    """The fastest format that is certainly faster than dense, or "dense"."""
+    return ...
+
+
+check("09.5", decide)
+
+# %%
+# hint("09.5")
+# solution("09.5")
+
+# %% [markdown]
+# `sparse.converted` does it for a network: it times every layer that has zeros, on what really
+# comes to it, and gives a reason for each. First a single layer, large and with few weights left:
+
+# %% tags=["nbval-ignore-output"]
+generator = torch.Generator().manual_seed(0)
+large = torch.nn.Linear(1024, 1024)
+large.weight.data = sparse.pruned(torch.randn(1024, 1024, generator=generator), 0.95)
+choice, _ = sparse.chosen(large, torch.randn(16, 1024, generator=generator))
+print(choice)
+
+# %%
+print("it is converted to", choice.format)
+
+# %% [markdown]
+# Now the networks, three quarters of their weights gone.
+
+# %% tags=["nbval-ignore-output"]
+converted = {way: sparse.converted(networks[way], picture) for way in bar(WAYS, "networks")}
+for way, (_, choices) in converted.items():
+    with_zeros = [choice for choice in choices.values() if choice.sparsity]
+    sparse_now = [choice for choice in with_zeros if choice.format]
+    print(f"{way:17s} {len(with_zeros):2d} layers with zeros, {len(sparse_now)} converted")
+
+# %%
+with torch.no_grad():
+    same = [
+        torch.allclose(changed(images), networks[way](images), atol=1e-4)
+        for way, (changed, _) in converted.items()
+    ]
+print("all compute the same:", all(same))
+
+# %% tags=["nbval-ignore-output"]
+_, choices = converted["both unstructured"]
+for name in ("convolutions.3.conv2", "blocks.0.fc1", "blocks.3.attention.in_proj", "blocks.3.fc2"):
+    print(f"{name:27s} {choices[name].sparsity:.0%} zeros: {choices[name].reason}")
+
+# %%
+print(
+    "no convolution is converted:",
+    all(choice.format is None for name, choice in choices.items() if "conv" in name),
+)
+
+# %% [markdown]
+# Nothing is converted: matrices 96 wide and 16 tokens are over before the work around each nonzero
+# pays (lesson 05). The rule says so layer by layer, and on a machine with sparse tensor cores the
+# same call gives another answer.
+#
+# ## The verdict
+#
+# C19: convolutions structured, attention unstructured.
+
+# %% tags=["nbval-ignore-output"]
+smallest = min(points[f"{way} 75", "packed"]["bytes"] for way in WAYS if way != "textbook")
+fastest = min(took[way] for way in WAYS if way != "textbook")
+fastest_50 = min(one_thread[f"{way} 50"] for way in WAYS if way != "textbook")
+measurements = {
+    "accuracy_over_best_other_75": ahead,
+    "bytes_over_smallest_other_75": points["textbook 75", "packed"]["bytes"] / smallest,
+    "time_over_fastest_other_75": took["textbook"] / fastest,
+    "time_over_fastest_other_50_ceiling": ceiling / fastest_50,
+    "two_four_lost": after["textbook 50"] - after["two of four"],
+}
+claims.record("C19", measurements, "conv_attention, Fashion-MNIST, ONNX Runtime, one thread")
+
+# %%
+print("the textbook's way is the fastest without sparse hardware:", took["textbook"] < fastest)
+
+# %% [markdown]
+# ## Recap
+#
+# - Ask three times where a network is large: weights, MACs and milliseconds have three answers.
+# - Compare ways at an equal share of weights, or you compare amounts.
+# - Structured pruning has a floor where the pieces are large: one head of a block, one neuron.
+# - What sparse hardware can give ends at the share of the time that it touches: Amdahl.
+# - Convert by measurement, layer by layer, and keep what is dense where it is not certainly faster.
+#
+# ## Interview questions
+#
+# **1. A network has convolutions and attention. What do you prune how?**
+#
+# <details><summary>Answer</summary>
+#
+# First profile: where are the bytes, where is the time? Structure belongs where the milliseconds
+# are, because only smaller tensors are faster everywhere. Where a part costs little time, single
+# weights can go for bytes, at less loss. "Convolutions structured, attention unstructured" is right
+# where convolutions take the time, and where attention runs on hardware that skips zeros.
+#
+# </details>
+#
+# **2. Sparse tensor cores make a product twice as fast. Attention is half of our time. So?**
+#
+# <details><summary>Answer</summary>
+#
+# Not all of attention is products with weights: softmax, the products of queries with keys, norms
+# and the moving around stay. If the products are 40 % of the time, twice as fast makes the whole
+# 1 / (0.6 + 0.2) = 1.25 times faster, at the very best, and small matrices reach less. And it is
+# only for half of the weights, in the 2:4 pattern.
+#
+# </details>
+#
+# **3. Two networks lost the same number of weights. One is as fast as before. Why?**
+#
+# <details><summary>Answer</summary>
+#
+# Single zeros are multiplied like any number by dense kernels. Whole channels and heads make the
+# tensors smaller. And *where* they go matters: a weight of a convolution is used at every place of
+# the map, one of a linear layer once for every token, and small operations have a fixed price.
+#
+# </details>
+#
+# **4. You want to remove 90 % of the heads and neurons of four blocks with four heads each.**
+#
+# <details><summary>Answer</summary>
+#
+# Heads come whole: one of four is already a quarter, and an eighth of such a block. Below that
+# there is only the MLP to take from, until it is gone. Then drop whole blocks, make heads narrower,
+# or take single weights.
+#
+# </details>
+#
+# **5. When do you convert a layer to a sparse format?**
+#
+# <details><summary>Answer</summary>
+#
+# When the target has a kernel for it, the zeros lie as that kernel needs them, the batch and the
+# shape are those of the deployment, and the measured speed-up has an interval above 1. Otherwise
+# keep it dense: conversion costs time and memory, and the fallback of a format is often slow.
+#
+# </details>
+#
+# ## Where next
+#
+# All of these networks began as a large trained one. **Lesson 10** asks whether it would have been
+# better to train a small one at once, with the large one as its teacher.
