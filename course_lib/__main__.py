@@ -126,18 +126,18 @@ def record_transformer(chosen) -> Path:
     return transformer.record(chosen.out)
 
 
-def record_mixed(chosen) -> Path:
-    """Convolutions and attention in one network, pruned in every way."""
-    from course_lib import mixed
-
-    return mixed.record(chosen.out)
-
-
 def record_distillation(chosen) -> Path:
     """A small network from scratch or pruned, with a teacher or without."""
     from course_lib import distillation
 
     return distillation.record(chosen.model, chosen.out)
+
+
+def record_mixed(chosen) -> Path:
+    """Convolutions and attention in one network, pruned in every way."""
+    from course_lib import mixed
+
+    return mixed.record(chosen.out)
 
 
 def run_recordings(chosen) -> int:

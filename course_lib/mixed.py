@@ -54,7 +54,7 @@ WAYS = {
 AMOUNTS = (0.5, 0.75, 0.875)
 
 #: Every network then trains for this share of the epochs of the recipe.
-BUDGET = 0.2
+BUDGET = 0.1
 
 
 class Cut(NamedTuple):

@@ -44,12 +44,14 @@ PLAN = {
     "layers 1": Step("dense", layers=1, budget=SHORT),
     "layers 2": Step("dense", layers=2, budget=SHORT),
     "layers 3": Step("dense", layers=3, budget=SHORT),
+    "weights 50": Step("dense", weights=0.5, budget=SHORT),
+    "weights 65": Step("dense", weights=0.65, budget=SHORT),
     "weights 80": Step("dense", weights=0.8, budget=SHORT),
 }
 
 #: Of these the packed file stays beside the recording; the others are removed once measured,
 #: because together they would be larger than all else in the course.
-KEPT = ("small", "few values")
+KEPT = ("few values",)
 
 #: What removes single weights without any training, and how many: see :mod:`course_lib.oneshot`.
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
