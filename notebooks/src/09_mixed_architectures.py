@@ -26,11 +26,13 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import ListedColormap
 
-from course_lib import attention, channels, cost, data, masks, mixed, models, recordings, sparse
+from course_lib import attention, cost, data, masks, mixed, models, recordings, sparse
 from course_lib import quantization as quant
 from course_lib import steps, surgery
 from course_lib.bars import bar
 from course_lib.compression import IN_A_ROW, THREADS, recorded_file
+
+# %%
 from course_lib.graph import trace
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
@@ -45,6 +47,7 @@ network = models.load_trained("conv_attention")
 recorded = recordings.load("mixed", "conv_attention")["cpu-2core"]
 points = {(point["network"], point["form"]): point for point in recorded["points"]}
 made = {one["name"]: one for one in recorded["networks"]}
+dense = points["dense", "float32"]
 WAYS, AMOUNTS = mixed.WAYS, (50, 75, 87.5)
 
 # %% [markdown]
@@ -110,44 +113,44 @@ macs = {
     part: sum(one.macs for name, one in work.items() if name.startswith(begins))
     for part, begins in mixed.PARTS.items()
 }
-apart = {
-    variant: next(row for row in recorded["parts"] if row["variant"] == variant)
-    for variant in ("whole", "without attention", "without products")
-}
+other_macs = cost.macs(network, picture) - sum(macs.values())
 
 
 # %%
 def milliseconds(rows, threads="one thread"):
-    """The network's milliseconds: convolutions, products of attention, the rest of attention."""
-    whole, without, no_products = (row[threads]["median"] for row in rows.values())
+    """Milliseconds of the convolutions, of the products of attention, of the rest of attention."""
+    took = {row["variant"]: row[threads]["median"] for row in rows}
+    whole, without, no_products = (
+        took[name] for name in ("whole", "without attention", "without products")
+    )
     return [without, whole - no_products, no_products - without]
 
 
+def parts_of(name):
+    """What was recorded of the parts of a network."""
+    return [row for row in recorded["parts"] if row["network"] == name]
+
+
+# %%
 by_axis = {
-    "weights": [counts["convolutions"], counts["attention"], 0],
-    "MACs": [
-        macs["convolutions"],
-        macs["attention"],
-        cost.macs(network, picture) - sum(macs.values()),
-    ],
-    "milliseconds": milliseconds(apart),
+    "weights": [*counts.values(), 0],
+    "MACs": [*macs.values(), other_macs],
+    "milliseconds": milliseconds(parts_of("dense")),
 }
 percent = {axis: [100 * one / sum(found) for one in found] for axis, found in by_axis.items()}
 
 # %%
-figure, axes = plt.subplots(figsize=(7.2, 3.2))
-labels = ("convolutions", "attention: products with weights", "attention: all the rest")
-left = [0.0] * 3
-for place, (label, shade) in enumerate(zip(labels, ("#5f5f5f", "#b5b5b5", "white"), strict=True)):
-    width = [found[place] for found in percent.values()]
-    axes.barh(list(percent), width, left=left, color=shade, edgecolor="black", label=label)
-    left = [a + b for a, b in zip(left, width, strict=True)]
-axes.set(xlabel="share (%)", xlim=(0, 100))
-axes.invert_yaxis()
-figure.legend(loc="outside upper center", ncols=1, fontsize=12)
-figures.show(
-    figure, alt="Shares of weights, MACs and milliseconds of convolutions and of attention."
-)
+PIECES = ("convolutions", "attention: products with weights", "attention: all the rest")
+SHADES = ("#5f5f5f", "#b5b5b5", "white")
+figure, axes = plt.subplots(figsize=(7.2, 3.4))
+for row, pieces in enumerate(percent.values()):
+    for place, (piece, shade) in enumerate(zip(PIECES, SHADES, strict=True)):
+        drawn = {"left": sum(pieces[:place]), "color": shade, "edgecolor": "black"}
+        axes.barh(row, pieces[place], label=piece if row == 0 else None, **drawn)
+axes.set_yticks(range(3), percent)
+axes.set(xlabel="share (%)", xlim=(0, 100), ylim=(2.5, -0.5))
+figure.legend(loc="outside upper center", fontsize=12)
+figures.show(figure, alt="Shares of convolutions and attention in weights, MACs and milliseconds.")
 
 # %%
 for axis, (first, second, third) in percent.items():
@@ -159,13 +162,12 @@ for axis, (first, second, third) in percent.items():
 # the other, each with a fixed price (lesson 06). Is it so on your machine?
 
 # %% tags=["nbval-ignore-output"]
-here = {row["variant"]: row for row in mixed.time_of_parts(network, picture, rounds=60, seconds=3)}
-for label, ms in zip(labels, milliseconds(here), strict=True):
-    print(f"{label:33s} {ms:.3f} ms")
+here = milliseconds(mixed.time_of_parts(network, picture, rounds=60, seconds=3))
+for piece, ms in zip(PIECES, here, strict=True):
+    print(f"{piece:33s} {ms:.3f} ms")
 
 # %%
-first, *blocks = milliseconds(here)
-print("attention takes more time than the convolutions:", sum(blocks) > first)
+print("attention takes more time than the convolutions:", sum(here[1:]) > here[0])
 
 # %% [markdown]
 # ## Which structure has each part?
@@ -199,22 +201,26 @@ PICTURED = {
     "convolutions": "convolutions.2.conv1.weight",
     "attention": "blocks.0.attention.in_proj_weight",
 }
-figure, grid = plt.subplots(2, 3, figsize=(9.6, 4.6))
+
+
+def stays(part, name):
+    """Which places of a weight stay when half of its part goes, by pattern; as matrices."""
+    size = network.get_parameter(name).detach().abs()
+    lowest = masks.lowest_overall(mixed.weights_of(network, part), masks.magnitude, 0.5)
+    found = {"structured": structured(name), "unstructured": lowest[name]}
+    found["2:4"] = masks.nm_mask(size, 2, 4)
+    return {how: mask.flatten(1) for how, mask in found.items()}
+
+
+# %%
+figure, grid = plt.subplots(2, 3, figsize=(9.6, 6.4), height_ratios=(1, 2))
 for row, (part, name) in zip(grid, PICTURED.items(), strict=True):
-    matrix = network.get_parameter(name).detach()
-    free = masks.lowest_overall(mixed.weights_of(network, part), masks.magnitude, 0.5)[name]
-    stays = {
-        "structured": structured(name),
-        "unstructured": free,
-        "2:4": masks.nm_mask(matrix.abs(), 2, 4),
-    }
-    for axes, (how, mask) in zip(row, stays.items(), strict=True):
-        shown = mask.flatten(1) if part == "convolutions" else mask.T
+    for axes, (how, mask) in zip(row, stays(part, name).items(), strict=True):
         colour = figures.COLOURS["structured" if how == "structured" else "unstructured"]
-        axes.imshow(
-            shown, cmap=ListedColormap(["white", colour]), aspect="auto", interpolation="none"
-        )
-        axes.set(title=f"{part}, {how}" if how == "structured" else how, xticks=[], yticks=[])
+        colours = ListedColormap(["white", colour])
+        axes.imshow(mask, aspect="auto", cmap=colours, vmin=0, vmax=1, interpolation="none")
+        axes.set(title=how, xticks=[], yticks=[])
+    row[0].set(ylabel=f"{part}: outputs", xlabel="inputs")
 figures.show(figure, alt="What stays of a convolution and of an attention matrix, three ways.")
 
 # %% [markdown]
@@ -301,47 +307,34 @@ MARKS = dict(zip(WAYS, "osD^", strict=True))
 
 
 def style(way):
-    """Filled: convolutions. Edge: attention."""
+    """How a way is drawn. Filled: convolutions. Edge: attention."""
     fill, edge = (figures.COLOURS[how] for how in WAYS[way])
     colours = {"markerfacecolor": fill, "markeredgecolor": edge, "markeredgewidth": 4}
     return {"marker": MARKS[way], "markersize": 13, "linestyle": ""} | colours
 
 
-def legend(axes):
-    """What a dot of each way looks like."""
-    dots = [plt.Line2D([], [], label=way, **style(way)) for way in WAYS]
-    axes.legend(handles=dots, fontsize=11)
-
-
 # %%
 def accuracy_of(when):
-    """Test accuracy of every way over the share of weights that are gone."""
+    """Test accuracy of every way over the share of the weights that is gone."""
     figure, axes = plt.subplots()
-    dense = points["dense", "float32"]["accuracy"]
     for way in WAYS:
-        y = [dense] + [made[f"{way} {amount:g}"][when]["accuracy"] for amount in AMOUNTS]
-        axes.plot([0, *AMOUNTS], y, color="#b5b5b5", linewidth=1.5, zorder=1)
-        for amount, percent in zip(AMOUNTS, y[1:], strict=True):
-            axes.plot(amount, percent, **style(way))
-    axes.set(xlabel="weights gone of either part (%)", ylabel="test accuracy (%)")
-    legend(axes)
+        y = [made[f"{way} {amount:g}"][when]["accuracy"] for amount in AMOUNTS]
+        axes.plot(AMOUNTS, y, color="#b5b5b5", linewidth=1.5)
+        axes.plot(AMOUNTS, y, label=way, **style(way))
+    axes.axhline(dense["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
+    axes.set(xlabel="weights gone of either part (%)", ylabel="test accuracy (%)", xticks=AMOUNTS)
+    axes.legend(fontsize=11)
     return figure
 
 
-figures.show(
-    accuracy_of("before"), alt="Accuracy before training over the weights gone, four ways."
-)
+figures.show(accuracy_of("before"), alt="Accuracy before any training, four ways.")
 
 # %%
 before = {name: one["before"]["accuracy"] for name, one in made.items()}
-print(
-    "at 50 %, structured attention alone costs (points):",
-    round(points["dense", "float32"]["accuracy"] - before["reverse 50"]),
-)
-print(
-    "the two ways with structured convolutions are near chance at 75 %:",
-    max(before["textbook 75"], before["both structured 75"]) < 30,
-)
+for amount in AMOUNTS:
+    lost = {way: dense["accuracy"] - before[f"{way} {amount:g}"] for way in WAYS}
+    row = ", ".join(f"{way} {points_lost:.1f}" for way, points_lost in lost.items())
+    print(f"{amount:4.1f} % gone, points lost: {row}")
 
 # %% [markdown]
 # Attention hardly notices, and convolutions without some of their channels are lost at once: every
@@ -416,27 +409,25 @@ print(
 # %%
 def dot(pair, name, form, threads, **style):
     """One network in both pictures: bytes of its packed file, time in the runtime."""
-    run = points[name, form]
-    size, ms = points[name, "packed"]["bytes"] / 1000, run[threads]["median"]
+    point = points[name, form]
+    size, ms = points[name, "packed"]["bytes"] / 1000, point[threads]["median"]
     for axes, x in zip(pair, (size, ms), strict=True):
-        axes.plot(x, run["accuracy"], **style)
-        amount = name.rpartition(" ")[2]
-        axes.annotate(amount, (x, run["accuracy"]), (10, -4), textcoords="offset points", size=11)
+        place = (x, point["accuracy"])
+        axes.plot(*place, **style)
+        axes.annotate(name.split()[-1], place, (11, -4), textcoords="offset points", size=11)
 
 
+# %%
 def two_axes(form, threads):
     """Accuracy over bytes and over time, a dot for each network."""
     figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.8), sharey=True)
     dot(pair, "dense", form, threads, color=figures.COLOURS["dense"], marker="o", markersize=13)
-    for way in WAYS:
-        for amount in AMOUNTS:
-            dot(pair, f"{way} {amount:g}", form, threads, **style(way))
-    ticks = (125, 250, 500, 1000)
-    pair[0].set(xlabel="packed (kB)", ylabel="test accuracy (%)", xscale="log")
-    pair[0].set_xticks(ticks, ticks, minor=False)
-    pair[0].minorticks_off()
-    pair[1].set(xlabel=f"ms for one picture, {form}, {threads}")
-    legend(pair[0])
+    for name in [f"{way} {amount:g}" for amount in AMOUNTS for way in WAYS]:
+        dot(pair, name, form, threads, **style(name.rpartition(" ")[0]))
+    pair[0].set(xlabel="packed (kB)", ylabel="test accuracy (%)", xlim=(0, None))
+    pair[1].set(xlabel=f"ms for one picture, {form}, {threads}", xlim=(0, None))
+    handles = [plt.Line2D([], [], label=way, **style(way)) for way in WAYS]
+    pair[0].legend(handles=handles, fontsize=11, loc="lower right")
     return figure
 
 
@@ -446,6 +437,19 @@ choose(
     {"form": ["float32", "int8"], "threads": [*THREADS]},
     alt="Accuracy over packed bytes and over milliseconds, four ways, three amounts.",
 )
+
+# %% [markdown]
+# Which networks are on a **front**: none that costs less is as accurate (lesson 08)?
+
+# %%
+compared = ["dense"] + [f"{way} {amount:g}" for amount in AMOUNTS for way in WAYS]
+by_cost = {
+    "packed bytes": lambda name: points[name, "packed"]["bytes"],
+    "ms, float32": lambda name: points[name, "float32"]["one thread"]["median"],
+}
+for axis, cost_of in by_cost.items():
+    both = {name: (cost_of(name), points[name, "float32"]["accuracy"]) for name in compared}
+    print(f"{axis:12s}: {', '.join(cost.front(both))}")
 
 # %%
 print("at 75 %:           packed    ONNX    float32      int8")
@@ -521,8 +525,7 @@ check("09.4", factor_needed)
 # out, and the goal is the time of "both structured 75".
 
 # %%
-rows = {row["variant"]: row for row in recorded["parts"] if row["network"] == "textbook 75"}
-convolutions, products, rest = milliseconds(rows)
+convolutions, products, rest = milliseconds(parts_of("textbook 75"))
 took = {way: points[f"{way} 75", "float32"]["one thread"]["median"] for way in WAYS}
 FACTORS = [1 + step / 20 for step in range(181)]
 curve = [took["textbook"] - products * (1 - 1 / factor) for factor in FACTORS]
