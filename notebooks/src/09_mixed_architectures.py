@@ -337,9 +337,9 @@ for amount in AMOUNTS:
     print(f"{amount:4.1f} % gone, points lost: {row}")
 
 # %% [markdown]
-# Without half of its heads and neurons the network is nearly as good as before. Without channels it
-# is at chance: every layer behind them, and every BatchNorm, expected them. But that is right after,
-# and a fine-tune may mend it.
+# Without half of its heads and neurons the network is nearly as good as before. Without channels
+# it is at chance: every layer behind them, and every BatchNorm, expected them. But that is right
+# after, and a fine-tune may mend it.
 #
 # ## After a tenth of the epochs
 
@@ -700,9 +700,9 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 #
 # <details><summary>Answer</summary>
 #
-# First profile: where are the bytes, and where is the time? Then try each part alone: how much of it
-# can go before accuracy falls? Structure belongs where the milliseconds are, because only smaller
-# tensors are faster everywhere; single weights go for bytes, where structure costs too much.
+# First profile: where are the bytes, and where is the time? Then try each part alone: how much of
+# it can go before accuracy falls? Structure belongs where the milliseconds are, because only
+# smaller tensors are faster everywhere; single weights go for bytes, where structure costs too much.
 # "Convolutions structured, attention unstructured" fits wide convolutions that take the time,
 # beside attention on hardware that skips zeros. This lesson's network wanted the opposite.
 #
