@@ -702,7 +702,7 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 #
 # First profile: where are the bytes, and where is the time? Then try each part alone: how much of
 # it can go before accuracy falls? Structure belongs where the milliseconds are, because only
-# smaller tensors are faster everywhere; single weights go for bytes, where structure costs too much.
+# smaller tensors are faster everywhere; single weights go for bytes where structure costs too much.
 # "Convolutions structured, attention unstructured" fits wide convolutions that take the time,
 # beside attention on hardware that skips zeros. This lesson's network wanted the opposite.
 #
