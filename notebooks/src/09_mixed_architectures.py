@@ -387,6 +387,7 @@ for half, gained in effect.items():
 first, second, third, fourth = effect.values()
 print("attention: the pattern changes less than a point:", max(abs(first), abs(second)) < 1)
 print("convolutions: structure costs more than two:", max(third, fourth) < -2)
+print("neither depends on the other:", max(abs(first - second), abs(third - fourth)) < 0.5)
 
 # %% [markdown]
 # Backwards! Attention does as well with fewer heads and neurons as with holes; it is the
