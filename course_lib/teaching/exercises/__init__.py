@@ -20,6 +20,7 @@ from course_lib.teaching.exercises import (
     lesson06,
     lesson07,
     lesson08,
+    lesson09,
 )
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
 
@@ -35,6 +36,7 @@ EXERCISES: dict[str, Exercise] = {
         lesson06,
         lesson07,
         lesson08,
+        lesson09,
     )
     for exercise in lesson.EXERCISES
 }
