@@ -19,12 +19,23 @@ from course_lib.teaching.exercises import (
     lesson05,
     lesson06,
     lesson07,
+    lesson10,
 )
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise
-    for lesson in (lesson00, lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson07)
+    for lesson in (
+        lesson00,
+        lesson01,
+        lesson02,
+        lesson03,
+        lesson04,
+        lesson05,
+        lesson06,
+        lesson07,
+        lesson10,
+    )
     for exercise in lesson.EXERCISES
 }
 
