@@ -32,7 +32,7 @@ from course_lib.drop_recovery import EXAMPLE
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.widgets import explore, predict, reveal
-from course_lib.training import STUDENT_T, mean_interval, to_teacher
+from course_lib.training import STUDENT_T, mean_interval
 
 # %%
 plt.style.use(figures.STYLE)
@@ -90,8 +90,8 @@ for name, method in METHODS.items():
 # ## What a teacher says
 #
 # A label says "shirt" and no more. A teacher says how much of a T-shirt it sees in it, and how
-# little of a sandal. In a trained network's probabilities that is hard to see: mostly one of them is
-# near 1. So they are **softened**: the logits are divided by a **temperature** first.
+# little of a sandal. In the probabilities of a trained network that is hard to see, as one of them
+# is mostly near 1. So they are **softened**: the logits are divided by a **temperature** first.
 #
 # **Exercise 10.1.** Return the probabilities of `logits` (pictures, classes) at a temperature.
 
@@ -344,7 +344,13 @@ check("10.4", mean_and_interval)
 # solution("10.4")
 
 # %% [markdown]
-# From here on `training.mean_interval` does this. All that was recorded:
+# From here on `training.mean_interval` does this. How far to go, by the number of values:
+
+# %%
+print("  ".join(f"{count}: {far:.1f}" for count, far in STUDENT_T.items()))
+
+# %% [markdown]
+# A third seed does a lot, a ninth little. All that was recorded:
 
 # %%
 STYLES = {
@@ -358,10 +364,10 @@ BUDGETS = distillation.BUDGETS
 
 def curve(axes, name, budgets):
     """Mean and interval of one method; budgets at equal distances."""
-    found = [distillation.by_seed(recorded, name, budget) for budget in budgets]
-    means = [fmean(values) for values in found]
-    half = [mean_interval(v)[2] - fmean(v) if len(v) > 1 else 0 for v in found]
-    axes.errorbar(range(len(budgets)), means, half, capsize=4, label=name, **STYLES[name])
+    found = [mean_interval(distillation.by_seed(recorded, name, budget)) for budget in budgets]
+    half = [high - mean for mean, _, high in found]
+    mean = [mean for mean, _, _ in found]
+    axes.errorbar(range(len(budgets)), mean, half, capsize=4, label=name, **STYLES[name])
     axes.set_xticks(range(len(budgets)), [f"{budget:.0%}" for budget in budgets])
 
 
@@ -529,6 +535,8 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 # the pictures as they are, for students that see them shifted.
 
 # %%
+# from course_lib.training import fit, to_teacher
+#
 # with torch.inference_mode():
 #     known = torch.cat([teacher(part) for part in pictures.train.images.split(500)])
 # places = data.Images(pictures.train.images, torch.arange(len(known)))  # instead of labels
@@ -608,7 +616,7 @@ at_the_end.close()
 # - A teacher says which classes are alike; the temperature makes it audible, its square keeps it
 #   as loud as the labels.
 # - A teacher has a price. Measure it, and compare in equal time; equal epochs flatter the teacher.
-# - Trained weights are a head start. It is worth most when time is short, and shrinks with training.
+# - Trained weights are a head start: worth most when time is short, and less with more training.
 # - A few seeds give an interval, too: Student's, wider than the usual one, and narrower again for
 #   the differences of pairs.
 # - What a teacher said can be remembered: its time is free when many students share it.
@@ -674,5 +682,5 @@ at_the_end.close()
 #
 # ## Where next
 #
-# You can make a network small in every way, and say what each costs. **Lesson 11** turns that round:
-# given a deployment, what do you do?
+# You can make a network small in every way, and say what each costs. **Lesson 11** turns that
+# round: given a deployment, what do you do?
