@@ -368,7 +368,7 @@ def curve(axes, name, budgets):
     half = [high - mean for mean, _, high in found]
     mean = [mean for mean, _, _ in found]
     axes.errorbar(range(len(budgets)), mean, half, capsize=4, label=name, **STYLES[name])
-    axes.set_xticks(range(len(budgets)), [f"{budget:.0%}" for budget in budgets])
+    axes.set_xticks(range(len(budgets)), [f"{100 * budget:.0f}" for budget in budgets])
 
 
 # %%
@@ -376,7 +376,7 @@ figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=(3, 2))
 for axes, budgets in zip(pair, (BUDGETS, BUDGETS[-2:]), strict=True):
     for name in METHODS:
         curve(axes, name, budgets)
-    axes.set(xlabel="share of the time of a full training")
+    axes.set(xlabel="share of the time (%)")
 pair[0].set(ylabel="test accuracy (%)", ylim=(0, 100))
 pair[1].set(title="the end, enlarged", ylim=(80, 94))
 pair[0].legend(loc="lower right", fontsize=11)
@@ -517,8 +517,10 @@ lines = {
     ]
     for versions in (50, 12, 1)
 }
-axes = figures.lines(students, lines, xlabel="students", ylabel="times as long, each")
-axes.axhline(ratio, color=figures.COLOURS["distilled"], linestyle="--")
+shades = dict(zip(lines, ("#5c1f52", figures.COLOURS["distilled"], "#d9a9d0"), strict=True))
+how = {"xlabel": "students", "ylabel": "times as long, each", "colours": shades}
+axes = figures.lines(students, lines, **how)
+axes.axhline(ratio, color="black", linestyle="--")
 axes.set(ylim=(0.8, 6), title="dashed: asked in every step")
 figures.show(axes.figure, alt="Cost of a remembered teacher over the number of students.")
 
