@@ -32,6 +32,7 @@ def main(arguments=None) -> int:
     smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
     smaller.add_argument("--model", choices=["resnet18"], required=True)
     sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
+    parts = experiments.add_parser("mixed", help="convolutions and attention (half an hour)")
     students = experiments.add_parser("distillation", help="one small network, four ways (minutes)")
     students.add_argument("--model", choices=["resnet18"], required=True)
     for experiment, run in (
@@ -40,6 +41,7 @@ def main(arguments=None) -> int:
         (widths, record_widths),
         (smaller, record_compression),
         (sentences, record_transformer),
+        (parts, record_mixed),
         (students, record_distillation),
     ):
         experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
@@ -129,6 +131,13 @@ def record_distillation(chosen) -> Path:
     from course_lib import distillation
 
     return distillation.record(chosen.model, chosen.out)
+
+
+def record_mixed(chosen) -> Path:
+    """Convolutions and attention in one network, pruned in every way."""
+    from course_lib import mixed
+
+    return mixed.record(chosen.out)
 
 
 def run_recordings(chosen) -> int:

@@ -1,8 +1,23 @@
-"""Attention whose heads can be removed."""
+"""Attention whose heads can be removed, and whose products can be replaced."""
+
+import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+
+def mixed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    head_dim: int,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """What the heads, side by side in the last dimension, make of (N, tokens, heads * head_dim)."""
+    heads = [x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (query, key, value)]
+    return F.scaled_dot_product_attention(*heads, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -36,14 +51,67 @@ class SelfAttention(nn.Module):
         value: torch.Tensor,
         need_weights: bool = False,
     ) -> tuple[torch.Tensor, None]:
-        inputs = (query, key, value)
-        if not self.batch_first:
-            inputs = tuple(x.transpose(0, 1) for x in inputs)
-        weights = self.in_proj_weight.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        projected = [F.linear(*each) for each in zip(inputs, weights, biases, strict=True)]
-        heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in projected]
+        inputs = [x if self.batch_first else x.transpose(0, 1) for x in (query, key, value)]
+        if query is key and key is value:  # one product is faster than three
+            whole = F.linear(inputs[0], self.in_proj_weight, self.in_proj_bias)
+            query, key, value = whole.chunk(3, -1)
+        else:
+            query, key, value = map(self._projected, range(3), inputs)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
-        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        out = self.out_proj(mixed(query, key, value, self.head_dim, dropout))
         return out if self.batch_first else out.transpose(0, 1), None
+
+    def _projected(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
+        """Queries (0), keys (1) or values (2) of ``inputs``."""
+        bias = None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[number]
+        return F.linear(inputs, self.in_proj_weight.chunk(3)[number], bias)
+
+
+class LayeredAttention(nn.Module):
+    """Self-attention whose two products are linear layers, which can be replaced one by one.
+
+    For inference: it computes what the attention it is made of computes there, of which it shares
+    the parameters.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention | SelfAttention):
+        super().__init__()
+        self.head_dim = attention.head_dim
+        self.batch_first = attention.batch_first
+        rows, width = attention.in_proj_weight.shape
+        self.in_proj = nn.Linear(width, rows, device="meta")
+        self.in_proj.weight, self.in_proj.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        need_weights: bool = False,
+    ) -> tuple[torch.Tensor, None]:
+        if not (query is key and key is value):
+            raise ValueError("This is self-attention: queries, keys and values have one input.")
+        inputs = query if self.batch_first else query.transpose(0, 1)
+        q, k, v = self.in_proj(inputs).chunk(3, -1)
+        out = self.out_proj(mixed(q, k, v, self.head_dim))
+        return out if self.batch_first else out.transpose(0, 1), None
+
+
+def replaced(model: nn.Module, kinds: type | tuple, make: Callable) -> nn.Module:
+    """A copy of ``model`` with ``make(layer)`` in the place of each layer of these ``kinds``."""
+    copied = copy.deepcopy(model)
+    for name, layer in list(copied.named_modules()):
+        if isinstance(layer, kinds):
+            copied.set_submodule(name, make(layer))
+    return copied
+
+
+def removable(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose attention is :class:`SelfAttention` everywhere."""
+    return replaced(model, nn.MultiheadAttention, SelfAttention)
+
+
+def layered(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose attention is :class:`LayeredAttention` everywhere."""
+    return replaced(model, (nn.MultiheadAttention, SelfAttention), LayeredAttention)

@@ -102,13 +102,18 @@ def network_file(path: Path, name: str) -> Path:
     return path.with_suffix("") / f"{name.replace(' ', '_')}.pruned"
 
 
-def recorded_file(name: str, network: str = "resnet18", machine: str = "cpu-2core") -> Path:
-    """The packed network ``name`` that was made from ``network`` when ``machine`` recorded it.
+def recorded_file(
+    name: str,
+    network: str = "resnet18",
+    experiment: str = "compression",
+    machine: str = "cpu-2core",
+) -> Path:
+    """The packed network ``name``, made from ``network`` when ``machine`` recorded ``experiment``.
 
     Raises:
         DataError: the file is missing or damaged.
     """
-    recording = Path("recordings") / machine / f"compression-{network}.json"
+    recording = Path("recordings") / machine / f"{experiment}-{network}.json"
     return verified(network_file(recording, name).as_posix())
 
 

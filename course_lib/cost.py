@@ -4,7 +4,7 @@ MACs are counted by torch's own counter, which counts a multiplication and an ad
 operations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -132,3 +132,25 @@ def roofline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Rooflin
         bandwidth=2 * _bytes(source) / (copying.timings["copy"].median / 1000),
         rate=size**3 / (product.timings["product"].median / 1000),
     )
+
+
+# --- comparing ----------------------------------------------------------------------------------
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the networks that no other one beats: the Pareto front, in the order given.
+
+    One is beaten where another costs no more and is no less accurate, and better in one of the two.
+    Lesson 08 builds this function.
+
+    Args:
+        points: cost, such as bytes or milliseconds, and accuracy of each network.
+    """
+    return [
+        name
+        for name, (cost, accuracy) in points.items()
+        if not any(
+            other[0] <= cost and other[1] >= accuracy and tuple(other) != (cost, accuracy)
+            for other in points.values()
+        )
+    ]

@@ -176,8 +176,9 @@ def _fit(student: nn.Module, data: Images, **how) -> None:
 
 
 def plan() -> list[Run]:
-    """The runs that are recorded, in their order: one seed after the other."""
-    return [Run(method, budget, seed) for seed, budget, method in product(SEEDS, BUDGETS, METHODS)]
+    """The runs that are recorded, in their order: the longest of the other seeds come last."""
+    runs = [Run(method, budget, seed) for seed, budget, method in product(SEEDS, BUDGETS, METHODS)]
+    return sorted(runs, key=lambda run: run.seed > 0 and run.budget == BUDGETS[-1])
 
 
 def record(network: str, path: Path | None = None, data: Splits | None = None) -> Path:

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from course_lib.attention import SelfAttention
+
 #: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
 Masks = dict[str, torch.Tensor]
 
@@ -36,14 +38,23 @@ UNSTEADY = (
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that pruning may touch, by parameter name: linear and convolution layers.
 
-    Biases and normalisation are left out because they are few and each of them matters, embeddings
-    because they are looked up, not multiplied. A parameter shared by several layers (tied) appears
-    once, under its first name.
+    The matrices that make queries, keys and values are among them, also where an attention layer
+    holds them itself. Biases and normalisation are left out because they are few and each of them
+    matters, embeddings because they are looked up, not multiplied. A parameter shared by several
+    layers (tied) appears once, under its first name.
     """
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
-    found = {id(layer.weight) for layer in layers}
+    found = {id(weight) for layer in model.modules() for weight in _weights(layer)}
     return {name: weight for name, weight in model.named_parameters() if id(weight) in found}
+
+
+def _weights(layer: nn.Module) -> list[nn.Parameter]:
+    """The weights of ``layer`` itself that are multiplied with what comes in."""
+    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        return [layer.weight]
+    if isinstance(layer, nn.MultiheadAttention | SelfAttention):
+        held = (getattr(layer, f"{kind}_proj_weight", None) for kind in ("in", "q", "k", "v"))
+        return [weight for weight in held if weight is not None]
+    return []
 
 
 def sparsity(model: nn.Module) -> float:
@@ -118,7 +129,8 @@ def input_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, 
     Put ``model`` into ``eval`` mode first, or its BatchNorm statistics change on the way.
 
     Returns the weight's name mapped to (in,) float32: one norm per input feature of a linear layer
-    or per input channel of a convolution. Transposed convolutions are left out.
+    or per input channel of a convolution. Transposed convolutions are left out, and the matrices
+    that an attention layer holds itself.
     """
     squares: dict[str, torch.Tensor] = {}
 

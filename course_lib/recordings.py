@@ -125,13 +125,26 @@ SHAPES = {
         "recipe": {"epochs": float, "lr": float},
         "layers": [{"layer": int} | CHANGE],
         "heads": [{"layer": int, "head": int} | CHANGE],
-        "one_shot": [{"method": str, "pattern": str, "budget": float} | MEASURED],
+        "one_shot": [{"method": str, "pattern": str} | MEASURED],
+        "retrained": [{"method": str, "pattern": str, "bytes": int} | MEASURED],
         "networks": [
             NETWORK
             | {"layers": int, "heads": float, "neurons": float}
             | {"distilled": bool, "before": MEASURED}
         ],
         "operators": [{"operator": str, "runs_in": str, "count": int}],
+    },
+    "mixed": HEADER
+    | TRAINED
+    | DEPLOYED
+    | {
+        "recipe": {"epochs": float, "lr": float, "budget": float},
+        "networks": [
+            {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
+            | {"gone": {"convolutions": float, "attention": float}}
+            | {"before": MEASURED, "after": MEASURED}
+        ],
+        "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
     },
     "distillation": HEADER
     | TRAINED

@@ -2,6 +2,7 @@
 
 A *format* is a way to hold the matrix. Each needs its own *pattern* of zeros: single weights
 anywhere, whole square blocks, or two of every four weights in a row (2:4). Lesson 05 shows them.
+Lesson 09 converts a network: each layer to the format that is measured to be faster, if any is.
 """
 
 import math
@@ -13,7 +14,9 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
+from course_lib.attention import layered
 from course_lib.masks import lowest_overall, nm_mask, zeros_asked
 from course_lib.timing import Speedup, Timing, compare
 
@@ -289,3 +292,115 @@ def break_even(sparsities: Sequence[float], speedups: Sequence[float]) -> float 
     (before, slow), (after, fast) = pairs[slower[-1] : slower[-1] + 2]
     share = math.log(1 / slow) / math.log(fast / slow)
     return 1 - (1 - before) * ((1 - after) / (1 - before)) ** share
+
+
+# --- converting a network -----------------------------------------------------------------------
+
+#: The formats that a layer may get; the others of :data:`FORMATS` need zeros in whole blocks.
+CANDIDATES = ("CSR", "2:4")
+
+
+class Choice(NamedTuple):
+    """The ``format`` of one layer, None for dense, and the ``reason``."""
+
+    format: str | None
+    sparsity: float
+    reason: str
+
+
+class SparseLinear(nn.Module):
+    """A linear layer whose ``weight`` (out, in) is in a sparse format; for inference."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = (self.weight @ x.flatten(0, -2).T).T.unflatten(0, x.shape[:-1])
+        return out if self.bias is None else out + self.bias
+
+
+def converted(
+    model: nn.Module,
+    example: torch.Tensor,
+    formats: Iterable[str] = CANDIDATES,
+    **measuring,
+) -> tuple[nn.Module, dict[str, Choice]]:
+    """A copy of ``model`` with sparse layers where that is faster here; and why, by layer.
+
+    A layer is held in a format if this machine has it, the zeros lie as it needs them, and the
+    whole interval of its measured speed-up over the dense layer is above 1; in the fastest of those
+    that are left. The copy is for inference and computes what ``model`` computes.
+
+    Args:
+        model: in ``eval`` mode.
+        example: what the network is given, in the batch that it will be given.
+        formats: names in :data:`FORMATS`.
+        measuring: further arguments of :func:`measure`.
+    """
+    copied, choices = layered(model), {}
+    for name, inputs in _inputs(copied, example).items():
+        layer = copied.get_submodule(name)
+        choices[name], held = chosen(layer, inputs, formats, **measuring)
+        if held is not None:
+            copied.set_submodule(name, SparseLinear(held, layer.bias))
+    return copied, choices
+
+
+def chosen(
+    layer: nn.Module, inputs: torch.Tensor, formats: Iterable[str] = CANDIDATES, **measuring
+) -> tuple[Choice, torch.Tensor | None]:
+    """How to hold the weight of ``layer``, and the weight held so; None where it stays dense.
+
+    Args:
+        layer: linear, or a convolution.
+        inputs: what comes to it, (..., columns).
+        measuring: further arguments of :func:`measure`.
+    """
+    weight = layer.weight.detach()
+    sparsity = 1 - int(weight.count_nonzero()) / weight.numel()
+    if not sparsity:
+        return Choice(None, sparsity, "it has no zeros"), None
+    if not isinstance(layer, nn.Linear):
+        return Choice(None, sparsity, "torch has no sparse convolution"), None
+    held = {name: _unchanged(one, weight) for name, one in hold(weight, sparsity, formats).items()}
+    rows = measure(held, inputs.flatten(0, -2).T, **measuring)
+    del rows["dense"]
+    reason = "; ".join(f"{name} {row.speedup or f'not: {row.why}'}" for name, row in rows.items())
+    faster = {name: row.speedup.value for name, row in rows.items() if is_faster(row)}
+    best = max(faster, key=faster.get, default=None)
+    return Choice(best, sparsity, reason), held[best].tensor if best else None
+
+
+def is_faster(row: Row) -> bool:
+    """Whether the product was timed, and all of the interval of its speed-up is above 1."""
+    return row.speedup is not None and row.speedup.low > 1
+
+
+def _unchanged(held: Held, weight: torch.Tensor) -> Held:
+    """``held``, unless its pattern took more of ``weight`` than what was zero."""
+    if held.dense is None or torch.equal(held.dense, weight):
+        return held
+    return Held(why="the zeros lie otherwise")
+
+
+@torch.no_grad()
+def _inputs(model: nn.Module, example: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What comes to each linear layer and convolution of ``model``, by its name."""
+    found: dict[str, torch.Tensor] = {}
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor], name: str) -> None:
+        found[name] = inputs[0]
+
+    handles = [
+        layer.register_forward_pre_hook(partial(note, name=name))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+    ]
+    try:
+        model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

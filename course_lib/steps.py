@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from course_lib import masks, surgery
-from course_lib.data import Splits
+from course_lib.data import Images, Splits
 from course_lib.drop_recovery import on_device, prune
 from course_lib.models import build, halved
 from course_lib.pruned_file import FileError, pack, unpack
@@ -58,19 +58,31 @@ def take(
     held = sharing(model, step.values) if step.values else masks.hold(on_device(model), kept)
     with held:
         if step.budget:
-            recipe = RECIPES[network]
-            fit(
-                on_device(model),
-                data.train,
-                epochs=step.budget * recipe.epochs,
-                lr=recipe.lr,
-                seed=recipe.seed,
-                objective=objective,
-                schedule="rewound",
-                of_epochs=recipe.epochs,
-                **training,
-            )
+            how = {"seed": RECIPES[network].seed, "objective": objective} | training
+            retrain(model, network, data.train, step.budget, **how)
     return model.cpu().eval()
+
+
+def retrain(
+    model: nn.Module, network: str, data: Images, budget: float, *, seed: int, **training
+) -> nn.Module:
+    """Train ``model`` in place for the last ``budget`` of the recipe of ``network``.
+
+    Args:
+        budget: share of the recipe's epochs, its learning rates rewound.
+        training: further arguments of :func:`fit`, such as ``objective`` or ``progress``.
+    """
+    recipe = RECIPES[network]
+    return fit(
+        on_device(model),
+        data,
+        epochs=budget * recipe.epochs,
+        lr=recipe.lr,
+        seed=seed,
+        schedule="rewound",
+        of_epochs=recipe.epochs,
+        **training,
+    )
 
 
 def rounded(model: nn.Module, bits: int = 8) -> nn.Module:

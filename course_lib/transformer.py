@@ -4,7 +4,7 @@ Lesson 08 shows what this experiment recorded on MiniLM, and measures some of it
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import partial
 from itertools import product
@@ -34,7 +34,7 @@ SHORT = 1 / 6
 #: small in several ways at once, then each way by itself.
 PLAN = {
     "small": Step("dense", heads=0.5, neurons=0.75, budget=1.0, distilled=True),
-    "few values": Step("small", weights=0.5, values=15, budget=1 / 3, distilled=True),
+    "few values": Step("small", values=15, budget=1 / 3, distilled=True),
     "short": Step("dense", layers=2, heads=0.5, neurons=0.5, budget=1.0, distilled=True),
     "heads 25": Step("dense", heads=0.25, budget=SHORT),
     "heads 50": Step("dense", heads=0.5, budget=SHORT),
@@ -44,19 +44,21 @@ PLAN = {
     "layers 1": Step("dense", layers=1, budget=SHORT),
     "layers 2": Step("dense", layers=2, budget=SHORT),
     "layers 3": Step("dense", layers=3, budget=SHORT),
+    "weights 50": Step("dense", weights=0.5, budget=SHORT),
+    "weights 65": Step("dense", weights=0.65, budget=SHORT),
     "weights 80": Step("dense", weights=0.8, budget=SHORT),
 }
 
 #: Of these the packed file stays beside the recording; the others are removed once measured,
 #: because together they would be larger than all else in the course.
-KEPT = ("small", "few values")
+KEPT = ("few values",)
 
 #: What removes single weights without any training, and how many: see :mod:`course_lib.oneshot`.
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
 PATTERNS = {"50 %": 0.5, "60 %": 0.6, "70 %": 0.7, "80 %": 0.8, "2:4": (2, 4)}
 
 #: Of these patterns it is also recorded what a short fine-tune brings back.
-RETRAINED = ("2:4", "80 %")
+RETRAINED = ("80 %", "2:4")
 
 #: So many training sentences show the one-shot methods what comes to each layer.
 CALIBRATION = 256
@@ -82,13 +84,13 @@ def record(path: Path | None = None) -> Path:
     say(story)
     recording = recording or _begun()
     _record_layers(recording, path, network, data.validation)
-    _record_one_shot(recording, path, network, data, PATTERNS, 0.0)
+    _record_one_shot(recording, path, network, data)
     if not _is_measured(recording):
         models = _record_networks(recording, path, network, data)
         recording |= measure(models, data)
         recordings.write(recording, path)
     _remove_the_others(path)
-    _record_one_shot(recording, path, network, data, RETRAINED, SHORT)
+    _record_retrained(recording, path, network, data)
     return path
 
 
@@ -103,7 +105,8 @@ def subject() -> tuple[SentenceClassifier, Splits]:
 
 
 def _begun() -> dict:
-    tables = ("layers", "heads", "one_shot", "networks", "points", "packed", "operators")
+    tables = ("layers", "heads", "one_shot", "retrained", "networks")
+    tables += ("points", "packed", "operators")
     return {
         "schema": recordings.SCHEMA,
         "experiment": "transformer",
@@ -191,24 +194,39 @@ def of_one_length(ids: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _record_one_shot(
-    recording: dict,
-    path: Path,
-    network: SentenceClassifier,
-    data: Splits,
-    patterns: Mapping | tuple,
-    budget: float,
+    recording: dict, path: Path, network: SentenceClassifier, data: Splits
 ) -> None:
-    """Add what each method reaches with each of the ``patterns``, retrained for ``budget``."""
-    known = [(row["method"], row["pattern"], row["budget"]) for row in recording["one_shot"]]
-    wanted = [pair for pair in product(METHODS, patterns) if (*pair, budget) not in known]
-    for method, pattern in bar(wanted, "one-shot"):
+    """Add what each method reaches with each pattern, nothing retrained."""
+    for method, pattern in bar(_missing(recording["one_shot"], PATTERNS), "one-shot"):
         model = on_device(one_shot(network, method, pattern, data.train))
-        if budget:
-            with masks.hold(model, masks.masks_of(model)):
-                retrain(model, data.train, budget, progress=partial(bar, text="steps"))
-        entry = {"method": method, "pattern": pattern, "budget": budget} | quality(model, data)
+        entry = {"method": method, "pattern": pattern} | quality(model, data)
         recording["one_shot"].append(entry)
         recordings.write(recording, path)
+
+
+def _record_retrained(
+    recording: dict, path: Path, network: SentenceClassifier, data: Splits
+) -> None:
+    """Add what a short fine-tune makes of some of them, and their ``bytes`` once packed."""
+    for method, pattern in bar(_missing(recording["retrained"], RETRAINED), "retrained"):
+        model = on_device(one_shot(network, method, pattern, data.train))
+        with masks.hold(model, masks.masks_of(model)):
+            retrain(model, data.train, SHORT, progress=partial(bar, text="steps"))
+        entry = {"method": method, "pattern": pattern} | quality(model, data)
+        with TemporaryDirectory() as folder:
+            file = steps.save(model.cpu(), MINILM.network, Path(folder) / "retrained.pruned")
+            recording["retrained"].append(entry | {"bytes": file.stat().st_size})
+        recordings.write(recording, path)
+
+
+def _missing(rows: list[dict], patterns: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs of method and pattern that are not among ``rows``."""
+    known = [(row["method"], row["pattern"]) for row in rows]
+    return [
+        (method, pattern)
+        for pattern, method in product(patterns, METHODS)
+        if (method, pattern) not in known
+    ]
 
 
 # --- networks that are smaller ------------------------------------------------------------------

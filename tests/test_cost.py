@@ -181,3 +181,17 @@ def test_ceilings_are_bytes_read_and_written_and_macs_of_a_product(monkeypatch, 
     assert found.bandwidth == pytest.approx(2 * source.nbytes / 0.1)
     (rows, inner), (_, columns) = first.shape, second.shape
     assert found.rate == pytest.approx(rows * inner * columns / 0.05)
+
+
+@pytest.mark.parametrize(
+    ("points", "names"),
+    [
+        ({}, []),
+        ({"alone": (3, 70)}, ["alone"]),
+        ({"dense": (10, 90), "small": (5, 88), "worse": (6, 80)}, ["dense", "small"]),
+        ({"as dear": (1, 50), "better": (1, 60), "as good": (2, 60)}, ["better"]),
+        ({"one": (1, 80), "twin": (1, 80)}, ["one", "twin"]),
+    ],
+)
+def test_front_holds_what_no_other_beats(points, names):
+    assert cost.front(points) == names

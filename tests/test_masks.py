@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from course_lib import masks
+from course_lib.attention import SelfAttention
 from course_lib.masks import (
     apply_masks,
     cubic_sparsity,
@@ -85,6 +86,17 @@ def mixed():
 def test_prunable_are_the_weights_of_linear_and_convolution_layers(mixed):
     assert list(prunable(mixed)) == ["conv.weight", "transposed.weight", "linear.weight"]
     assert prunable(mixed)["conv.weight"] is mixed["conv"].weight
+
+
+def test_matrices_that_attention_holds_itself_are_prunable():
+    one, several = (
+        nn.ModuleDict({"a": nn.MultiheadAttention(8, 2, kdim=kdim)}) for kdim in (None, 6)
+    )
+    names = [name.removeprefix("a.") for name in prunable(several)]
+    assert names == ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"]
+    for whole in (one, nn.ModuleDict({"a": SelfAttention(one["a"])})):
+        assert [*prunable(whole)] == ["a.in_proj_weight", "a.out_proj.weight"]
+        assert sparsity(pruned_copy(whole, global_masks(whole, 0.5))) == 0.5
 
 
 def test_shared_weight_is_counted_once_and_pruned_once():

@@ -104,7 +104,8 @@ TRANSFORMER = (
     | {
         "layers": [{"layer": 0, "accuracy": -1.5, "loss": 0.02}],
         "heads": [{"layer": 0, "head": 3, "accuracy": 0.25, "loss": -0.001}],
-        "one_shot": [{"method": "Wanda", "pattern": "2:4", "budget": 0} | QUALITY],
+        "one_shot": [{"method": "Wanda", "pattern": "2:4"} | QUALITY],
+        "retrained": [{"method": "Wanda", "pattern": "2:4", "bytes": 9} | QUALITY],
         "networks": [
             {"name": "half", "source": "dense", "layers": 0, "heads": 0.5, "neurons": 0.5}
             | {"weights": 0, "values": 0, "budget": 0.2, "distilled": True, "before": QUALITY}

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_lib import sparse
+from course_lib import masks, sparse
+from course_lib.masks import nm_mask
+from course_lib.models import build
 from course_lib.sparse import (
     FORMATS,
     TOLERANCE,
@@ -20,6 +22,7 @@ from course_lib.sparse import (
     pruned,
     two_four,
 )
+from course_lib.timing import Speedup
 
 SHAPES = [(64, 96), (96, 32), (1, 8), (8, 1), (33, 17)]
 ANYWHERE = [name for name, each in FORMATS.items() if each.block == 1]
@@ -416,3 +419,89 @@ def test_break_even_of_a_single_measurement(speedup, expected):
 def test_break_even_needs_a_speedup_for_each_sparsity():
     with pytest.raises(ValueError):
         break_even([0.5, 0.9], [2])
+
+
+# --- converting a network -----------------------------------------------------------------------
+
+PICTURE = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A mixed network; in its first block the zeros lie anywhere, in its second as 2:4 needs."""
+    torch.manual_seed(0)
+    model = build("conv_attention").eval()
+    layers = ("attention.in_proj_weight", "attention.out_proj.weight", "fc1.weight", "fc2.weight")
+    kept = masks.layer_masks(model, {f"blocks.0.{name}": 0.95 for name in layers})
+    for name in layers:
+        kept[f"blocks.1.{name}"] = nm_mask(model.get_parameter(f"blocks.1.{name}").abs(), 2, 4)
+    return masks.pruned_copy(model, kept | {"stem.weight": model.stem.weight > 0})
+
+
+def known_speedups(monkeypatch, **speedups):
+    """Let :func:`measure` find these speed-ups, of formats that can be had."""
+
+    def known(held, inputs, **_):
+        return {
+            name: sparse.Row(why=one.why)
+            if one.why
+            else sparse.Row(speedup=Speedup(*speedups.get(name, (1, 1, 1))))
+            for name, one in held.items()
+        }
+
+    monkeypatch.setattr(sparse, "measure", known)
+
+
+FASTER, SLOWER, UNSURE = (2.0, 1.8, 2.2), (0.5, 0.4, 0.6), (1.2, 0.9, 1.5)
+
+
+def test_a_converted_network_computes_the_same(network, monkeypatch):
+    known_speedups(monkeypatch, CSR=FASTER)
+    changed, choices = sparse.converted(network, PICTURE)
+    found = {name for name, choice in choices.items() if choice.format}
+    layers = ("attention.in_proj", "attention.out_proj", "fc1", "fc2")
+    assert found == {f"blocks.{number}.{layer}" for number in (0, 1) for layer in layers}
+    kinds = {type(changed.get_submodule(name)) for name in found}
+    assert kinds == {sparse.SparseLinear}
+    assert changed.blocks[0].fc1.weight.layout is torch.sparse_csr
+    torch.testing.assert_close(changed(PICTURE), network(PICTURE))
+    assert not any(isinstance(layer, sparse.SparseLinear) for layer in network.modules())
+
+
+@pytest.mark.parametrize("speedup", [SLOWER, UNSURE, (1, 1, 1)], ids=str)
+def test_a_layer_that_is_not_certainly_faster_stays_dense(network, monkeypatch, speedup):
+    known_speedups(monkeypatch, CSR=speedup)
+    changed, choices = sparse.converted(network, PICTURE)
+    assert all(choice.format is None for choice in choices.values())
+    assert not any(isinstance(layer, sparse.SparseLinear) for layer in changed.modules())
+    assert choices["blocks.0.fc1"].reason.startswith(f"CSR {Speedup(*speedup)}")
+
+
+def test_every_layer_has_a_reason(network, monkeypatch):
+    known_speedups(monkeypatch, CSR=SLOWER)
+    _, choices = sparse.converted(network, PICTURE)
+    assert choices["head"] == sparse.Choice(None, 0, "it has no zeros")
+    assert choices["stem"].reason == "torch has no sparse convolution"
+    assert choices["blocks.0.fc1"].sparsity == pytest.approx(0.95, abs=1e-3)
+    assert "2:4 not: " in choices["blocks.0.fc1"].reason
+    assert "sparse tensor cores" in choices["blocks.1.fc1"].reason
+
+
+def test_zeros_must_lie_as_the_format_needs_them(network, monkeypatch):
+    monkeypatch.setitem(FORMATS, "2:4", Format(torch.Tensor.to_sparse_csr, None))
+    known_speedups(monkeypatch, **{"2:4": FASTER})
+    changed, choices = sparse.converted(network, PICTURE)
+    assert choices["blocks.1.fc1"].format == "2:4" and choices["blocks.0.fc2"].format is None
+    assert "the zeros lie otherwise" in choices["blocks.0.fc2"].reason
+    torch.testing.assert_close(changed(PICTURE), network(PICTURE))
+
+
+def test_the_fastest_of_several_formats_is_chosen(network, monkeypatch):
+    known_speedups(monkeypatch, COO=(3, 2, 4), CSR=FASTER)
+    _, choices = sparse.converted(network, PICTURE, ["CSR", "COO"])
+    assert choices["blocks.0.fc1"].format == "COO"
+
+
+def test_the_choice_is_measured(network):
+    _, choices = sparse.converted(network, PICTURE, ["CSR"], rounds=6, seconds=0)
+    assert choices["blocks.0.fc1"].reason.startswith("CSR ")

@@ -7,9 +7,9 @@ from interruptions import interrupt
 
 from course_lib import compression, encoders, masks, minilm, recordings, transformer
 from course_lib.__main__ import main
-from course_lib.compression import network_file
+from course_lib.compression import network_file, recorded_file
 from course_lib.data import Splits
-from course_lib.minilm import PAD
+from course_lib.minilm import PAD, Sentences
 from course_lib.minilm_steps import Step, load, take
 from course_lib.transformer import PLAN, one_shot
 
@@ -171,8 +171,8 @@ def test_a_recording_holds_every_table(quick, measured, tmp_path):
     assert quick == [*SMALL_PLAN.values()]
     assert [row["layer"] for row in found["layers"]] == [0, 1, 2]
     assert len(found["heads"]) == 3 * 4 and found["weights"] == WEIGHTS
-    rows = [(row["pattern"], row["budget"]) for row in found["one_shot"]]
-    assert rows == [("50 %", 0.0), ("2:4", 0.0), ("2:4", transformer.SHORT)]
+    assert [row["pattern"] for row in found["one_shot"]] == ["50 %", "2:4"]
+    assert [row["pattern"] for row in found["retrained"]] == ["2:4"]
     assert all(found[table] == measured[table] for table in measured)
     for entry, (name, step) in zip(found["networks"], SMALL_PLAN.items(), strict=True):
         assert entry.pop("before").keys() == recordings.MEASURED.keys()
@@ -256,3 +256,31 @@ def test_the_command_records(monkeypatch, capsys, tmp_path):
     out = tmp_path / "a.json"
     assert main(["record", "transformer", "--out", str(out)]) == 0
     assert asked == [(out,)] and f"wrote {out}" in capsys.readouterr().out
+
+
+# --- what the course recorded -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_the_course():
+    recording = recordings.load("transformer", "minilm")["cpu-2core"]
+    return {(point["network"], point["form"]): point for point in recording["points"]}
+
+
+def test_the_networks_of_the_course_reach_their_targets(of_the_course):
+    whole, run, stored = (
+        of_the_course[key]
+        for key in (("whole vocabulary", "float32"), ("short", "int8"), ("few values", "packed"))
+    )
+    assert min(run[threads]["speedup"] for threads in ("one thread", "two threads")) >= 4
+    assert whole["bytes"] >= 8 * run["bytes"] and whole["bytes"] >= 15 * stored["bytes"]
+    assert min(run["accuracy"], stored["accuracy"]) >= whole["accuracy"] - 2
+
+
+def test_the_network_that_is_kept_is_as_accurate_as_it_was_recorded(of_the_course):
+    file = recorded_file("few values", "minilm", "transformer")
+    point = of_the_course["few values", "packed"]
+    assert file.stat().st_size == pytest.approx(point["bytes"], rel=0.01)  # it says how it was made
+    _, data = transformer.subject()
+    few = Sentences(*(part[:500] for part in data.test))
+    assert minilm.accuracy(load(file)[0], few) == pytest.approx(point["accuracy"], abs=4)

@@ -19,6 +19,7 @@ from course_lib.teaching.exercises import (
     lesson05,
     lesson06,
     lesson07,
+    lesson08,
     lesson10,
 )
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
@@ -34,6 +35,7 @@ EXERCISES: dict[str, Exercise] = {
         lesson05,
         lesson06,
         lesson07,
+        lesson08,
         lesson10,
     )
     for exercise in lesson.EXERCISES

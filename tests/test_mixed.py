@@ -1,0 +1,274 @@
+"""Each part is pruned in its own way, as much as is asked; and an interrupted recording goes on."""
+
+import copy
+
+import pytest
+import torch
+from interruptions import interrupt
+
+from course_lib import channels, masks, mixed, models, recordings, steps, surgery
+from course_lib.__main__ import main
+from course_lib.compression import FORMS, network_file
+from course_lib.data import Images, Splits
+from course_lib.drop_recovery import EXAMPLE
+from course_lib.graph import trace
+from course_lib.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Splits:
+    images = torch.randn(256, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    part = Images(images, torch.arange(256) % 10)
+    return Splits(part, part, part)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.load_trained("conv_attention")
+
+
+@pytest.fixture(scope="module")
+def graph(network):
+    return trace(network, EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def scored_on(pictures):
+    return mixed.some_batches(pictures.train)
+
+
+def test_all_ways_are_planned_and_some_again_with_other_seeds():
+    assert len(set(WAYS.values())) == 4
+    assert {cut.way for cut in PLAN.values()} == {*WAYS.values(), Way("structured", "2:4")}
+    assert set(mixed.KEPT) <= PLAN.keys() and {*mixed.TAKEN_APART} <= {"dense", *PLAN}
+    for name, cut in mixed.AGAIN.items():
+        assert cut._replace(seed=0) == PLAN[name.partition(",")[0]] and cut.seed > 0
+
+
+def test_parts_are_all_that_is_prunable_but_the_head(network):
+    first, second = (mixed.weights_of(network, part).keys() for part in PARTS)
+    assert not first & second
+    assert masks.prunable(network).keys() - first - second == {"head.weight"}
+
+
+# --- what goes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("amount", "left"), [(0.0, (4, 192)), (0.5, (2, 96)), (0.75, (1, 48)), (0.875, (1, 1))]
+)
+def test_neurons_make_up_for_whole_heads(amount, left):
+    assert mixed.heads_and_neurons_left(amount, 4, 9216, 192, 192) == left
+
+
+def test_what_heads_leave_too_much_neurons_leave_less():
+    assert mixed.heads_and_neurons_left(0.5, 3, 10, 30, 1) == (2, 10)
+    assert mixed.heads_and_neurons_left(0.6, 3, 10, 30, 1) == (1, 14)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("amount", AMOUNTS)
+def test_structured_ratios_lose_the_amount_of_the_part_and_nothing_else(
+    network, graph, part, amount
+):
+    ratios = mixed.RATIOS_OF[part](network, graph, amount)
+    plan = surgery.plan(graph, channels.lowest(channels.random_scores(graph, 0), ratios))
+    for other in PARTS:
+        found = mixed.share_gone(mixed.weights_of(network, other), plan)
+        assert found == pytest.approx(amount if other == part else 0, abs=0.003)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_part_loses_the_amount_in_its_own_way(network, scored_on, way):
+    cut = PLAN[f"{way} 75"]
+    smaller, kept = mixed.prune(network, cut, scored_on)
+    for part, how in cut.way._asdict().items():
+        weights = mixed.weights_of(smaller, part)
+        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+        assert (zeros > 0) == (how == "unstructured") == (weights.keys() <= kept.keys())
+    assert mixed.gone(smaller, network) == pytest.approx(dict.fromkeys(PARTS, 0.75), abs=0.003)
+
+
+def test_the_smallest_weights_of_the_part_go(network, scored_on):
+    _, kept = mixed.prune(network, PLAN["reverse 50"], scored_on)
+    weights = mixed.weights_of(network, "convolutions")
+    left = torch.cat([weight[kept[name]].abs() for name, weight in weights.items()])
+    gone = torch.cat([weight[~kept[name]].abs() for name, weight in weights.items()])
+    assert gone.max() <= left.min() and len(gone) == pytest.approx(len(left), abs=1)
+
+
+def test_two_of_four_weights_of_attention_go(network, scored_on):
+    smaller, _ = mixed.prune(network, PLAN["two of four"], scored_on)
+    for weight in mixed.weights_of(smaller, "attention").values():
+        assert ((weight.unflatten(1, (-1, 4)) != 0).sum(2) == 2).all()
+
+
+def test_a_removal_is_exact(network, graph, scored_on, pictures):
+    cut = PLAN["both structured 75"]
+    removed = mixed.removed(network, graph, cut, scored_on)
+    silent = surgery.silence(copy.deepcopy(network), graph, removed)
+    smaller, _ = mixed.prune(network, cut, scored_on)
+    images = pictures.test.images[:4]
+    torch.testing.assert_close(smaller(images), silent(images), atol=1e-4, rtol=1e-4)
+
+
+# --- making a network ---------------------------------------------------------------------------
+
+
+def test_a_network_trains_what_is_left_and_its_file_says_which(network, pictures, tmp_path):
+    before = copy.deepcopy(network.state_dict())
+    made, found = mixed.take(PLAN["reverse 87.5"], network, pictures)
+    assert found["gone"] == mixed.gone(made, network)  # zeros stayed zero
+    assert {*found["before"]} == {*found["after"]} == {*recordings.MEASURED}
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    loaded, _ = steps.load(steps.save(made, mixed.NETWORK, tmp_path / "a.pruned"))
+    images = pictures.test.images[:4]
+    torch.testing.assert_close(loaded(images), made(images), atol=0.05, rtol=0.05)
+    assert [block.attention.num_heads for block in loaded.blocks] == [1] * 4
+
+
+# --- in the runtime -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(pictures):
+    """What a recording would hold of a tiny network, measured in the runtime."""
+    torch.manual_seed(0)
+    tiny = models.ConvAttentionNet((4, 4, 4, 8), depth=1, heads=2, hidden=16).eval()
+    return mixed.measure({"dense": tiny}, pictures, rounds=6, seconds=0)
+
+
+def test_a_network_is_measured_in_every_form(measured):
+    assert [point["form"] for point in measured["points"]] == [*FORMS]
+
+
+VARIANTS = ("whole", "without attention", "without products")
+
+
+def test_parts_are_timed_beside_the_whole(measured):
+    names = [(row["network"], row["variant"]) for row in measured["parts"]]
+    assert names == [("dense", each) for each in VARIANTS]
+    assert measured["parts"][0]["one thread"]["speedup"] == 1
+    assert all(row["two threads"]["median"] > 0 for row in measured["parts"])
+
+
+def test_without_products_nothing_else_is_missing(network):
+    x = torch.randn(2, 16, 96)
+    blocks = mixed.without_products(network.blocks)
+    assert blocks(x).shape == x.shape
+    assert not masks.prunable(blocks) and masks.prunable(network.blocks)
+    kinds = [type(layer) for layer in blocks.modules()]
+    assert kinds.count(torch.nn.LayerNorm) == 8 and kinds.count(mixed.Copied) == 16
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+SMALL_PLAN = {
+    "one": Cut(WAYS["textbook"], 0.5),
+    "other": Cut(WAYS["both structured"], 0.75),
+}
+SMALL_AGAIN = {"one, seed 1": SMALL_PLAN["one"]._replace(seed=1)}
+
+
+@pytest.fixture(scope="module")
+def untrained(network, scored_on):
+    """What :func:`course_lib.mixed.take` would make, less the training."""
+    known = {"accuracy": 90.0, "interval": [89.0, 91.0], "validation": 90.0}
+    found = {"gone": dict.fromkeys(PARTS, 0.5), "before": known, "after": known}
+    cuts = [*SMALL_PLAN.values(), *SMALL_AGAIN.values()]
+    return {cut: (mixed.prune(network, cut, scored_on)[0], found) for cut in cuts}
+
+
+@pytest.fixture
+def quick(monkeypatch, pictures, measured, untrained):
+    """A small plan; the cuts that were made. Nothing is trained, and measurements are known."""
+    made = []
+
+    def noted(cut, *_, **__):
+        made.append(cut)
+        return untrained[cut]
+
+    monkeypatch.setattr(mixed, "PLAN", SMALL_PLAN)
+    monkeypatch.setattr(mixed, "AGAIN", SMALL_AGAIN)
+    monkeypatch.setattr(mixed, "KEPT", ("other",))
+    monkeypatch.setattr(mixed, "take", noted)
+    monkeypatch.setattr(mixed, "measure", lambda *_: measured)
+    monkeypatch.setattr(mixed, "fashion_mnist", lambda: pictures)
+    return made
+
+
+def recorded(path) -> dict:
+    return recordings.read(path, "mixed")
+
+
+def test_a_recording_holds_every_network(quick, measured, tmp_path):
+    found = recorded(mixed.record(tmp_path / "a.json"))
+    assert quick == [*SMALL_PLAN.values(), *SMALL_AGAIN.values()]
+    assert [row["name"] for row in found["networks"]] == ["one", "other", "one, seed 1"]
+    assert [row["attention"] for row in found["networks"]] == [cut.way.attention for cut in quick]
+    assert all(found[table] == measured[table] for table in measured)
+
+
+def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
+    path = mixed.record(tmp_path / "a.json")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["other.pruned"]
+    other, about = steps.load(network_file(path, "other"))
+    assert [block.attention.num_heads for block in other.blocks] == [1] * 4
+    assert "'amount': 0.75" in about["step"]
+
+
+def test_a_complete_recording_makes_nothing(quick, tmp_path):
+    path = mixed.record(tmp_path / "a.json")
+    before = path.read_text()
+    mixed.record(path)
+    assert len(quick) == 3 and path.read_text() == before
+
+
+INTERRUPTIONS = [(mixed, "take", after) for after in (0, 1, 2)] + [(mixed, "measure", 0)]
+INTERRUPTIONS += [(recordings, "write", after) for after in range(4)]
+
+
+@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
+    quick, tmp_path, monkeypatch, owner, name, after
+):
+    whole = mixed.record(tmp_path / "whole.json")
+    parts = tmp_path / "parts.json"
+    with monkeypatch.context() as patched:
+        interrupt(patched, owner, name, after)
+        with pytest.raises(KeyboardInterrupt):
+            mixed.record(parts)
+    mixed.record(parts)
+    assert parts.read_text() == whole.read_text()
+    files = (network_file(path, "other") for path in (whole, parts))
+    first, second = (steps.load(file)[0].state_dict() for file in files)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_damaged_network_is_made_anew(quick, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.json"
+    with monkeypatch.context() as patched:
+        interrupt(patched, mixed, "measure", 0)
+        with pytest.raises(KeyboardInterrupt):
+            mixed.record(path)
+    file = network_file(path, "one")
+    file.write_bytes(file.read_bytes()[:-1])
+    mixed.record(path)
+    assert [cut.amount for cut in quick] == [0.5, 0.75, 0.5, 0.5]
+    assert [row["name"] for row in recorded(path)["networks"]] == ["one", "other", "one, seed 1"]
+    assert "set aside" in capsys.readouterr().out
+
+
+def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
+    path = mixed.record(tmp_path / "a.json")
+    monkeypatch.setattr(mixed, "PLAN", SMALL_PLAN | {"other": SMALL_PLAN["one"]})
+    mixed.record(path)
+    assert [row["amount"] for row in recorded(path)["networks"]] == [0.5, 0.5, 0.5]
+
+
+def test_the_command_records(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(mixed, "record", lambda *given: asked.append(given) or given[0])
+    out = tmp_path / "a.json"
+    assert main(["record", "mixed", "--out", str(out)]) == 0
+    assert asked == [(out,)] and f"wrote {out}" in capsys.readouterr().out
