@@ -171,12 +171,15 @@ def test_the_cost_of_a_slow_teacher_is_seen(pictures):
 # --- the recording ------------------------------------------------------------------------------
 
 
-def test_the_plan_is_one_seed_after_the_other_short_budgets_first():
+def test_the_plan_is_one_seed_after_the_other_and_the_longest_of_the_others_last():
     runs = distillation.plan()
     assert len(runs) == len(set(runs)) == len(SEEDS) * len(BUDGETS) * len(METHODS)
-    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    assert [run.budget for run in runs[:20]] == sorted(run.budget for run in runs[:20])
-    assert {run.budget for run in runs} == {0, 0.01, 0.05, 0.2, 1}
+    whole, last = runs[:20], runs[-8:]
+    assert {run.seed for run in whole} == {0}
+    assert [run.budget for run in whole] == sorted(run.budget for run in whole)
+    assert {(run.seed, run.budget) for run in last} == {(1, 1.0), (2, 1.0)}
+    between = [run.seed for run in runs[20:-8]]
+    assert between == sorted(between) and {run.budget for run in whole} == {0, 0.01, 0.05, 0.2, 1}
 
 
 @pytest.fixture
