@@ -319,6 +319,16 @@ class Copied(nn.Module):
         return torch.cat([x] * self.times, -1)[..., : self.features]
 
 
+def factor_needed(share: float, target: float) -> float | None:
+    """How many times faster a ``share`` of the time must get for the whole to be ``target`` times.
+
+    None if no factor is enough: the rest alone takes longer. Lesson 09 builds this function, which
+    is the law of Amdahl (1967) read backwards.
+    """
+    left = 1 / target - (1 - share)
+    return share / left if left > 0 else None
+
+
 # --- the recording ------------------------------------------------------------------------------
 
 

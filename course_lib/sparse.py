@@ -360,17 +360,24 @@ def chosen(
     """
     weight = layer.weight.detach()
     sparsity = 1 - int(weight.count_nonzero()) / weight.numel()
-    if not sparsity:
-        return Choice(None, sparsity, "it has no zeros"), None
-    if not isinstance(layer, nn.Linear):
-        return Choice(None, sparsity, "torch has no sparse convolution"), None
+    for always, reason in (
+        (sparsity == 0, "it has no zeros"),
+        (sparsity == 1, "it has nothing but zeros"),
+        (not isinstance(layer, nn.Linear), "torch has no sparse convolution"),
+    ):
+        if always:
+            return Choice(None, sparsity, reason), None
     held = {name: _unchanged(one, weight) for name, one in hold(weight, sparsity, formats).items()}
     rows = measure(held, inputs.flatten(0, -2).T, **measuring)
     del rows["dense"]
-    reason = "; ".join(f"{name} {row.speedup or f'not: {row.why}'}" for name, row in rows.items())
+    reason = "; ".join(f"{name}: {row.speedup or _why(row, name)}" for name, row in rows.items())
     faster = {name: row.speedup.value for name, row in rows.items() if is_faster(row)}
     best = max(faster, key=faster.get, default=None)
     return Choice(best, sparsity, reason), held[best].tensor if best else None
+
+
+def _why(row: Row, name: str) -> str:
+    return row.why.removeprefix(f"{name} ")
 
 
 def is_faster(row: Row) -> bool:

@@ -13,6 +13,7 @@ from course_lib.data import Images, Splits
 from course_lib.drop_recovery import EXAMPLE
 from course_lib.graph import trace
 from course_lib.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
+from course_lib.teaching.exercises.lesson09 import FACTOR_NEEDED, LEFT_OF_BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,16 @@ def test_neurons_make_up_for_whole_heads(amount, left):
 def test_what_heads_leave_too_much_neurons_leave_less():
     assert mixed.heads_and_neurons_left(0.5, 3, 10, 30, 1) == (2, 10)
     assert mixed.heads_and_neurons_left(0.6, 3, 10, 30, 1) == (1, 14)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "ours"),
+    [(LEFT_OF_BLOCK, mixed.heads_and_neurons_left), (FACTOR_NEEDED, mixed.factor_needed)],
+    ids=lambda one: getattr(one, "id", None),
+)
+def test_the_learner_builds_what_the_library_has(exercise, ours):
+    for case in exercise.cases():
+        assert exercise.reference(*case) == ours(*case)
 
 
 @pytest.mark.parametrize("part", PARTS)

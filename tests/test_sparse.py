@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from course_lib import masks, sparse
 from course_lib.masks import nm_mask
@@ -474,7 +475,7 @@ def test_a_layer_that_is_not_certainly_faster_stays_dense(network, monkeypatch, 
     changed, choices = sparse.converted(network, PICTURE)
     assert all(choice.format is None for choice in choices.values())
     assert not any(isinstance(layer, sparse.SparseLinear) for layer in changed.modules())
-    assert choices["blocks.0.fc1"].reason.startswith(f"CSR {Speedup(*speedup)}")
+    assert choices["blocks.0.fc1"].reason.startswith(f"CSR: {Speedup(*speedup)}")
 
 
 def test_every_layer_has_a_reason(network, monkeypatch):
@@ -483,7 +484,7 @@ def test_every_layer_has_a_reason(network, monkeypatch):
     assert choices["head"] == sparse.Choice(None, 0, "it has no zeros")
     assert choices["stem"].reason == "torch has no sparse convolution"
     assert choices["blocks.0.fc1"].sparsity == pytest.approx(0.95, abs=1e-3)
-    assert "2:4 not: " in choices["blocks.0.fc1"].reason
+    assert "2:4: " in choices["blocks.0.fc1"].reason
     assert "sparse tensor cores" in choices["blocks.1.fc1"].reason
 
 
@@ -502,6 +503,13 @@ def test_the_fastest_of_several_formats_is_chosen(network, monkeypatch):
     assert choices["blocks.0.fc1"].format == "COO"
 
 
+def test_a_layer_of_zeros_stays_as_it_is():
+    layer = nn.Linear(4, 4)
+    nn.init.zeros_(layer.weight)
+    choice = sparse.Choice(None, 1, "it has nothing but zeros")
+    assert sparse.chosen(layer, random(3, 4)) == (choice, None)
+
+
 def test_the_choice_is_measured(network):
     _, choices = sparse.converted(network, PICTURE, ["CSR"], rounds=6, seconds=0)
-    assert choices["blocks.0.fc1"].reason.startswith("CSR ")
+    assert choices["blocks.0.fc1"].reason.startswith("CSR: ")

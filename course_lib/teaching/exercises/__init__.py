@@ -20,6 +20,7 @@ from course_lib.teaching.exercises import (
     lesson06,
     lesson07,
     lesson08,
+    lesson09,
     lesson10,
 )
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
@@ -36,6 +37,7 @@ EXERCISES: dict[str, Exercise] = {
         lesson06,
         lesson07,
         lesson08,
+        lesson09,
         lesson10,
     )
     for exercise in lesson.EXERCISES

@@ -1,0 +1,845 @@
+# %% [markdown]
+# # 08 Transformers
+#
+# *Heads, neurons or single weights?*
+#
+# You will be able to
+# - say where the weights of a transformer are, and cut its vocabulary without any training,
+# - remove heads, neurons and whole layers, and prove that the rest computes what it should,
+# - measure what each head is worth, and say why that is less than it seems,
+# - prune single weights in one shot, and let the others make up for those that go,
+# - compare all of it by bytes and by milliseconds, and say when the ranking flips.
+#
+# **Time**: 90 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C15, C17, C18
+#
+# **Needs**: lessons 02, 03 and 07. No network, no GPU.
+
+# %%
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from course_lib import channels, data, encoders, masks, minilm, minilm_steps, oneshot
+from course_lib import quantization as quant
+from course_lib import recordings, surgery, transformer
+from course_lib.bars import bar
+from course_lib.compression import IN_A_ROW, recorded_file
+from course_lib.cost import front as front_of
+
+# %%
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import predict, reveal
+from course_lib.timing import compare
+
+plt.style.use(figures.STYLE)
+kept = TemporaryDirectory()  # for the files of this lesson
+folder = Path(kept.name)
+reviews = data.movie_reviews()
+network, tokenizer = minilm.load_trained()
+sentences = data.Splits(*(minilm.encoded(tokenizer, part) for part in reviews))
+recorded = recordings.load("transformer", "minilm")["cpu-2core"]
+
+# %% [markdown]
+# MiniLM (Wang et al., 2020) is a BERT made small by its authors. It was trained to read English,
+# and then fine-tuned here to tell whether a sentence praises a movie. Six layers, in each 12 heads
+# and an MLP of 1536 neurons.
+
+# %%
+for text in ("A film that warms the heart.", "Two hours that I will never get back."):
+    ids = minilm.tokenize(tokenizer, [text])
+    praise = network(ids).softmax(1)[0, 1].item()
+    pieces = [minilm.pieces_of(tokenizer)[place] for place in ids[0].tolist()]
+    print(f"{text:40s} praise: {praise:4.0%}   {' '.join(pieces)}")
+
+# %% [markdown]
+# ## Predict
+#
+# Half of the 72 heads and three quarters of the neurons go, then the network trains again for as
+# long as it was fine-tuned, the dense one its teacher. At last the weights of each layer share 15
+# values. What is left runs in int8.
+
+# %%
+predict(
+    "08.lost",
+    "How many points of accuracy does it lose?",
+    low=0,
+    high=20,
+    unit="points",
+    step=0.5,
+)
+
+# %%
+predict(
+    "08.smaller",
+    "How many times smaller is its file than that of the dense network, whole vocabulary, float32?",
+    low=1,
+    high=40,
+    unit="x",
+)
+
+# %%
+predict(
+    "08.faster",
+    "And one sentence of 32 tokens, on one thread: how many times faster?",
+    low=1,
+    high=20,
+    unit="x",
+)
+
+# %% [markdown]
+# ## Where the weights are
+#
+# A token goes in as a number. The **embedding** is a table with a row for each piece of a word that
+# the network knows, and the number says which row. MiniLM was trained with 30,522 of them.
+
+
+# %%
+def parts(model):
+    """How many weights each kind of part holds."""
+    kinds = {"word_embeddings": "table", "attention": "attention", "dense": "MLP"}
+    found = dict.fromkeys(kinds.values(), 0)
+    for name, weight in model.named_parameters():
+        kind = next((kinds[key] for key in kinds if key in name), None)
+        if kind is not None:
+            found[kind] += weight.numel()
+    return found
+
+
+# %%
+whole = minilm.uncut(network)  # as large as it was; the rows that were cut are random now
+figure, axes = plt.subplots(figsize=(7.2, 2.4))
+for row, model in enumerate((whole, network)):
+    begin, shades = 0, (figures.COLOURS["dense"], figures.COLOURS["structured"], "#f3cf8a")
+    for (kind, count), colour in zip(parts(model).items(), shades, strict=True):
+        axes.barh(row, count / 1e6, left=begin, color=colour, label=None if row else kind)
+        begin += count / 1e6
+axes.set(xlabel="million weights")
+axes.set_yticks([0, 1], ["as trained", "vocabulary cut"])
+axes.invert_yaxis()
+axes.grid(visible=False, axis="y")
+axes.legend(fontsize=11, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0))
+figures.show(figure, alt="Two bars: more than half of all weights are the table, before the cut.")
+
+# %%
+counts = parts(whole)
+share = counts["table"] / sum(counts.values())
+print(f"the table holds {share:.0%} of these weights, and no multiplication uses it")
+
+# %% [markdown]
+# More than half of a "language model" is a phone book. And these reviews need only some of its
+# pages. To remove the others is **structured pruning**, by rows, and it costs no training at all.
+#
+# **Exercise 08.1.** `table` has the shape (pieces, width), `ids` (sentences, tokens) says which
+# rows are read. Return the rows that occur, in their old order, and the ids renumbered so that each
+# token finds its row again.
+
+
+# %%
+def cut_table(table, ids):
+    """The smaller table, and the ids that go with it."""
+    return ...
+
+
+check("08.1", cut_table)
+
+# %%
+# hint("08.1")
+# solution("08.1")
+
+# %% [markdown]
+# `minilm.cut_vocabulary` does that for all *training* sentences and adds single letters, so that
+# any other word can still be spelled. Did it cost anything? The weights file tells what was
+# measured when they were made.
+
+# %%
+with safe_open(data.verified("weights/minilm.safetensors"), framework="pt") as file:
+    about = file.metadata()
+cut = len(minilm.pieces_of(tokenizer))
+for name, prefix, pieces in (("whole", "whole_", minilm.PIECES), ("cut", "", cut)):
+    right = [about[f"{prefix}{part}_accuracy"] for part in ("validation", "test")]
+    print(f"{name:6s} {pieces:6,d} pieces: {right[0]} % of validation, {right[1]} % of test")
+
+# %% [markdown]
+# Better on one part, worse on the other: nothing that could be told from chance. How far can it go?
+# Here the vocabulary is cut again, to what a part of the training sentences needs.
+
+# %% tags=["nbval-ignore-output"]
+SHARES = (0.5, 0.1, 0.01)
+by_pieces = {cut: float(about["validation_accuracy"])}
+for share in bar(SHARES, "vocabularies"):
+    some = reviews.train.texts[: round(share * len(reviews.train.texts))]
+    smaller, reader = minilm.cut_vocabulary(network, tokenizer, some)
+    right = minilm.accuracy(smaller, minilm.encoded(reader, reviews.validation))
+    by_pieces[len(minilm.pieces_of(reader))] = right
+print("  ".join(f"{pieces:,d}: {right:.1f} %" for pieces, right in by_pieces.items()))
+
+# %%
+axes = figures.lines(
+    [*by_pieces],
+    {"MiniLM": [*by_pieces.values()]},
+    xlabel="pieces in the vocabulary",
+    ylabel="validation accuracy (%)",
+    colours={"MiniLM": figures.COLOURS["structured"]},
+)
+axes.set(xscale="log")
+figures.show(axes.figure, alt="Accuracy over the size of the vocabulary: it falls as pieces go.")
+
+# %%
+values = [*by_pieces.values()]
+print("half of the sentences cost at most 4 points:", values[1] > values[0] - 4)
+print("a hundredth costs more than 8:", values[-1] < values[0] - 8)
+
+# %% [markdown]
+# A word that is gone is spelled in pieces that the network has hardly ever seen side by side.
+#
+# ## Heads and neurons
+#
+# A layer has two halves. In **attention** each head compares all tokens, with rows of its own in
+# the query, key and value matrices, and adds what it found through columns of its own in the output
+# matrix. In the **MLP** a neuron is a row of the first matrix and a column of the second. What a
+# row makes and a column reads is a *channel*, so all of lesson 03 applies.
+#
+# **Exercise 08.2.** `query` has the shape (heads * dim, width) and stands for key and value, too.
+# `output` has the shape (width, heads * dim). The rows of a head lie together. Return both with the
+# heads in `keep` only, in that order.
+
+
+# %%
+def keep_heads(query, output, dim, keep):
+    """The two matrices without the other heads."""
+    return ...
+
+
+check("08.2", keep_heads)
+
+# %%
+# hint("08.2")
+# solution("08.2")
+
+# %% [markdown]
+# `encoders.prune` does it for all matrices and biases. The proof is that of lesson 03: silence the
+# same heads in the large network, and compare the outputs.
+
+# %%
+graph = encoders.encoder_graph(network)
+gone = {"0.heads": [0, 3, 7], "2.neurons": [*range(0, 1536, 2)], "5.heads": [11]}
+smaller = encoders.prune(network, gone)
+silenced = surgery.silence(deepcopy(network), graph, gone)
+few = minilm.trimmed(sentences.test.ids[:20])
+with torch.no_grad():
+    error = (smaller.double()(few) - silenced.double()(few)).abs().max().item()
+print(
+    "heads and neurons of the layers:",
+    [(one.heads, one.neurons) for one in encoders.layers(smaller)],
+)
+print("largest difference below 1e-12:", error < 1e-12)
+
+# %% [markdown]
+# ## What is a head worth?
+#
+# Turn it off, alone, and look at the loss. That is **ablation**, and it needs a pass over the data
+# for each of them.
+#
+# **Exercise 08.3.** `loss(on)` gives the loss for a list of switches, True where a head is on.
+# Return how much the loss rises without each of `heads` heads.
+
+
+# %%
+def ablation(loss, heads):
+    """The change of the loss for each head, turned off alone."""
+    return ...
+
+
+check("08.3", ablation)
+
+# %%
+# hint("08.3")
+# solution("08.3")
+
+# %% [markdown]
+# All 72, on the validation sentences, from the recording (`python -m course_lib record
+# transformer`). Red: the loss rises without it. Blue: the network is better off.
+
+# %%
+worth = np.zeros((6, 12))
+for row in recorded["heads"]:
+    worth[row["layer"], row["head"]] = 1000 * row["loss"]
+figure, axes = plt.subplots(figsize=(7.2, 3.8))
+reach = np.abs(worth).max()
+image = axes.imshow(worth, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+axes.set(xlabel="head", ylabel="layer", xticks=range(12), yticks=range(6))
+axes.grid(visible=False)
+figure.colorbar(image, label="loss without it (0.001 nats)")
+figures.show(figure, alt="Heat map of 6 layers by 12 heads: few heads matter, many hardly at all.")
+
+# %%
+losing = sum(row["accuracy"] < -1 for row in recorded["heads"])
+better = sum(row["loss"] < 0 for row in recorded["heads"])
+print(f"{losing} of 72 heads cost more than a point alone, {better} are better off")
+
+# %% [markdown]
+# Blue is no harm undone: three epochs have made the network surer than it should be, and whatever
+# makes it less sure, lowers the loss. What counts is that hardly any head costs a point. So heads
+# can go (Michel et al., 2019)? The last layer again, live, to see that the recording is true:
+
+# %%
+last = transformer.silenced_heads(network, sentences.validation, 5)
+then = [row for row in recorded["heads"] if row["layer"] == 5]
+apart = max(abs(one["loss"] - other["loss"]) for one, other in zip(last, then, strict=True))
+print("as recorded, to 0.001 nats:", apart < 1e-3)
+
+# %% [markdown]
+# *Alone* is the word. What do many cost at once? Beside it, what the cheapest heads cost one at a
+# time, added up.
+
+# %%
+networks = {row["name"]: row for row in recorded["networks"]}
+points = {(row["network"], row["form"]): row for row in recorded["points"]}
+dense = points["dense", "float32"]
+alone = sorted(-row["accuracy"] for row in recorded["heads"])
+for percent, count in ((25, 18), (50, 36), (75, 54)):
+    together = dense["validation"] - networks[f"heads {percent}"]["before"]["validation"]
+    print(
+        f"{count} heads: {together:4.1f} points lost, alone and added up {sum(alone[:count]):4.1f}"
+    )
+
+# %% [markdown]
+# A quarter of the heads for less than a point, half for two, and then a cliff, all before any
+# training. The sum is no bad guess, but look closely: one sentence is an eighth of a point, so each
+# number in it is a sentence or two, and mostly chance.
+#
+# How would one choose without an ablation for each? A Taylor score (lesson 02) needs a single pass.
+# It says how far the loss moves, up or down.
+
+# %% tags=["nbval-ignore-output"]
+batches = minilm_steps.some_batches(sentences.train)[:8]
+taylor = channels.taylor(network, graph, batches)
+l1 = encoders.l1(network, graph)
+truth = torch.tensor(worth).flatten().abs()
+agreement = {
+    name: channels.rank_correlation(
+        torch.cat([score[f"{layer}.heads"] for layer in range(6)]), truth
+    )
+    for name, score in (("Taylor", taylor), ("L1", l1))
+}
+for name, value in agreement.items():
+    print(f"{name:6s} rank correlation with the ablation: {value:.2f}")
+
+# %%
+print("neither agrees much:", max(agreement.values()) < 0.5)
+
+# %% [markdown]
+# Neither says much about a head alone, and yet the half that Taylor chose was cheap. Do not trust a
+# score, nor a ranking of scores: measure the network that is left.
+#
+# ## Whole layers
+
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 3.2))
+lost = [-row["accuracy"] for row in recorded["layers"]]
+axes.bar(range(6), lost, color=figures.COLOURS["structured"])
+axes.set(xlabel="layer that is skipped", ylabel="points lost", title="One layer less, no training")
+axes.grid(visible=False, axis="x")
+figures.show(figure, alt="Bars: the first layer costs most, the last one hardly anything.")
+
+# %%
+print("the last layer costs less than the first:", lost[-1] < lost[0])
+
+# %% [markdown]
+# Every layer adds to a stream that passes it by, so one that is skipped leaves the rest standing.
+# The first writes what all others read; the last one has little left to do.
+#
+# ## Single weights, in one shot
+#
+# Retraining a transformer is dear, so there are methods that need none. They look at a few hundred
+# sentences and prune layer after layer, each for the smallest change of its *own output*.
+#
+# A layer computes $Xw$ for each of its rows $w$. If $w$ changes by $d$, the squared error of its
+# output is $d^T H d$ with $H = X^T X$, the (half) **Hessian**.
+#
+# - **Magnitude** ignores $H$.
+# - **Wanda** (Sun et al., 2023) looks at its diagonal: weight times norm of its input (lesson 01).
+# - **SparseGPT** (Frantar and Alistarh, 2023) uses all of it. When a weight goes, others *change*
+#   to make up for it, as in the Optimal Brain Surgeon (Hassibi and Stork, 1993).
+#
+# **Exercise 08.4.** Weight number `place` of `row` must become 0. Return the row that this changes
+# least, measured by $d^T H d$, with all other weights free to move. The answer is a multiple of a
+# column of $H^{-1}$.
+
+
+# %%
+def without_weight(row, hessian, place):
+    """The row with a zero at `place`, the others moved to make up for it."""
+    return ...
+
+
+check("08.4", without_weight)
+
+# %%
+# hint("08.4")
+# solution("08.4")
+
+# %% [markdown]
+# One layer of MiniLM, half of its weights gone. How far off are its outputs? **Least squares** is
+# the best that any values could do for the weights that Wanda keeps; it solves a system for every
+# row, which is too slow for large networks.
+
+# %%
+name = "bert.encoder.layer.2.intermediate.dense"
+calibration = transformer.of_one_length(sentences.train.ids[:64])
+hessian = oneshot.hessians(network, calibration, [name])[name]
+weight = network.get_submodule(name).weight.detach()
+errors = {
+    label: 100 * oneshot.output_error(weight, method(weight, hessian, 0.5), hessian)
+    for label, method in transformer.METHODS.items()
+}
+rows = slice(0, 200)  # of the least squares: each row is a system of its own
+left = oneshot.wanda(weight, hessian, 0.5)[rows] != 0
+best = oneshot.reconstructed(weight[rows], hessian, left)
+errors["least squares"] = 100 * oneshot.output_error(weight[rows], best, hessian)
+
+# %%
+axes = figures.bars(
+    errors, ylabel="error of the outputs (%)", title="One layer, 50 % of its weights"
+)
+axes.tick_params(axis="x", rotation=0)
+figures.show(
+    axes.figure,
+    alt="Bars: magnitude worst, then Wanda, then SparseGPT, nearly as good as least squares.",
+)
+
+# %%
+order = [*errors]
+print("from worst to best:", ", ".join(sorted(order, key=errors.get, reverse=True)))
+
+# %% [markdown]
+# Same zeros or nearly the same; most of the gain is in the *other* weights. Does the whole network
+# see it? All linear layers of the encoder, 256 sentences, nothing retrained:
+
+# %%
+shots = {(row["method"], row["pattern"]): row for row in recorded["one_shot"]}
+trained = {(row["method"], row["pattern"]): row for row in recorded["retrained"]}
+
+# %%
+PERCENT = ("50 %", "60 %", "70 %", "80 %")
+blues = dict(zip(transformer.METHODS, ("#9ecae1", "#4292c6", "#08306b"), strict=True))
+axes = figures.lines(
+    [50, 60, 70, 80],
+    {name: [shots[name, each]["accuracy"] for each in PERCENT] for name in blues},
+    xlabel="sparsity (%)",
+    ylabel="test accuracy (%)",
+    title="In one shot, nothing retrained",
+    colours=blues,
+)
+axes.axhline(dense["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
+figures.show(
+    axes.figure, alt="Accuracy over sparsity: SparseGPT highest, then Wanda, then magnitude."
+)
+
+# %%
+for pattern in transformer.RETRAINED:
+    for rows, words in ((shots, "in one shot"), (trained, "half an epoch later")):
+        right = [f"{name} {rows[name, pattern]['accuracy']:.1f}" for name in blues]
+        print(f"{pattern:5s} {words:20s}", ", ".join(right))
+
+# %% [markdown]
+# Without training the method decides. Half an epoch brings the three closer together and gains most
+# where most was broken, but at 80 % whoever chose well stays ahead. So: no data or no time to
+# train, SparseGPT; with a long training, the simplest score may do as well.
+#
+# 2:4 leaves as many weights as 50 %, but two in *every* four, and costs more than 50 % that may lie
+# anywhere. One of them live, to compare with the recording:
+
+# %% tags=["nbval-ignore-output"]
+again = transformer.one_shot(network, "SparseGPT", "70 %", sentences.train)
+validation = minilm.accuracy(again, sentences.validation)
+print(f"SparseGPT, 70 %: {validation:.2f} % of the validation sentences")
+
+# %%
+apart = validation - shots["SparseGPT", "70 %"]["validation"]
+print("as recorded, to a point:", abs(apart) < 1)
+
+# %% [markdown]
+# ## In the runtime
+#
+# Now the networks that were pruned and trained again, as files. MiniLM's activations have outliers,
+# so the ranges of int8 are taken from each sentence right then (*dynamic* quantization). Here is
+# the one that you guessed about, beside the dense one.
+
+# %%
+packed = recorded_file("few values", "minilm", "transformer")
+small, _ = minilm_steps.load(packed)
+models = {"whole vocabulary": whole, "small": small}
+files = {}
+for name, model in bar(models.items(), "files"):
+    files |= transformer.deployed(model, name, folder)
+size = {name: file.stat().st_size for name, file in files.items()}
+for name, count in size.items():
+    fewer = size["whole vocabulary, float32"] / count
+    print(f"{name:26s} {count / 1e6:5.1f} MB, {fewer:4.1f} times smaller")
+
+
+# %% tags=["nbval-ignore-output"]
+sentence = transformer.first_tokens(sentences.test)
+runs = {name: quant.Deployed(file) for name, file in files.items()}
+result = compare(runs, sentence, rounds=40, seconds=6, in_a_row=IN_A_ROW)
+for name, timing in result.timings.items():
+    faster = result.speedup(name, over="whole vocabulary, float32")
+    print(f"{name:26s} {timing.median:6.2f} ms, {faster} faster")
+
+# %%
+faster = result.speedup("small, int8", over="whole vocabulary, float32").value
+smaller = size["whole vocabulary, float32"] / size["small, int8"]
+print("at least 8 times smaller and 4 times faster:", smaller >= 8, faster >= 4)
+
+# %% tags=["nbval-ignore-output"]
+best = points["few values", "int8"]
+reveal("08.lost", dense["accuracy"] - best["accuracy"], low=0, high=20, unit="points")
+reveal("08.smaller", smaller, low=1, high=40, unit="x")
+reveal("08.faster", faster, low=1, high=20, unit="x")
+
+# %%
+then = best["one thread"]["speedup"]
+print("the recorded speed-up, within a factor of 1.7:", 1 / 1.7 < faster / then < 1.7)
+
+# %% [markdown]
+# What of it runs in int8, and what fell back?
+
+# %%
+for kind, operators in quant.operators(files["small, int8"]).items():
+    print(f"{kind:8s}", ", ".join(f"{count} {name}" for name, count in sorted(operators.items())))
+
+# %% [markdown]
+# The products with weights are int8. What attention does with two *activations*, softmax,
+# LayerNorm, GELU and the additions stay float32: the further the weights shrink, the larger their
+# share of the time.
+#
+# ## Which way is better?
+#
+# Every way by itself, half an epoch of training, on two axes. A network is on the **front** if no
+# other is at least as good in both and better in one.
+#
+# **Exercise 08.5.** `points` maps names to (cost, accuracy). Return the names on the front, in the
+# order given.
+
+
+# %%
+def front(points):
+    """Those that no other network beats."""
+    return ...
+
+
+check("08.5", front)
+
+# %%
+# hint("08.5")
+# solution("08.5")
+
+# %% [markdown]
+# What is stored is the `.pruned` file of lesson 07; what runs is int8, on one thread.
+
+
+# %%
+def costs(points, names, axis):
+    """What each network costs on this axis, and how accurate it is in that form."""
+    if axis == "bytes":
+        rows = {name: points[name, "packed"] for name in names}
+        return {name: (row["bytes"] / 1e6, row["accuracy"]) for name, row in rows.items()}
+    rows = {name: points[name, "int8"] for name in names}
+    return {name: (row["one thread"]["median"], row["accuracy"]) for name, row in rows.items()}
+
+
+# %%
+STYLES = {"heads": "o", "neurons": "s", "layers": "^", "weights": "D", "channels": "o"}
+UNITS = {"bytes": "MB, packed", "milliseconds": "ms for one input, int8, one thread"}
+
+
+def idea(name):
+    """Its colour and its marker."""
+    first = name.split()[0]
+    kinds = {"dense": "dense", "weights": "unstructured", "both": "quantized"}
+    return {
+        "color": figures.COLOURS[kinds.get(first, "structured")],
+        "marker": STYLES.get(first, "*"),
+    }
+
+
+# %%
+def draw(axes, points, names, axis):
+    """Accuracy over cost, the area of a dot its MACs, and a line along the front."""
+    found = costs(points, names, axis)
+    for name, place in found.items():
+        area = 30 + 250 * points[name, "int8"]["macs"] / points["dense", "int8"]["macs"]
+        axes.scatter(*place, area, edgecolor="black", zorder=2, **idea(name))
+        text = name.rpartition(" ")[2]
+        axes.annotate(text, place, (9, -12), textcoords="offset points", size=11)
+    line = sorted(found[name] for name in front_of(found))
+    axes.step(*zip(*line, strict=True), where="post", color="black", linewidth=1, zorder=1)
+    axes.set(xlabel=UNITS[axis])
+
+
+# %%
+ALONE = [name for name in ("dense", *networks) if name not in ("small", "few values", "short")]
+kinds = [plt.Line2D([], [], linestyle="", label=kind, **idea(kind)) for kind in [*STYLES][:4]]
+kinds.append(plt.Line2D([], [], linestyle="", label="SparseGPT", color="#08306b", marker="D"))
+
+# %%
+figure, pair = plt.subplots(1, 2, figsize=(10.4, 5.2), sharey=True)
+for axes, axis in zip(pair, UNITS, strict=True):
+    draw(axes, points, ALONE, axis)
+for pattern in transformer.RETRAINED:
+    row = trained["SparseGPT", pattern]
+    pair[0].plot(row["bytes"] / 1e6, row["accuracy"], "D", color="#08306b", markersize=12)
+pair[1].legend(handles=kinds, fontsize=11, loc="lower left")
+pair[0].set(ylabel="test accuracy (%)", ylim=(68, 88))
+figures.show(figure, alt="MiniLM pruned in each way alone: accuracy over bytes, and over time.")
+
+# %%
+for axis in UNITS:
+    print(f"on the front by {axis}:", ", ".join(front_of(costs(points, ALONE, axis))))
+
+# %% [markdown]
+# Numbers are percent, or how many layers. The surprise is below, and one dot is so far below that
+# it is not shown: single weights fall off a cliff. Not all of it is their fault. These three
+# networks lost the smallest weights of the *whole network*, as small_resnet did in lesson 01. Look
+# what that left of the last layer, which says praise or not:
+
+# %%
+for sparsity in (0.5, 0.65, 0.8):
+    kept_there = masks.global_masks(network, sparsity)["head.weight"].float().mean()
+    print(f"{sparsity:.0%} of all weights gone: {1 - kept_there:.0%} of the last layer's")
+
+# %% [markdown]
+# All of them, at last: such a network says the same to every sentence, and no training brings back
+# what a mask holds at zero. That is **layer collapse** (Tanaka et al., 2020), the price of one
+# threshold for layers of different scale. The one-shot methods prune layer by layer, leave the last
+# one alone, and let others make up. So here are SparseGPT's networks after the same half an epoch:
+# *packed* bytes, and the time of any dense network, as the runtime multiplies zeros, too.
+
+# %%
+rivals = costs(points, ALONE, "bytes")
+for pattern in transformer.RETRAINED:
+    row = trained["SparseGPT", pattern]
+    rivals[f"SparseGPT {pattern}"] = (row["bytes"] / 1e6, row["accuracy"])
+print("on the front by bytes:", ", ".join(front_of(rivals)))
+ratio = points["weights 80", "float32"]["one thread"]["median"] / dense["one thread"]["median"]
+print(f"time with 80 % zeros over that of dense: {ratio:.2f}")
+
+# %% [markdown]
+# Neurons are on the front by either axis. The MLP is four times as wide as what flows through it,
+# and such short sentences need only a part of it. Single weights, well chosen, reach fewer bytes
+# than anything else, and pay for it with points; in time they gain nothing. So much for
+# "transformers take unstructured pruning well": as long as half of the weights stay.
+#
+# ## The CNN beside it
+#
+# ResNet-18 from lesson 07, on the same two axes.
+
+# %%
+cnn = recordings.load("compression", "resnet18")["cpu-2core"]
+pictures = {(row["network"], row["form"]): row for row in cnn["points"]}
+CNN = ("dense", "weights", "channels", "narrower", "both")
+figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)
+for axes, axis in zip(pair, UNITS, strict=True):
+    draw(axes, pictures, CNN, axis)
+    axes.set(xscale="log")
+pair[0].set(ylabel="test accuracy (%)", xticks=[0.3, 1, 3, 10], xticklabels=["0.3", "1", "3", "10"])
+pair[1].set(xticks=[0.1, 0.3, 1], xticklabels=["0.1", "0.3", "1"])
+figures.show(
+    figure,
+    alt="ResNet-18: by bytes single weights are level with channels, by time they are far behind.",
+)
+
+# %%
+for axis in UNITS:
+    print(f"on the front by {axis}:", ", ".join(front_of(costs(pictures, CNN, axis))))
+
+# %% [markdown]
+# For the CNN the ranking flips with the axis. By bytes, single weights are a hair ahead of
+# channels; by time they stand beside the dense network, and the channels are far to the left. Who
+# does both is ahead on either.
+#
+# ## Everything together
+#
+# `small` has half of the heads and a quarter of the neurons. `few values` is made of it: the
+# weights of each layer share 15 values. `short` lost two layers, half of the heads of the others
+# and half of their neurons.
+
+# %%
+TABLE = [("whole vocabulary", "float32"), ("dense", "int8"), ("short", "int8")]
+TABLE += [(name, form) for name in ("small", "few values") for form in ("int8", "packed")]
+first = points["whole vocabulary", "float32"]
+for name, form in TABLE:
+    row = points[name, form]
+    gains = first["bytes"] / row["bytes"], row["one thread"]["speedup"]
+    print(
+        f"{name:16s} {form:8s} {row['accuracy']:.2f} % {row['bytes'] / 1e6:5.2f} MB "
+        f"{row['macs'] / 1e6:4.0f} MMACs, {gains[0]:4.1f}x smaller, {gains[1]:.1f}x faster"
+    )
+
+# %% [markdown]
+# Many times smaller to store, since values that repeat cost few bits. What keeps it from being
+# smaller, or faster, to run?
+
+# %%
+rows = small.bert.get_input_embeddings().weight.numel()
+print(f"the table is {rows / size['small, int8']:.0%} of the int8 file")
+for name in ("dense", "few values"):
+    ms = {form: points[name, form]["one thread"]["median"] for form in ("float32", "int8")}
+    print(f"int8 makes {name} {ms['float32'] / ms['int8']:.1f} times faster")
+for threads in ("one thread", "two threads"):
+    gain = {name: points[name, "int8"][threads]["speedup"] for name in ("few values", "short")}
+    print(threads, ", ".join(f"{name} {one:.1f} times faster" for name, one in gain.items()))
+
+# %% [markdown]
+# Half of the file is a table again, although most of its rows went first. And the fewer weights are
+# left, the less there is for int8 to speed up: softmax, LayerNorm and GELU take what they took. A
+# second thread helps the dense network more. Layers that are gone take all of that with them, so
+# `short` is the fastest.
+#
+# ## The verdicts
+#
+# C17: transformers take unstructured pruning well; heads can go.
+
+
+# %%
+def lost(*which):
+    """Points of test accuracy below the dense network."""
+    return dense["accuracy"] - points[which]["accuracy"]
+
+
+one = "one thread"
+dense_ms = dense[one]["median"]
+
+# %% tags=["nbval-ignore-output"]
+measurements = {
+    "one_shot_50_lost": dense["accuracy"] - shots["SparseGPT", "50 %"]["accuracy"],
+    "weights_80_lost": dense["accuracy"] - trained["SparseGPT", "80 %"]["accuracy"],
+    "two_four_lost": dense["accuracy"] - trained["SparseGPT", "2:4"]["accuracy"],
+    "weights_80_faster": dense_ms / points["weights 80", "float32"][one]["median"],
+    "heads_25_lost": lost("heads 25", "float32"),
+    "heads_50_lost": lost("heads 50", "float32"),
+    "heads_50_faster": dense_ms / points["heads 50", "float32"][one]["median"],
+}
+claims.record("C17", measurements, "MiniLM, movie reviews, ONNX Runtime, one thread")
+
+# %%
+print(
+    "half of the weights, in one shot, cost under 2 points:", measurements["one_shot_50_lost"] < 2
+)
+
+# %% [markdown]
+# C18: CNNs prefer structured pruning.
+
+# %% tags=["nbval-ignore-output"]
+channels_, weights_ = (pictures[name, "int8"] for name in ("channels", "weights"))
+measurements = {
+    "structured_faster": weights_[one]["median"] / channels_[one]["median"],
+    "structured_smaller": pictures["weights", "packed"]["bytes"]
+    / pictures["channels", "packed"]["bytes"],
+    "structured_better": channels_["accuracy"] - weights_["accuracy"],
+    "unlike_transformer": trained["SparseGPT", "80 %"]["accuracy"]
+    - points["neurons 75", "float32"]["accuracy"],
+}
+claims.record("C18", measurements, "ResNet-18 and MiniLM, ONNX Runtime, one thread")
+
+# %%
+print(
+    "channels are at least 2 times faster than single weights:",
+    measurements["structured_faster"] > 2,
+)
+
+# %% [markdown]
+# C15: prune and quantize, 10 to 20 times smaller, 2 to 3 times faster. Now for a transformer.
+
+# %% tags=["nbval-ignore-output"]
+measurements = {
+    "minilm_int8_smaller": smaller,
+    "minilm_int8_faster": faster,
+    "minilm_int8_lost": lost("few values", "int8"),
+}
+claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tokens, one thread")
+
+# %%
+print("more than 8 times smaller and 4 times faster:", smaller > 8 and faster > 4)
+
+# %% [markdown]
+# ## Recap
+#
+# - Look where the weights are before you prune: here most of them were a table that needs no
+#   arithmetic, and cutting it cost nothing.
+# - Heads, neurons and layers are removed like channels, and proved like channels.
+# - Half of the heads go for little, and then there is a cliff. A head alone is worth so little that
+#   few sentences cannot tell it from nothing.
+# - Without training, let the other weights make up for those that go. With training, it hardly
+#   matters which score chose.
+# - By bytes and by milliseconds the best way is not the same. Ask first what you are short of.
+#
+# ## Interview questions
+#
+# **1. Your BERT is too large for a phone. What do you look at first?**
+#
+# <details><summary>Answer</summary>
+#
+# Where the weights are. In a small encoder the table of embeddings may hold half of them, and a
+# task needs only some of the words: cut the vocabulary, exact for all sentences that use what is
+# left. Then int8, which needs no training, then heads and neurons with a fine-tune. For time: the
+# table costs none, so the layers must shrink.
+#
+# </details>
+#
+# **2. "Most heads can be removed, each costs less than a point." What is wrong?**
+#
+# <details><summary>Answer</summary>
+#
+# Each was removed *alone*, and on how many sentences? Here one is an eighth of a point, so most
+# such numbers are chance. And dozens of small costs add up: without half of its heads MiniLM loses
+# little, without three quarters a lot. Remove them together, fine-tune, and measure what is left.
+#
+# </details>
+#
+# **3. How does SparseGPT differ from Wanda and from magnitude?**
+#
+# <details><summary>Answer</summary>
+#
+# All three work layer by layer, without gradients. Magnitude looks at the weight, Wanda multiplies
+# it by the norm of its input, SparseGPT also changes the weights that stay, by the inverse of
+# $X^T X$, so that the layer's output moves least. It needs that inverse, cubic in the width, once
+# for each layer and not for each row, because it goes from left to right.
+#
+# </details>
+#
+# **4. You zero 80 % of a transformer's weights and deploy with ONNX Runtime on a CPU. What do you
+# gain?**
+#
+# <details><summary>Answer</summary>
+#
+# Bytes for storing or sending it, if it is packed or entropy-coded. No time and no memory at run
+# time: the products are dense. For time remove heads, neurons or layers, or use int8; for sparse
+# hardware, 2:4.
+#
+# </details>
+#
+# **5. Why is int8 for transformers often *dynamic*, and what stays in float32?**
+#
+# <details><summary>Answer</summary>
+#
+# A few activations are outliers, far larger than the rest: a range that was fixed on calibration
+# data either cuts them off or is too coarse for all others. A range that is taken from each input
+# fits, at the price of finding it. Softmax, LayerNorm, GELU, the additions and, here, the products
+# of two activations inside attention stay in float32.
+#
+# </details>
+#
+# ## Where next
+#
+# Convolutions here, attention there. **Lesson 09** has both in one network, and asks which of them
+# should be pruned how.

@@ -1,0 +1,787 @@
+# %% [markdown]
+# # 09 Mixed architectures
+#
+# *Convolution and attention in one network: what goes where?*
+#
+# You will be able to
+# - say where the weights, the multiplications and the milliseconds of a mixed network are,
+# - remove the same share of the weights of either part, by channels, heads and neurons or one by
+#   one, and prove that the rest computes what it should,
+# - take a recommendation apart: which half of it gains what, and on which axis,
+# - say how fast sparse hardware would have to be before it changes the answer,
+# - convert a layer to a sparse format only where that was measured to pay.
+#
+# **Time**: 75 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C19
+#
+# **Needs**: lessons 03, 05 and 06. No network, no GPU.
+
+# %%
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.colors import ListedColormap
+
+from course_lib import attention, cost, data, masks, mixed, models, recordings, sparse
+from course_lib import quantization as quant
+from course_lib import steps, surgery
+from course_lib.bars import bar
+from course_lib.compression import IN_A_ROW, THREADS, recorded_file
+
+# %%
+from course_lib.graph import trace
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import choose, predict, reveal
+from course_lib.timing import compare
+
+# %%
+plt.style.use(figures.STYLE)
+pictures = data.fashion_mnist()
+picture = pictures.test.images[:1]
+network = models.load_trained("conv_attention")
+recorded = recordings.load("mixed", "conv_attention")["cpu-2core"]
+points = {(point["network"], point["form"]): point for point in recorded["points"]}
+made = {one["name"]: one for one in recorded["networks"]}
+dense = points["dense", "float32"]
+WAYS, AMOUNTS = mixed.WAYS, (50, 75, 87.5)
+
+# %% [markdown]
+# Residual blocks look at what is near, down to 4x4 places. Each place is a token, and four blocks
+# of attention look at the whole picture. Convolutions ahead of a transformer make it train better
+# (Xiao et al., 2021), and many vision networks have both.
+#
+# ## Predict
+#
+# The textbook prunes such a network in two ways at once: **convolutions structured** (whole
+# channels), **attention unstructured** (single weights). Three quarters of the weights of *either*
+# part go, and a tenth of the epochs is for recovery. There are three other ways.
+
+# %%
+predict(
+    "09.ahead",
+    "Test accuracy: how far is the textbook's way ahead of the best other way? (below 0: behind)",
+    low=-5,
+    high=5,
+    unit="points",
+    step=0.1,
+)
+
+# %%
+predict(
+    "09.faster",
+    "And how many times faster than the whole network is it in ONNX Runtime, on one thread?",
+    low=0.5,
+    high=5,
+    unit="x",
+    step=0.1,
+)
+
+# %% [markdown]
+# ## Where is what?
+#
+# **Exercise 09.1.** `counts` says how many weights each tensor has, `parts` with which words the
+# names of a part begin. Return the share of all weights that each part has.
+
+
+# %%
+def shares(counts, parts):
+    """By part, its share of all weights, from 0 to 1."""
+    return ...
+
+
+check("09.1", shares)
+
+# %%
+# hint("09.1")
+# solution("09.1")
+
+# %% [markdown]
+# Weights, multiplications, milliseconds: three questions with three answers. The milliseconds were
+# recorded by leaving out: the network without its attention blocks, and with blocks that do all but
+# multiply by a weight.
+
+# %%
+weights = {part: mixed.weights_of(network, part).values() for part in mixed.PARTS}
+counts = {part: sum(weight.numel() for weight in found) for part, found in weights.items()}
+work = cost.work(attention.layered(network), picture)
+macs = {
+    part: sum(one.macs for name, one in work.items() if name.startswith(begins))
+    for part, begins in mixed.PARTS.items()
+}
+other_macs = cost.macs(network, picture) - sum(macs.values())
+
+
+# %%
+def milliseconds(rows, threads="one thread"):
+    """Milliseconds of the convolutions, of the products of attention, of the rest of attention."""
+    took = {row["variant"]: row[threads]["median"] for row in rows}
+    whole, without, no_products = (
+        took[name] for name in ("whole", "without attention", "without products")
+    )
+    return [without, whole - no_products, no_products - without]
+
+
+def parts_of(name):
+    """What was recorded of the parts of a network."""
+    return [row for row in recorded["parts"] if row["network"] == name]
+
+
+# %%
+by_axis = {
+    "weights": [*counts.values(), 0],
+    "MACs": [*macs.values(), other_macs],
+    "milliseconds": milliseconds(parts_of("dense")),
+}
+percent = {axis: [100 * one / sum(found) for one in found] for axis, found in by_axis.items()}
+
+# %%
+PIECES = ("convolutions", "attention: products with weights", "attention: all the rest")
+SHADES = ("#5f5f5f", "#b5b5b5", "white")
+figure, axes = plt.subplots(figsize=(7.2, 3.4))
+for row, pieces in enumerate(percent.values()):
+    for place, (piece, shade) in enumerate(zip(PIECES, SHADES, strict=True)):
+        drawn = {"left": sum(pieces[:place]), "color": shade, "edgecolor": "black"}
+        axes.barh(row, pieces[place], label=piece if row == 0 else None, **drawn)
+axes.set_yticks(range(3), percent)
+axes.set(xlabel="share (%)", xlim=(0, 100), ylim=(2.5, -0.5))
+figure.legend(loc="outside upper center", fontsize=12)
+figures.show(figure, alt="Shares of convolutions and attention in weights, MACs and milliseconds.")
+
+# %%
+for axis, (first, second, third) in percent.items():
+    print(f"{axis:12s} convolutions {first:3.0f} %, attention {second:3.0f} % and {third:3.0f} %")
+
+# %% [markdown]
+# Convolutions do most of the multiplications, and attention takes most of the time. A convolution
+# reads a map once and multiplies a lot; a block of attention is a dozen small operations, one after
+# the other, each with a fixed price (lesson 06). Is it so on your machine?
+
+# %% tags=["nbval-ignore-output"]
+here = milliseconds(mixed.time_of_parts(network, picture, rounds=60, seconds=3))
+for piece, ms in zip(PIECES, here, strict=True):
+    print(f"{piece:33s} {ms:.3f} ms")
+
+# %%
+print("attention takes more time than the convolutions:", sum(here[1:]) > here[0])
+
+# %% [markdown]
+# ## Which structure has each part?
+#
+# *Structured* means whole rows and columns. In a convolution a row is a channel that it makes, a
+# column (nine places) one that it reads. In attention heads go: 24 queries, keys and values each.
+# Between the parts there is a place where nothing can go: the channels that become tokens, because
+# a norm takes them together (lesson 03).
+
+# %%
+graph = trace(network, picture)
+print(graph)
+
+# %%
+scored_on = mixed.some_batches(pictures.train)
+removed = mixed.removed(network, graph, mixed.PLAN["both structured 50"], scored_on)
+plan = surgery.plan(graph, removed)
+
+
+def structured(name):
+    """Which places of a weight stay, True or False, once whole channels and heads are gone."""
+    stays = torch.ones_like(network.get_parameter(name), dtype=torch.bool)
+    for dim, kept in plan[name].items():
+        gone = [place for place in range(stays.shape[dim]) if place not in kept]
+        stays.index_fill_(dim, torch.tensor(gone), False)
+    return stays
+
+
+# %%
+PICTURED = {
+    "convolutions": "convolutions.2.conv1.weight",
+    "attention": "blocks.0.attention.in_proj_weight",
+}
+
+
+def stays(part, name):
+    """Which places of a weight stay when half of its part goes, by pattern; as matrices."""
+    size = network.get_parameter(name).detach().abs()
+    lowest = masks.lowest_overall(mixed.weights_of(network, part), masks.magnitude, 0.5)
+    found = {"structured": structured(name), "unstructured": lowest[name]}
+    found["2:4"] = masks.nm_mask(size, 2, 4)
+    return {how: mask.flatten(1) for how, mask in found.items()}
+
+
+# %%
+figure, grid = plt.subplots(2, 3, figsize=(9.6, 6.4), height_ratios=(1, 2))
+for row, (part, name) in zip(grid, PICTURED.items(), strict=True):
+    for axes, (how, mask) in zip(row, stays(part, name).items(), strict=True):
+        colour = figures.COLOURS["structured" if how == "structured" else "unstructured"]
+        colours = ListedColormap(["white", colour])
+        axes.imshow(mask, aspect="auto", cmap=colours, vmin=0, vmax=1, interpolation="none")
+        axes.set(title=how, xticks=[], yticks=[])
+    row[0].set(ylabel=f"{part}: outputs", xlabel="inputs")
+figures.show(figure, alt="What stays of a convolution and of an attention matrix, three ways.")
+
+# %% [markdown]
+# Orange is what is left as a smaller matrix, for any hardware. Blue keeps its size, and whoever
+# multiplies has to know where the holes are. In 2:4 there are two holes in every four weights of a
+# row: that is the pattern that sparse tensor cores skip (lesson 05).
+#
+# ## As many weights of either
+#
+# For a fair race every way loses the same share of the weights of each part. For single weights
+# that is simple. Heads come whole, so neurons have to make up for the difference.
+#
+# **Exercise 09.2.** A block has `heads` of `per_head` weights and `neurons` of `per_neuron`. The
+# share `amount` of its weights goes. How many heads and how many neurons stay? Heads: the nearest
+# number to the same share, at least one. Neurons: as many as then fit, at least one.
+
+
+# %%
+def left_of_block(amount, heads, per_head, neurons, per_neuron):
+    """(heads, neurons) that stay."""
+    return ...
+
+
+check("09.2", left_of_block)
+
+# %%
+# hint("09.2")
+# solution("09.2")
+
+# %% [markdown]
+# Channels are the other way round: one ratio for all of them, and the weights follow.
+#
+# **Exercise 09.3.** A chain of layers has `widths` channels; the first and the last stay. A layer
+# has as many weights as the product of its two neighbours. Which ratio, of 0, 0.01, ... 0.99,
+# removes nearest to the share `amount` of all weights? A width loses `round(ratio * width)`.
+
+
+# %%
+def ratio_for(widths, amount):
+    """The ratio of channels; the smallest of equally near ones."""
+    return ...
+
+
+check("09.3", ratio_for)
+
+# %%
+# hint("09.3")
+# solution("09.3")
+
+# %%
+print(" weights    channels         of a block")
+for amount in (0.5, 0.75, 0.875):
+    ratios = mixed.channel_ratios(network, graph, amount)
+    heads, neurons = mixed.heads_and_neurons_left(amount, 4, 9216, 192, 192)
+    print(
+        f"{amount:7.1%} -> {max(ratios.values()):5.1%} gone, {heads} heads, {neurons} neurons left"
+    )
+
+# %% [markdown]
+# Attention has a floor. A block keeps one head, and that is an eighth of its weights: at 87.5 % one
+# head and one neuron are all that is left of it. Finer than that only single weights can go (or
+# whole blocks).
+#
+# Is a removal exact? As in lesson 03: the smaller network must compute what the whole one computes
+# once the weights that read the removed channels and heads are zero.
+
+# %%
+images = pictures.validation.images[:100]
+smaller, _ = mixed.prune(network, mixed.PLAN["both structured 50"], scored_on)
+silenced = surgery.silence(models.load_trained("conv_attention"), graph, removed)
+with torch.no_grad():
+    error = (smaller(images) - silenced(images)).abs().max() / silenced(images).abs().max()
+print("the same to single precision:", bool(error < 1e-4))
+
+# %% [markdown]
+# ## Right after
+#
+# Which part minds more? All four ways, nothing retrained. A dot is filled with the colour of what
+# was done to the **convolutions**, its edge says what was done to **attention**.
+
+
+# %%
+MARKS = {"textbook": "o", "reverse": "s", "both structured": "D", "both unstructured": "^"}
+
+
+def style(way):
+    """How a way is drawn. Filled: convolutions. Edge: attention. Large where the two differ."""
+    fill, edge = (figures.COLOURS[how] for how in WAYS[way])
+    shape = {"marker": MARKS[way], "markersize": 17 if fill != edge else 9, "linestyle": ""}
+    return shape | {"markerfacecolor": fill, "markeredgecolor": edge, "markeredgewidth": 4}
+
+
+# %%
+def accuracy_of(when):
+    """Test accuracy of every way over the share of the weights that is gone."""
+    figure, axes = plt.subplots()
+    for way in WAYS:
+        y = [made[f"{way} {amount:g}"][when]["accuracy"] for amount in AMOUNTS]
+        axes.plot(AMOUNTS, y, color="#b5b5b5", linewidth=1.5)
+        axes.plot(AMOUNTS, y, label=way, **style(way))
+    axes.axhline(dense["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
+    axes.set(xlabel="weights gone of either part (%)", ylabel="test accuracy (%)", xticks=AMOUNTS)
+    axes.legend(fontsize=11, labelspacing=0.9)
+    return figure
+
+
+figures.show(accuracy_of("before"), alt="Accuracy before any training, four ways.")
+
+# %%
+before = {name: one["before"]["accuracy"] for name, one in made.items()}
+for amount in AMOUNTS:
+    lost = {way: dense["accuracy"] - before[f"{way} {amount:g}"] for way in WAYS}
+    row = ", ".join(f"{way} {points_lost:.1f}" for way, points_lost in lost.items())
+    print(f"{amount:4.1f} % gone, points lost: {row}")
+
+# %% [markdown]
+# Without half of its heads and neurons the network is nearly as good as before. Without channels
+# it is at chance: every layer behind them, and every BatchNorm, expected them. But that is right
+# after, and a fine-tune may mend it.
+#
+# ## After a tenth of the epochs
+
+# %%
+figures.show(accuracy_of("after"), alt="The same after the fine-tune.")
+
+# %%
+after = {name: one["after"]["accuracy"] for name, one in made.items()}
+for amount in AMOUNTS:
+    row = ", ".join(f"{way} {after[f'{way} {amount:g}']:.2f}" for way in WAYS)
+    print(f"{amount:5.1f} %: {row}")
+
+# %% [markdown]
+# Two pairs: what counts is what was done to the convolutions. But that is one training each, and
+# accuracies of 10,000 pictures are uncertain by half a point. At 75 % all four ways were trained
+# again with two other seeds.
+
+
+# %%
+def over_seeds(way):
+    """Test accuracies of the way at 75 %, one for each seed."""
+    return [one["after"]["accuracy"] for name, one in made.items() if name.startswith(f"{way} 75")]
+
+
+mean = {way: sum(over_seeds(way)) / len(over_seeds(way)) for way in WAYS}
+for way in WAYS:
+    print(f"{way:17s} {mean[way]:.2f} ({min(over_seeds(way)):.2f} to {max(over_seeds(way)):.2f})")
+
+# %% [markdown]
+# The textbook's sentence has two halves. Four ways are a table of two by two, so each half can be
+# judged by itself: what does it change, while the other part stays as it is?
+
+# %%
+halves = {
+    "attention: unstructured instead of structured": ("textbook", "both structured"),
+    "the same beside unstructured convolutions": ("both unstructured", "reverse"),
+    "convolutions: structured instead of unstructured": ("textbook", "both unstructured"),
+    "the same beside structured attention": ("both structured", "reverse"),
+}
+effect = {half: mean[one] - mean[other] for half, (one, other) in halves.items()}
+for half, gained in effect.items():
+    print(f"{half:49s} {gained:+.2f} points")
+
+# %%
+first, second, third, fourth = effect.values()
+print("attention: the pattern changes less than a point:", max(abs(first), abs(second)) < 1)
+print("convolutions: structure costs more than two:", max(third, fourth) < -2)
+print("neither depends on the other:", max(abs(first - second), abs(third - fourth)) < 0.5)
+
+# %% [markdown]
+# Backwards! Attention does as well with fewer heads and neurons as with holes; it is the
+# convolutions that mind losing whole channels. A likely reason: these convolutions are narrow, 16
+# channels at first, and each channel is a good part of what the next layer sees, while four blocks
+# on sixteen tokens have more heads and neurons than this task needs. A longer fine-tune would bring
+# back some of it (lesson 04). And it is one network on one task: what carries over is the way to
+# find out, not the answer.
+#
+# ## Is the recording true?
+#
+# One of its networks, made again here: both parts structured, 75 %, the same seed.
+
+# %% tags=["nbval-ignore-output"]
+again, found = mixed.take(
+    mixed.PLAN["both structured 75"], network, pictures, progress=partial(bar, text="steps")
+)
+print(f"{found['before']['accuracy']:.2f} %, and trained {found['after']['accuracy']:.2f} %")
+
+# %%
+there = made["both structured 75"]
+print("as many weights are gone:", found["gone"] == there["gone"])
+print(
+    "the same accuracy, to a point:",
+    abs(found["after"]["accuracy"] - there["after"]["accuracy"]) < 1,
+)
+
+# %% [markdown]
+# ## Bytes and milliseconds
+#
+# Packed (lesson 07), as many weights are as many bytes, nearly: whoever keeps single weights has to
+# say which. In the runtime only what is structured is smaller.
+
+
+# %%
+def dot(pair, name, form, threads, **style):
+    """One network in both pictures: bytes of its packed file, time in the runtime."""
+    point = points[name, form]
+    size, ms = points[name, "packed"]["bytes"] / 1000, point[threads]["median"]
+    pair[0].plot(size, point["accuracy"], **style)
+    pair[1].plot(ms, point["accuracy"], **style)
+    if name != "dense" and "both unstructured" not in name:  # those are all in one place
+        place = (ms, point["accuracy"])
+        pair[1].annotate(name.split()[-1], place, (12, -4), textcoords="offset points", size=11)
+
+
+# %%
+GREY = {"color": figures.COLOURS["dense"], "marker": "o", "markersize": 12, "linestyle": ""}
+
+
+def two_axes(form, threads):
+    """Accuracy over bytes and over time, a dot for each network."""
+    figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.8), sharey=True)
+    dot(pair, "dense", form, threads, **GREY)
+    for name in [f"{way} {amount:g}" for amount in AMOUNTS for way in WAYS]:
+        dot(pair, name, form, threads, **style(name.rpartition(" ")[0]))
+    pair[0].set(xlabel="packed (kB): 87.5, 75, 50 % gone", ylabel="test accuracy (%)")
+    pair[1].set(xlabel=f"ms for one picture, {form}, {threads}")
+    styles = {way: style(way) for way in WAYS} | {"dense": GREY}
+    handles = [plt.Line2D([], [], label=way, **each) for way, each in styles.items()]
+    pair[0].legend(handles=handles, fontsize=11, labelspacing=0.9)
+    return figure
+
+
+# %%
+choose(
+    two_axes,
+    {"form": ["float32", "int8"], "threads": [*THREADS]},
+    alt="Accuracy over packed bytes and over milliseconds, four ways, three amounts.",
+)
+
+# %% [markdown]
+# Which networks are on the **front** of each picture: none that costs less is as accurate (lesson
+# 08)?
+
+# %%
+compared = ["dense"] + [f"{way} {amount:g}" for amount in AMOUNTS for way in WAYS]
+by_cost = {
+    "packed bytes": lambda name: points[name, "packed"]["bytes"],
+    "ms, float32": lambda name: points[name, "float32"]["one thread"]["median"],
+}
+fronts = {}
+for axis, cost_of in by_cost.items():
+    both = {name: (cost_of(name), points[name, "float32"]["accuracy"]) for name in compared}
+    fronts[axis] = cost.front(both)
+    print(f"{axis:12s}: {', '.join(fronts[axis])}")
+
+# %%
+on_a_front = {name.rpartition(" ")[0] for front in fronts.values() for name in front}
+print("a network of the textbook's way is on a front:", "textbook" in on_a_front)
+
+# %%
+print("at 75 %:           packed    ONNX    float32      int8")
+for way in WAYS:
+    packed, exact, int8 = (points[f"{way} 75", form] for form in ("packed", "float32", "int8"))
+    ms = [one["one thread"]["median"] for one in (exact, int8)]
+    print(
+        f"{way:17s} {packed['bytes'] / 1000:4.0f} kB {exact['bytes'] / 1000:5.0f} kB"
+        f"   {ms[0]:.3f} ms  {ms[1]:.3f} ms"
+    )
+
+# %%
+int8, exact = (points["both structured 75", form]["one thread"] for form in ("int8", "float32"))
+print("int8 makes the fastest of them slower:", int8["median"] > exact["median"])
+
+# %% [markdown]
+# Packed, all four are nearly equal. Smaller in the runtime are those with structure, and faster
+# most of all those with structured *attention*, where the milliseconds are. Int8 adds little:
+# between so many small operations numbers are turned from one kind into the other (lesson 07).
+#
+# And here? The four networks lie beside the recording.
+
+# %%
+folder = TemporaryDirectory()  # for the files of this lesson
+networks = {"dense": network}
+for way in WAYS:
+    networks[way] = steps.load(recorded_file(f"{way} 75", "conv_attention", "mixed"))[0]
+files = {
+    name: quant.export(attention.removable(one), Path(folder.name) / f"{name}.onnx", images[:2])
+    for name, one in bar(networks.items(), "networks")
+}
+
+# %% tags=["nbval-ignore-output"]
+runs = {name: quant.Deployed(file) for name, file in files.items()}
+times = compare(runs, picture, rounds=100, seconds=4, in_a_row=IN_A_ROW)
+for name, timing in times.timings.items():
+    print(f"{name:17s} {timing.median:.3f} ms, {times.speedup(name, over='dense')} faster")
+
+# %%
+ratios = {
+    way: times.speedup(way, over="dense").value
+    / points[f"{way} 75", "float32"]["one thread"]["speedup"]
+    for way in WAYS
+}
+print("all as recorded, within a factor of 1.5:", all(2 / 3 < r < 1.5 for r in ratios.values()))
+
+# %% tags=["nbval-ignore-output"]
+ahead = mean["textbook"] - max(mean[way] for way in WAYS if way != "textbook")
+reveal("09.ahead", ahead, low=-5, high=5, unit="points")
+faster = times.speedup("textbook", over="dense").value
+reveal("09.faster", faster, low=0.5, high=5, unit="x")
+
+# %%
+slower = times.speedup("both structured", over="textbook")
+print("both structured is faster than the textbook's way:", slower.low > 1)
+
+# %% [markdown]
+# ## With sparse hardware
+#
+# The textbook's way hopes for hardware that skips zeros. Only the products of attention with its
+# weights become faster, then; all else stays: Amdahl's law, backwards.
+#
+# **Exercise 09.4.** A `share` of the time can be made faster by a factor. Which factor makes the
+# whole `target` times faster? Return None if none does.
+
+
+# %%
+def factor_needed(share, target):
+    """The factor, or None."""
+    return ...
+
+
+check("09.4", factor_needed)
+
+# %%
+# hint("09.4")
+# solution("09.4")
+
+# %% [markdown]
+# How fast would the hardware have to be? The share of the products in "textbook 75" was measured by
+# leaving them out, and the goal is the time of "both structured 75".
+
+# %%
+named = [*compared, "two of four"]
+took = {name: points[name, "float32"]["one thread"]["median"] for name in named}
+pieces = milliseconds(parts_of("textbook 75"))
+share = pieces[1] / sum(pieces)
+products = share * took["textbook 75"]
+FACTORS = [1 + step / 20 for step in range(181)]
+curve = [took["textbook 75"] - products * (1 - 1 / factor) for factor in FACTORS]
+
+# %%
+figure, axes = plt.subplots()
+axes.plot(FACTORS, curve, color=figures.COLOURS["unstructured"], label="textbook's way")
+goal = took["both structured 75"]
+axes.axhline(goal, color=figures.COLOURS["structured"], label="both structured")
+axes.axvline(2, color="black", linestyle="--", linewidth=1.5, label="2:4 at its best")
+axes.set(xlabel="attention's products faster by (x)", ylabel="ms for one picture", ylim=(0, None))
+axes.legend(fontsize=11)
+figures.show(
+    figure, alt="Time of the textbook's way over the factor of the hardware, and the goal."
+)
+
+# %%
+target = took["textbook 75"] / goal
+needed = mixed.factor_needed(share, target)
+print(f"attention's products take {share:.0%} of the time of the textbook's way")
+print(f"the whole would have to become {target:.2f} times faster")
+print("so they would have to:", f"{needed:.1f} times" if needed else "no factor is enough")
+
+# %%
+print("twice as fast is enough:", needed is not None and needed <= 2)
+
+# %% [markdown]
+# A head that is gone takes its softmax, and all the moving around, with it. A weight that is zero
+# takes one multiplication with it, at best.
+#
+# What does sparse hardware give? The recording of a GPU would say it. 2:4 does half of the
+# multiplications, so twice as fast is its ceiling (Mishra et al., 2021), far from reached where
+# matrices are small.
+
+# %%
+found = recordings.load("sparse_vs_dense")
+gpus = {name: recordings.points(one, format="2:4") for name, one in found.items()}
+for name, rows in gpus.items():
+    best = max((row["speedup"] for row in rows), default=None)
+    print(f"{name}: 2:4 gives {best:.2f}x at best" if best else f"{name}: no sparse tensor cores")
+
+# %% [markdown]
+# And it skips half of the weights in *its* pattern. What does the pattern cost, beside zeros that
+# lie anywhere? And if all went well, would 2:4 be faster than structured attention at 50 %?
+
+# %%
+for name in ("textbook 50", "two of four", "both structured 50"):
+    low, high = made[name]["after"]["interval"]
+    print(f"{name:19s} {after[name]:.2f} % ({low:.1f} to {high:.1f})")
+
+# %%
+ceiling = took["two of four"] - products / 2
+print(f"2:4 as it is       {took['two of four']:.3f} ms")
+print(f"2:4 at its ceiling {ceiling:.3f} ms")
+print(f"both structured 50 {took['both structured 50']:.3f} ms")
+
+# %% [markdown]
+# The pattern costs nothing here, and that is good news for those who have the hardware. But even at
+# its ceiling it would not be ahead of heads and neurons that are simply gone.
+#
+# ## The rule, as code
+#
+# "Convert to a sparse format only if the hardware has it", says the careful engineer, "and if it is
+# faster". Both can be asked of a machine.
+#
+# **Exercise 09.5.** `measured` has for each format the speed-up over dense and the two ends of its
+# interval, such as `(2.0, 1.8, 2.2)`, or None where the machine does not have the format. Return
+# the name of the format to convert to, or `"dense"`.
+
+
+# %%
+def decide(measured):
+    """The fastest format that is certainly faster than dense, or "dense"."""
+    return ...
+
+
+check("09.5", decide)
+
+# %%
+# hint("09.5")
+# solution("09.5")
+
+# %% [markdown]
+# `sparse.converted` does it for a network: it times every layer that has zeros, on what really
+# comes to it, and gives a reason for each. First a single layer, large and with few weights left:
+
+# %% tags=["nbval-ignore-output"]
+generator = torch.Generator().manual_seed(0)
+large = torch.nn.Linear(1024, 1024)
+large.weight.data = sparse.pruned(torch.randn(1024, 1024, generator=generator), 0.95)
+choice, _ = sparse.chosen(large, torch.randn(16, 1024, generator=generator))
+print(choice)
+
+# %%
+print("it is converted to", choice.format)
+
+# %% [markdown]
+# Now the networks, three quarters of their weights gone.
+
+# %% tags=["nbval-ignore-output"]
+converted = {way: sparse.converted(networks[way], picture) for way in bar(WAYS, "networks")}
+for way, (_, choices) in converted.items():
+    with_zeros = [choice for choice in choices.values() if choice.sparsity]
+    sparse_now = [choice for choice in with_zeros if choice.format]
+    print(f"{way:17s} {len(with_zeros):2d} layers with zeros, {len(sparse_now)} converted")
+
+# %%
+with torch.no_grad():
+    same = [
+        torch.allclose(changed(images), networks[way](images), atol=1e-4)
+        for way, (changed, _) in converted.items()
+    ]
+print("all compute the same:", all(same))
+
+# %% tags=["nbval-ignore-output"]
+_, choices = converted["both unstructured"]
+for name in ("convolutions.3.conv2", "blocks.0.fc1", "blocks.3.attention.in_proj", "blocks.3.fc2"):
+    print(f"{name:27s} {choices[name].sparsity:.0%} zeros: {choices[name].reason}")
+
+# %%
+print(
+    "no convolution is converted:",
+    all(choice.format is None for name, choice in choices.items() if "conv" in name),
+)
+
+# %% [markdown]
+# A product of a matrix 96 wide with 16 tokens is over before the work around each nonzero weight is
+# paid for (lesson 05). The rule finds that out layer by layer, and on a machine with sparse tensor
+# cores the same call may answer otherwise.
+#
+# ## The verdict
+#
+# C19: convolutions structured, attention unstructured.
+
+# %% tags=["nbval-ignore-output"]
+others = [way for way in WAYS if way != "textbook"]
+smallest = min(points[f"{way} 75", "packed"]["bytes"] for way in others)
+fastest, fastest_50 = (min(took[f"{way} {amount}"] for way in others) for amount in (75, 50))
+measurements = {
+    "accuracy_over_best_other_75": ahead,
+    "bytes_over_smallest_other_75": points["textbook 75", "packed"]["bytes"] / smallest,
+    "time_over_fastest_other_75": took["textbook 75"] / fastest,
+    "time_over_fastest_other_50_ceiling": ceiling / fastest_50,
+    "two_four_lost": after["textbook 50"] - after["two of four"],
+}
+claims.record("C19", measurements, "conv_attention, Fashion-MNIST, ONNX Runtime, one thread")
+
+# %%
+print("the textbook's way is the fastest without sparse hardware:", took["textbook 75"] < fastest)
+
+# %% [markdown]
+# ## Recap
+#
+# - Ask three times where a network is large: weights, MACs and milliseconds have three answers.
+# - Compare ways at an equal share of weights, or you compare amounts.
+# - Structured pruning has a floor where the pieces are large: one head of a block, one neuron.
+# - A recommendation has parts. Two by two experiments show which part gains what.
+# - Structure goes where the milliseconds are, and where the network has plenty: measure both.
+# - What sparse hardware can give ends at the share of the time that it touches: Amdahl.
+# - Convert by measurement, layer by layer, and keep what is dense where it is not certainly faster.
+#
+# ## Interview questions
+#
+# **1. A network has convolutions and attention. What do you prune how?**
+#
+# <details><summary>Answer</summary>
+#
+# First profile: where are the bytes, and where is the time? Then try each part alone: how much of
+# it can go before accuracy falls? Structure belongs where the milliseconds are, because only
+# smaller tensors are faster everywhere; single weights go for bytes where structure costs too much.
+# "Convolutions structured, attention unstructured" fits wide convolutions that take the time,
+# beside attention on hardware that skips zeros. This lesson's network wanted the opposite.
+#
+# </details>
+#
+# **2. Sparse tensor cores make a product twice as fast. Attention is half of our time. So?**
+#
+# <details><summary>Answer</summary>
+#
+# Not all of attention is products with weights: softmax, the products of queries with keys, norms
+# and the moving around stay. If the products are 40 % of the time, twice as fast makes the whole
+# 1 / (0.6 + 0.2) = 1.25 times faster, at the very best, and small matrices reach less. And it is
+# only for half of the weights, in the 2:4 pattern.
+#
+# </details>
+#
+# **3. Two networks lost the same number of weights. One is as fast as before. Why?**
+#
+# <details><summary>Answer</summary>
+#
+# Single zeros are multiplied like any number by dense kernels. Whole channels and heads make the
+# tensors smaller. And *where* they go matters: a weight of a convolution is used at every place of
+# the map, one of a linear layer once for every token, and small operations have a fixed price.
+#
+# </details>
+#
+# **4. You want to remove 90 % of the heads and neurons of four blocks with four heads each.**
+#
+# <details><summary>Answer</summary>
+#
+# Heads come whole: one of four is already a quarter, and an eighth of such a block. Below that
+# there is only the MLP to take from, until it is gone. Then drop whole blocks, make heads narrower,
+# or take single weights.
+#
+# </details>
+#
+# **5. When do you convert a layer to a sparse format?**
+#
+# <details><summary>Answer</summary>
+#
+# When the target has a kernel for it, the zeros lie as that kernel needs them, the batch and the
+# shape are those of the deployment, and the measured speed-up has an interval above 1. Otherwise
+# keep it dense: conversion costs time and memory, and the fallback of a format is often slow.
+#
+# </details>
+#
+# ## Where next
+#
+# All of these networks began as a large trained one. **Lesson 10** asks whether it would have been
+# better to train a small one at once, with the large one as its teacher.
