@@ -24,15 +24,14 @@ import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
-from course_lib import compression, data, distillation, models, recordings
+from course_lib import compression, data, distillation, drop_recovery, models, recordings
 from course_lib.bars import bar
 from course_lib.cost import macs
 from course_lib.distillation import METHODS, Run, School
-from course_lib.drop_recovery import EXAMPLE
-from course_lib.teaching import claims, figures
+from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.widgets import explore, predict, reveal
-from course_lib.training import STUDENT_T, mean_interval
+from course_lib.training import STUDENT_T, difference_interval, mean_interval
 
 # %%
 plt.style.use(figures.STYLE)
@@ -78,7 +77,7 @@ predict(
 student = distillation.untrained("pruned", "resnet18", seed=0)
 for name, network in {"teacher": resnet18, "student": student}.items():
     weights = sum(tensor.numel() for tensor in network.parameters())
-    example = EXAMPLE.to(next(network.parameters()).device)
+    example = drop_recovery.EXAMPLE.to(next(network.parameters()).device)
     print(f"{name}: {weights / 1e6:5.2f} M weights, {macs(network, example) / 1e6:5.1f} MMACs")
 print()
 for name, method in METHODS.items():
@@ -295,15 +294,15 @@ print(
     "with and without a teacher took equal time, to a factor of 1.5:", 2 / 3 < taught / alone < 1.5
 )
 at_5 = {run.method: point["accuracy"] for run, point in live.items() if run.budget == 0.05}
-print("after 5 % pruned leads:", max(at_5, key=at_5.get) == "pruned")
-print("after 5 % the taught are behind:", at_5["distilled"] < at_5["scratch"])
+print("after 5 % fresh weights do better without:", at_5["distilled"] < at_5["scratch"])
+print("and so do pruned ones:", at_5["pruned and distilled"] < at_5["pruned"])
 
 # %% tags=["nbval-ignore-output"]
 kept = at_5["pruned"] - at_5["scratch"]
 reveal("10.kept", kept, low=-10, high=20, unit="points")
 
 # %%
-print("trained weights are worth a point after 5 %:", kept > 1)
+print("trained weights are no burden, to a point:", kept > -1)
 
 # %% [markdown]
 # With so little time the teacher is in the way: what it adds to a step costs more than it is worth
@@ -311,7 +310,7 @@ print("trained weights are worth a point after 5 %:", kept > 1)
 #
 # ## The whole training, recorded
 #
-# A full training of all four takes most of an hour, so it was recorded, with three seeds:
+# A full training of all four takes a quarter of an hour, so it was recorded, with three seeds:
 # `python -m course_lib record distillation --model resnet18`.
 
 # %%
@@ -392,12 +391,13 @@ for budget in BUDGETS:
     print(f"{budget:4.0%}", "  ".join(f"{name} {means[name][budget]:.1f}" for name in ranked))
 
 # %% [markdown]
-# Is that the same as what you saw live?
+# Is that what you saw live? To a few points only: after so short a training a small network depends
+# on its luck, and another processor or number of threads rounds differently, which is luck enough.
 
 # %%
 for name in ("scratch", "pruned"):
     (point,) = recordings.points(recorded, method=name, budget=0.05, seed=0)
-    print(f"{name}: within 1.5 points:", abs(point["accuracy"] - at_5[name]) < 1.5)
+    print(f"{name}: to 3 points:", abs(point["accuracy"] - at_5[name]) < 3)
 
 # %% [markdown]
 # ## Trained weights, or fresh ones?
@@ -408,18 +408,39 @@ for name in ("scratch", "pruned"):
 
 # %%
 def lead(first, second, budget):
-    """Points that the first is ahead, in words and as a number."""
+    """Points that the first is ahead: for each seed, and the mean with its interval."""
     found = distillation.gains(recorded, first, second, budget)
     mean, low, high = mean_interval(found)
-    sure = "" if low > 0 or high < 0 else "  (not clear)"
-    print(f"{budget:4.0%}  {first} minus {second}: {mean:5.2f} ({low:5.2f} to {high:5.2f}){sure}")
+    seeds = " ".join(f"{one:6.2f}" for one in found)
+    sure = "not clear" if low <= 0 <= high else ""
+    print(f"{budget:5.0%}  {seeds}   mean {mean:6.2f} ({low:6.2f} to {high:6.2f}) {sure}")
     return mean
 
 
+print("pruned minus scratch, seeds 0, 1 and 2")
 kept = {budget: lead("pruned", "scratch", budget) for budget in BUDGETS}
 
 # %% [markdown]
-# READ-KEPT
+# Without training both only guess: of so few channels nothing works by itself. After 5 % pruned
+# leads in every seed, but by so different amounts that the interval holds zero. After 1 and 20 %
+# the seeds do not even agree on who leads. And after all of the training hardly anything is left,
+# as Liu et al. (2019) found for channels.
+#
+# Your live students were those of seed 0, in which trained weights help most after 5 %. Whoever
+# trains one seed takes that for the truth.
+#
+# Seven eighths of the channels are a lot. Lesson 04 recorded how far pruned is ahead of scratch
+# after 20 % of the training when less is removed from `small_resnet`:
+
+# %%
+small, ahead = recovery.load("small_resnet"), {}
+for amount in drop_recovery.AMOUNTS["channels"]:
+    gaps = [recovery.gap(small, "channels", amount, method=way) for way in ("one-shot", "scratch")]
+    ahead[amount] = gaps[1] - gaps[0]
+    print(f"without {amount:.0%} of the channels: {ahead[amount]:.1f} points")
+
+# %% [markdown]
+# Where half of the channels stay, they bring three points along; where 15 % stay, nothing.
 #
 # From when on is one method at least as good as another?
 #
@@ -456,18 +477,16 @@ for first, second in (
 # or pruned without a teacher.
 
 # %%
-taught = {
-    (first, second, budget): lead(first, second, budget)
-    for first, second in (
-        ("distilled", "scratch"),
-        ("pruned and distilled", "pruned"),
-        ("distilled", "pruned"),
-    )
-    for budget in (0.05, 0.2, 1.0)
-}
+PAIRS = (("distilled", "scratch"), ("pruned and distilled", "pruned"), ("distilled", "pruned"))
+taught = {}
+for first, second in PAIRS:
+    print(f"{first} minus {second}")
+    for budget in (0.05, 0.2, 1.0):
+        taught[first, second, budget] = lead(first, second, budget)
 
 # %% [markdown]
-# READ-TAUGHT
+# With the time of a full training the teacher is a little behind in every pair and seed. With less
+# time it is mostly far behind: early on, more steps are worth more than better answers.
 #
 # Papers mostly compare equal *epochs*, as if the teacher's time were free. Lesson 07 has such a
 # student, `narrower`: pruned, and distilled for as many epochs as the others had without a teacher.
@@ -481,11 +500,19 @@ print(f"with a teacher, in equal time:         {means['pruned and distilled'][1.
 print(
     f"with a teacher, {recorded['cost']['ratio']:.1f} times the time:    {free['accuracy']:.2f} %"
 )
-print(f"in equal epochs the teacher is worth {by_epochs:.2f} points")
+low, high = difference_interval(free["accuracy"], means["pruned"][1.0], 10_000)
+print(f"in equal epochs the teacher is worth {by_epochs:.2f} points ({low:.2f} to {high:.2f})")
 
 # %% [markdown]
-# READ-EPOCHS
-#
+# Who counts epochs sees the teacher win, who looks at the clock sees it lose. And even in equal
+# epochs 10,000 pictures cannot tell the gain from none (lesson 04's interval; it is one student).
+# What three times the time would give *without* a teacher was not recorded. You can:
+
+# %%
+# trained = distillation.train(Run("pruned", cost["ratio"], seed=0), school, progress=bar)
+# distillation.point(Run("pruned", cost["ratio"], seed=0), trained, school)
+
+# %% [markdown]
 # ## When is a teacher's time free?
 #
 # When somebody else has spent it. What a teacher said can be **remembered** and looked up: MiniLM's
@@ -568,13 +595,13 @@ for row in recorded["deployed"]:
         )
 
 # %%
-whole, small = (
+whole, little = (
     recordings.points({"points": recorded["deployed"]}, network=name, form="float32")[0]
     for name in ("teacher", "student")
 )
-print(f"the student is {whole['bytes'] / small['bytes']:.0f} times smaller, ", end="")
-print(f"and loses {whole['accuracy'] - small['accuracy']:.1f} points")
-print("more than two points are lost:", whole["accuracy"] - small["accuracy"] > 2)
+print(f"the student is {whole['bytes'] / little['bytes']:.0f} times smaller, ", end="")
+print(f"and loses {whole['accuracy'] - little['accuracy']:.1f} points")
+print("more than two points are lost:", whole["accuracy"] - little["accuracy"] > 2)
 
 # %% [markdown]
 # ## The verdicts
@@ -597,12 +624,15 @@ card16
 print(card16.here.text)
 
 # %% [markdown]
-# READ-C16
+# What it costs is certain. What it gives depends on who counts, and on the teacher: ours has 64
+# times the MACs of its student. Where a teacher is hardly larger, or a step spends its time
+# elsewhere, equal time and equal epochs are nearly the same.
 #
 # C22: prune to keep trained weights, or when retraining is too dear.
 
 # %% tags=["nbval-ignore-output"]
 measured = {f"kept_{100 * budget:.0f}": points for budget, points in kept.items()}
+measured |= {"kept_20_half": ahead[0.5]}
 card22 = claims.record("C22", measured, "a student of ResNet-18, 10,000 test pictures, 3 seeds")
 card22
 
@@ -611,14 +641,16 @@ print(card22.here.text)
 at_the_end.close()
 
 # %% [markdown]
-# READ-C22
+# Keeping weights is worth it while most of them are kept. With an eighth of the channels, what
+# one keeps is the architecture.
 #
 # ## Recap
 #
 # - A teacher says which classes are alike; the temperature makes it audible, its square keeps it
 #   as loud as the labels.
 # - A teacher has a price. Measure it, and compare in equal time; equal epochs flatter the teacher.
-# - Trained weights are a head start: worth most when time is short, and less with more training.
+# - Trained weights are a head start where many of them stay. With an eighth of the channels it is
+#   small, and differs from seed to seed.
 # - A few seeds give an interval, too: Student's, wider than the usual one, and narrower again for
 #   the differences of pairs.
 # - What a teacher said can be remembered: its time is free when many students share it.
@@ -629,10 +661,11 @@ at_the_end.close()
 #
 # <details><summary>Answer</summary>
 #
-# How much training time is there? With little of it, prune and fine-tune on the labels: the weights
-# are a head start, and a teacher slows down every step. With plenty, the start matters less and
-# less, and a teacher can be worth its time. The two are no rivals: pruning says where the student
-# begins, distilling what it is told, and one may do both.
+# How much training time is there? With little of it, prune and fine-tune on the labels: a teacher
+# slows down every step. Do not hope for much from the old weights, though: at a sixtieth hardly any
+# of them are left, and a fresh network is nearly as good. With plenty of time a teacher can be
+# worth its price. The two are no rivals: pruning says where the student begins, distilling what it
+# is told, and one may do both. Try two or three seeds before you believe a difference.
 #
 # </details>
 #
