@@ -10,7 +10,8 @@ from course_lib import PROJECT, recordings
 MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph, surgery, \
 channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup, \
 storage, pruned_file, quantization, steps, compression, encoders, oneshot, minilm, \
-minilm_steps, transformer, distillation, mixed, evidence, decision, capstone"""
+minilm_steps, transformer, distillation, mixed, evidence, decision, \
+capstone"""
 
 
 def run(script: str) -> str:
