@@ -22,6 +22,7 @@ from course_lib.teaching.exercises import (
     lesson08,
     lesson09,
     lesson10,
+    lesson11,
 )
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
 
@@ -39,6 +40,7 @@ EXERCISES: dict[str, Exercise] = {
         lesson08,
         lesson09,
         lesson10,
+        lesson11,
     )
     for exercise in lesson.EXERCISES
 }
