@@ -109,6 +109,20 @@ def test_choosing_redraws_the_picture_with_every_choice(shown, last):
     assert len({bundle["image/png"] for bundle in shown[1:]}) == 3
 
 
+def test_an_answer_is_judged_and_kept(shown, last):
+    answers = {"second": ("b",)}
+    questions = {"first": "Which?", "second": "And which?"}
+    widgets.ask(questions, ["a", "b"], lambda name, ticked: f"{name}: {ticked} <", answers)
+    which, asked, boxes, button, said = last(ipywidgets.VBox).children
+    assert asked.value == "Which?"
+    boxes.children[0].value = True
+    button.click()
+    assert answers["first"] == ("a",) and said.value.endswith("&lt;")
+    which.value = "second"
+    assert (asked.value, said.value) == ("And which?", "")
+    assert [box.value for box in boxes.children] == [False, True], "an earlier answer comes back"
+
+
 def test_without_the_widget_the_words_are_the_same_in_every_run(shown):
     widgets.predict("01.cliff", "Where?", low=50, high=100, unit="%")
     widgets.predict("01.gap", "How much?", low=0, high=9, unit="points")

@@ -1,5 +1,6 @@
 """What the learner presses. Every widget has a picture beneath it that needs no kernel."""
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
@@ -88,6 +89,39 @@ def choose(draw: Callable[..., Figure], choices: Mapping[str, Sequence[str]], al
     picture = display(drawn(), raw=True, display_id=True)
     for row in rows:
         row.observe(lambda _: picture.update(drawn(), raw=True), "value")
+
+
+def ask(
+    questions: Mapping[str, str],
+    options: Sequence[str],
+    judged: Callable[[str, tuple[str, ...]], str],
+    answers: dict[str, tuple[str, ...]],
+) -> None:
+    """One of the ``questions`` at a time, boxes to tick for its answer, and what the judge says.
+
+    Args:
+        questions: by name, what is asked.
+        judged: called with the name of the question and the options that were ticked.
+        answers: gets what was ticked, by name, whenever the learner presses the button.
+    """
+    which = ipywidgets.Dropdown(options=[*questions], layout=ipywidgets.Layout(width="60%"))
+    asked, said = ipywidgets.HTML(questions[which.value]), ipywidgets.HTML()
+    layout = ipywidgets.Layout(width="auto")
+    boxes = [ipywidgets.Checkbox(description=one, indent=False, layout=layout) for one in options]
+    button = ipywidgets.Button(description="This is my answer", button_style="primary")
+
+    def change(_) -> None:
+        asked.value, said.value = questions[which.value], ""
+        for box in boxes:
+            box.value = box.description in answers.get(which.value, ())
+
+    def commit(_) -> None:
+        answers[which.value] = tuple(box.description for box in boxes if box.value)
+        said.value = html.escape(judged(which.value, answers[which.value]))
+
+    which.observe(change, "value")
+    button.on_click(commit)
+    _show(ipywidgets.VBox([which, asked, ipywidgets.HBox(boxes), button, said]))
 
 
 def _remember(name: str, **entry) -> None:

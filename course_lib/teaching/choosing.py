@@ -1,0 +1,85 @@
+"""The rules of :mod:`course_lib.decision` as a picture: the path of one deployment is lit."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from course_lib.decision import HARDWARE, NOTHING, RULES, Advice, Expected, Step
+from course_lib.teaching.figures import COLOURS
+
+#: The idea, and so the colour, of each step.
+IDEAS = {
+    NOTHING: "dense",
+    "structured": "structured",
+    "unstructured": "unstructured",
+    "2:4": "unstructured",
+    "distil": "distilled",
+    "quantize": "quantized",
+}
+
+#: Where the columns of the picture begin: questions, steps, what is expected.
+QUESTION, STEP, PROMISE = 0.0, 5.3, 7.2
+
+FAINT = "#c8c8c8"
+
+
+def picture(advice: Advice) -> Figure:
+    """:data:`course_lib.decision.RULES` from top to bottom, with the answers of ``advice``.
+
+    A step carries its place in the order in which the steps are taken, and what recorded networks
+    promise once it is done.
+    """
+    figure, axes = plt.subplots(figsize=(11.6, 7.4))
+    chosen = {step.step: (place, step) for place, step in enumerate(advice.steps, start=1)}
+    for row, rule in enumerate(RULES):
+        asked = row < len(advice.answers)
+        yes = asked and advice.answers[row]
+        _question(axes, row, rule.question, asked)
+        _step(axes, row, rule.step, f"{chosen[rule.step][0]}. " if yes else "", yes)
+        if yes:
+            axes.text(PROMISE, row, _promise(chosen.pop(rule.step)[1]), va="center", fontsize=11)
+    verdict = "meets all targets" if advice.enough else "nearest way; it misses a target"
+    note = textwrap.fill(HARDWARE[advice.brief.hardware].note, 110)
+    axes.text(0, len(RULES) - 0.25, f"By the recordings: {verdict}.\n{note}", va="top", fontsize=11)
+    axes.set(xlim=(-0.1, 11.6), ylim=(len(RULES) + 0.55, -0.6))
+    axes.axis("off")
+    return figure
+
+
+def _question(axes: Axes, row: int, question: str, asked: bool) -> None:
+    colour = "black" if asked else FAINT
+    box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": colour}
+    words = textwrap.fill(question, 40)
+    axes.text(QUESTION + 0.1, row, words, va="center", fontsize=12, color=colour, bbox=box)
+    if row:
+        arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (0.5, row - 0.36), (0.5, row - 0.64), arrowprops=arrow)
+
+
+def _step(axes: Axes, row: int, step: str, number: str, yes: bool) -> None:
+    colour = COLOURS[IDEAS[step]] if yes else FAINT
+    fill = {"facecolor": colour, "alpha": 0.45} if yes else {"facecolor": "white"}
+    box = {"boxstyle": "round,pad=0.35", "edgecolor": colour} | fill
+    words = {"va": "center", "fontsize": 12, "color": "black" if yes else FAINT}
+    axes.text(STEP, row, f"{number}{step}", bbox=box, **words)
+    arrow = {"arrowstyle": "-|>", "color": "black" if yes else FAINT}
+    axes.annotate("", (STEP - 0.15, row), (STEP - 0.9, row), arrowprops=arrow)
+    axes.text(
+        STEP - 0.6, row - 0.1, "yes", ha="center", va="bottom", fontsize=10, color=arrow["color"]
+    )
+
+
+def _promise(step: Step) -> str:
+    """What is expected after a step, in two short lines; the claims that say so."""
+    cited = f" ({', '.join(step.claims)})" if step.claims else ""
+    if step.expected is None:
+        return f"not recorded by itself{cited}"
+    return f"{_gains(step.expected)}\n{step.expected.name}, {step.expected.form}{cited}"
+
+
+def _gains(promise: Expected) -> str:
+    most = "≤ " if promise.at_most else ""
+    gained = f"{promise.smaller:.1f}x smaller, {most}{promise.faster:.1f}x faster"
+    return f"{promise.lost:+.1f} points lost, {gained}".replace("+", "")
