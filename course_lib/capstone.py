@@ -14,23 +14,29 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from course_lib import compression, quantization, recordings
+from torch import nn
+
+from course_lib import compression, masks, quantization, recordings
 from course_lib.bars import bar, say
 from course_lib.compression import IN_A_ROW, deployed
 from course_lib.data import DATA, Splits
+from course_lib.drop_recovery import on_device
 from course_lib.evidence import COURSE
 from course_lib.files import write_whole
 from course_lib.models import load_trained
 from course_lib.quantization import Deployed
 from course_lib.recipes import RECIPES
-from course_lib.steps import Step, retrain, take
+from course_lib.steps import Step, take
 from course_lib.timing import compare, digits
-from course_lib.training import Objective, to_labels, to_teacher
+from course_lib.training import Objective, fit, to_labels, to_teacher
 
 NETWORK = "resnet18"
 
 #: So many training steps are timed to say how long all of them will take.
 TRIED = 5
+
+#: Pictures in a training step.
+BATCH = 128
 
 #: An attempt that is so many points short of the accuracy gets nothing for it.
 HOPELESS = 10.0
@@ -179,11 +185,11 @@ def run(
     Raises:
         PlanError: the plan cannot be carried out.
     """
-    step, whole = _step(checked(plan)), load_trained(NETWORK)
+    model, whole = pruned(plan, data), load_trained(NETWORK)
     with _objective(plan, data) as objective:
         say(f"Training will take about {estimate(plan, data, objective):.0f} s.")
         start = time.perf_counter()
-        model = take(step, whole, NETWORK, data, objective, progress=progress)
+        train(model, plan.epochs * RECIPES[NETWORK].epochs, data, objective, progress)
         seconds = time.perf_counter() - start
     with TemporaryDirectory() as folder:
         form = "int8" if plan.int8 else "float32"
@@ -206,31 +212,50 @@ def time_beside(dense: Path, mine: Path, data: Splits) -> float:
     return 1 / found.speedup("yours", over="dense").value
 
 
+def pruned(plan: Plan, data: Splits) -> nn.Module:
+    """The trained network without what ``plan`` removes, nothing retrained.
+
+    Raises:
+        PlanError: the plan cannot be carried out.
+    """
+    channels, weights, *_ = checked(plan)
+    step = Step("dense", channels=channels, weights=weights)
+    return take(step, load_trained(NETWORK), NETWORK, data, to_labels)
+
+
+def train(
+    model: nn.Module,
+    epochs: float,
+    data: Splits,
+    objective: Objective,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> None:
+    """Train ``model`` in place; what is zero stays zero.
+
+    All of the recipe's learning rates are squeezed into the ``epochs``. With few channels left that
+    brings back more than the end of them (:func:`course_lib.distillation.train`).
+    """
+    if not epochs:
+        return
+    with masks.hold(on_device(model), masks.masks_of(model)):
+        recipe = RECIPES[NETWORK]
+        how = {"lr": recipe.lr, "seed": recipe.seed, "objective": objective, "progress": progress}
+        fit(model, data.train, epochs=epochs, batch_size=BATCH, **how)
+    model.cpu()
+
+
 def estimate(plan: Plan, data: Splits, objective: Objective = to_labels) -> float:
     """The seconds that the training of ``plan`` will take, from a few steps of it.
 
     Raises:
         PlanError: the plan cannot be carried out.
     """
-    steps = round(checked(plan).epochs * RECIPES[NETWORK].epochs * _steps_per_epoch(data))
-    if not steps:
-        return 0.0
-    untrained = _step(plan)._replace(budget=0.0)
-    model = take(untrained, load_trained(NETWORK), NETWORK, data, objective)
-    budget = TRIED / _steps_per_epoch(data) / RECIPES[NETWORK].epochs
+    model, steps_per_epoch = pruned(plan, data), len(data.train.labels) // BATCH
     for _ in range(2):  # the first time warms up
         start = time.perf_counter()
-        retrain(model, NETWORK, data.train, budget, seed=0, objective=objective)
+        train(model, TRIED / steps_per_epoch, data, objective)
         seconds = time.perf_counter() - start
-    return steps * seconds / TRIED
-
-
-def _steps_per_epoch(data: Splits, batch_size: int = 128) -> int:
-    return len(data.train.labels) // batch_size
-
-
-def _step(plan: Plan) -> Step:
-    return Step("dense", channels=plan.channels, weights=plan.weights, budget=plan.epochs)
+    return plan.epochs * RECIPES[NETWORK].epochs * steps_per_epoch * seconds / TRIED
 
 
 @contextmanager

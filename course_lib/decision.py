@@ -242,6 +242,18 @@ def enough(brief: Brief, steps: Collection[str], known: Iterable[Evidence]) -> b
     return promise is not None and shortfall(brief, promise) == 0
 
 
+def combined(first: float, second: float, fixed: float) -> float:
+    """The speed-up of two steps together, from that of each alone; lesson 11 builds this function.
+
+    Args:
+        fixed: the share of the dense time that neither step shortens. What they shorten, both
+            shorten: the law of Amdahl (1967) for two steps.
+    """
+    whole = 1 - fixed
+    factors = [whole / (1 / speedup - fixed) for speedup in (first, second)]
+    return 1 / (fixed + whole / math.prod(factors))
+
+
 # --- the rules ----------------------------------------------------------------------------------
 
 

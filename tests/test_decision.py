@@ -295,3 +295,9 @@ def test_the_most_within_a_point_is_found_by_hand_as_well(known):
     assert decision.most("faster", nobody, "cnn", "structured") == 1.0
     short = decision.most("faster", known, "transformer", "structured", budget=0.2)
     assert short < decision.most("faster", known, "transformer", "structured")
+
+
+def test_two_steps_together_gain_less_than_their_product():
+    assert decision.combined(3.0, 4.0, fixed=0.0) == pytest.approx(12)
+    assert decision.combined(3.0, 4.0, fixed=0.1) < 12
+    assert decision.combined(3.0, 1.0, fixed=0.1) == pytest.approx(3)

@@ -20,7 +20,7 @@ IDEAS = {
 }
 
 #: Where the columns of the picture begin: questions, steps, what is expected.
-QUESTION, STEP, PROMISE = 0.0, 5.3, 7.2
+QUESTION, STEP, PROMISE = 0.0, 5.0, 7.0
 
 FAINT = "#c8c8c8"
 
