@@ -121,7 +121,7 @@ off = {name: abs(np.log(times / promised["measured"])) for name, times in promis
 print("the fixed part explains most of it:", off["with a fixed part"] < off["product"] / 2)
 
 # %% [markdown]
-# One number, measured once, and the promise is right to some percent instead of wrong by half.
+# One more number, measured once, and the promise is much nearer to the truth.
 #
 # **Exercise 11.2.** `networks` has for each name what is "lost" (points), and how many times
 # "smaller" and "faster" it is. Return the name of the network with the largest `gain` among those
@@ -459,8 +459,8 @@ print("small enough:", attempt.parts["bytes"] == 1)
 print("so little training is not enough:", attempt.accuracy < budget.accuracy)
 
 # %% [markdown]
-# Two of three. What is missing is accuracy: more training, more channels, or a teacher? The
-# recordings can be asked first, for nothing:
+# What is missing is accuracy: more training, more channels, or a teacher? The recordings can be
+# asked first, for nothing:
 
 # %% tags=["nbval-ignore-output"]
 for one in known:
@@ -538,8 +538,8 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 #
 # On which hardware, and what does that accelerate (int8, 2:4, small batches)? What is short:
 # arithmetic, memory bandwidth, the download, RAM? How much faster, how much smaller, how many
-# points may it lose, measured on which data? How much training can be paid, and is the training data
-# there? Must it come from these weights? Then profile before you prune.
+# points may it lose, measured on which data? How much training can be paid, and is the training
+# data there? Must it come from these weights? Then profile before you prune.
 #
 # </details>
 #
@@ -579,8 +579,8 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 # <details><summary>Answer</summary>
 #
 # For bytes nearly; for time no. Take out what neither step shortens, the fixed part: each step's
-# own speed-up holds it already. Multiply the factors of the rest, add the fixed part again, and measure
-# the combination in the target's runtime before you promise it.
+# own speed-up holds it already. Multiply the factors of the rest, add the fixed part again, and
+# measure the combination in the target's runtime before you promise it.
 #
 # </details>
 #
