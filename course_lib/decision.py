@@ -420,7 +420,12 @@ class Advice(NamedTuple):
         return tuple(step.step for step in self.steps)
 
     def __str__(self) -> str:
-        lines = [f"{number}. {step}" for number, step in enumerate(self.steps, start=1)]
+        later = [*(step.expected for step in self.steps[1:]), ...]
+        lines = [
+            # what two steps promise together, such as to prune and to distil, is told once
+            f"{number}. {step._replace(expected=None) if step.expected == after else step}"
+            for number, (step, after) in enumerate(zip(self.steps, later, strict=True), start=1)
+        ]
         if not self.enough:
             lines.append("No recorded network meets all targets: this is the nearest way.")
         return "\n".join([*lines, HARDWARE[self.brief.hardware].note])

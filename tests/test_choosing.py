@@ -54,6 +54,7 @@ def test_the_verdict_and_the_note_on_the_hardware_are_told(drawn):
     advice, texts = drawn
     last = " ".join(texts[-1].get_text().split())
     assert decision.HARDWARE[advice.brief.hardware].note in last
+    assert all(step.expected.source in last for step in advice.steps if step.expected)
     assert ("meets all targets" in last) == advice.enough
 
 

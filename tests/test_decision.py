@@ -184,6 +184,8 @@ def test_steps_come_in_the_order_in_which_they_are_taken_with_reasons_and_source
         assert step.why and set(step.claims) <= set(claims.load()) and step.claims
     assert advice.steps[-1].expected.source.startswith("compression on ")
     assert advice.steps[-1].expected.smaller >= 200
+    told = [step.expected for step in advice.steps]
+    assert str(advice).count("points lost") == len(dict.fromkeys(told)) < len(told)
 
 
 @pytest.mark.parametrize("hardware", decision.HARDWARE)

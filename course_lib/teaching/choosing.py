@@ -36,21 +36,29 @@ def picture(advice: Advice) -> Figure:
     for row, rule in enumerate(RULES):
         asked = row < len(advice.answers)
         yes = asked and advice.answers[row]
-        _question(axes, row, rule.question, asked)
+        _question(axes, row, rule.question, asked, yes)
         _step(axes, row, rule.step, f"{chosen[rule.step][0]}. " if yes else "", yes)
         if yes:
             axes.text(PROMISE, row, _promise(chosen.pop(rule.step)[1]), va="center", fontsize=11)
-    verdict = "meets all targets" if advice.enough else "nearest way; it misses a target"
-    note = textwrap.fill(HARDWARE[advice.brief.hardware].note, 110)
-    axes.text(0, len(RULES) - 0.25, f"By the recordings: {verdict}.\n{note}", va="top", fontsize=11)
+    axes.text(0, len(RULES) - 0.35, _verdict(advice), va="top", fontsize=11)
     axes.set(xlim=(-0.1, 11.6), ylim=(len(RULES) + 0.55, -0.6))
     axes.axis("off")
     return figure
 
 
-def _question(axes: Axes, row: int, question: str, asked: bool) -> None:
+def _verdict(advice: Advice) -> str:
+    """Whether the targets are met, which recordings say so, and what the hardware means for it."""
+    verdict = "it meets all targets" if advice.enough else "the nearest way; it misses a target"
+    promises = [step.expected for step in advice.steps if step.expected]
+    sources = ", ".join(dict.fromkeys(promise.source for promise in promises))
+    note = HARDWARE[advice.brief.hardware].note
+    return textwrap.fill(f"By the recordings ({sources}): {verdict}. {note}", 115)
+
+
+def _question(axes: Axes, row: int, question: str, asked: bool, yes: bool) -> None:
     colour = "black" if asked else FAINT
     box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": colour}
+    box["linewidth"] = 2.5 if yes else 1
     words = textwrap.fill(question, 40)
     axes.text(QUESTION + 0.1, row, words, va="center", fontsize=12, color=colour, bbox=box)
     if row:

@@ -347,7 +347,7 @@ verdicts = {
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(figsize=(10.4, 6.4))
-filled = ListedColormap(["white", figures.COLOURS["structured"]])
+filled = ListedColormap(["white", figures.COLOURS["dense"]])
 axes.imshow([*zip(*verdicts.values(), strict=True)], cmap=filled, vmin=0, vmax=1, aspect="auto")
 axes.set_yticks(range(len(cases)), cases, fontsize=11)
 axes.set_xticks(range(len(ways)), [f"{way}\n{sum(verdicts[way])} of 20" for way in ways])
