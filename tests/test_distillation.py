@@ -157,9 +157,18 @@ def test_a_run_says_what_it_is():
 # --- what a teacher costs -----------------------------------------------------------------------
 
 
-def test_the_cost_of_a_slow_teacher_is_seen(pictures):
+@pytest.fixture
+def one_thread():
+    """Threads that wait for each other take ten times as long beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_cost_of_a_slow_teacher_is_seen(pictures, one_thread):
     def slow(images: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.2)  # a step of this student takes milliseconds, whatever else is running
+        time.sleep(0.3)
         return says(images)
 
     how = {"epochs": 0.5, "rounds": 6, "seconds": 0}
