@@ -18,55 +18,85 @@ def section(text, heading):
     return text.split(f"## {heading}\n\n")[1].split("\n\n## ")[0]
 
 
-def test_empty_progress_lists_every_claim_as_untested_with_its_lesson():
-    text = report.markdown()
+def claim(text, name):
+    """The section of one claim."""
+    [found] = re.findall(rf"\n### {name} .*?(?=\n##)", text, flags=re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes the report and returns its Markdown."""
+
+    def write():
+        report.write(tmp_path / "build")
+        return (tmp_path / "build" / "report.md").read_text(encoding="utf-8")
+
+    return write
+
+
+def test_empty_progress_lists_every_claim_as_untested_with_its_lesson(written):
+    text = written()
     assert "**0 of 22 claims tested: holds (0), holds when (0), does not hold (0).**" in text
-    rows = section(text, "Claims").splitlines()[2:]
-    assert [row.split("|")[1].strip() for row in rows] == list(claims.load())
-    assert "untested: lesson 02 tests it" in rows[4]
+    assert re.findall(r"^### (C\d\d) ", text, flags=re.MULTILINE) == list(claims.load())
+    assert "untested: lesson 02 tests it" in claim(text, "C05")
+    tests = sum(len(one.tests) for one in claims.load().values())
+    assert len(section(text, "Untested").splitlines()) == 2 + tests
     assert f"0 of {len(EXERCISES)} exercises solved." in text and "None made yet." in text
+    assert report.GUESSES not in text
 
 
-def test_measured_claim_shows_its_number_and_counts():
+def test_measured_claim_shows_its_number_and_counts(written):
     claims.record("C13", {"gap_90": 1.23, "gap_90_no_finetune": 40}, "SmallResNet")
-    text = report.markdown()
+    text = written()
     assert "1 of 22 claims tested: holds (0), holds when (1), does not hold (0)." in text
-    [row] = [line for line in section(text, "Claims").splitlines() if "| C13 |" in line]
-    assert "**1.2 points**" in row and "**40.0 points**" in row and "at most 2 points" in row
-    assert "◑ holds at" in row and "no recording yet" in row
+    found = claim(text, "C13")
+    assert "✔ **1.2 points**" in found and "✘ **40.0 points**" in found
+    assert "at most 2 points" in found and "Measured on: SmallResNet." in found
+    assert "◑ **holds" in found and "no recording yet" in found
+    open_tests = section(text, "Untested")
+    gaps = [test.label for test in claims.load()["C13"].tests if test.quantity == "gap_90"]
+    assert f"| C13 | {gaps[0]} |" not in open_tests and "| C13 |" in open_tests
 
 
-def test_recording_stands_beside_the_own_numbers(monkeypatch):
+def test_recording_stands_beside_the_own_numbers(monkeypatch, written):
     recording = {"claims": {"C13": {"gap_90": {"value": 1.7}}}}
     monkeypatch.setattr(claims, "recordings", lambda: {"cpu-2core": recording})
-    assert re.search(r"cpu-2core: .*\*\*1\.7 points\*\*", report.markdown())
+    found = claim(written(), "C13")
+    assert "| this machine | recording cpu-2core |" in found
+    assert re.search(r"\| not yet \(lesson 0\d\) \| ✔ \*\*1\.7 points\*\* \|", found)
 
 
-def test_exercises_and_predictions_are_listed_with_what_is_missing():
+def test_exercises_and_predictions_are_listed_with_what_is_missing(written):
     def learn(kept):
         solved = {"attempts": 3, "hints": 1, "solved": True}
         kept["exercises"].update({"01.2": solved, "01.1": {"attempts": 1}})
+        scale = {"low": 0, "high": 100}
+        asked = {"guess": 30, "unit": "%", "question": "How much | how far?", "truth": 42.0}
         kept["predictions"].update(
-            {
-                "01.a": {
-                    "guess": 30,
-                    "unit": "%",
-                    "question": "How much | how far?",
-                    "truth": 42.0,
-                },
-                "01.b": {"guess": 1.23456},
-                "01.c": {"truth": 7.0},
-            }
+            {"01.a": asked | scale, "01.b": {"guess": 1.23456}, "01.c": {"truth": 7.0}}
         )
 
     progress.update(learn)
-    text = report.markdown()
+    text = written()
     assert f"1 of {len(EXERCISES)} exercises solved." in text
-    assert "| 01.1 | a magnitude mask | not yet | 1 | 0 |" in text
-    assert "| 01.2 | masks for the whole network | solved | 3 | 1 |" in text
-    assert "| 01.3 | a training step that keeps the zeros | not attempted | 0 | 0 |" in text
+    [row] = [line for line in section(text, "Exercises").splitlines() if line.startswith("| 01 |")]
+    assert row.split(" | ")[2:4] == ["4", "1"]
+    assert "01.1 a magnitude mask" in row and "01.2" not in row
     assert "| How much \\| how far? | 30 % | 42 % |\n| 01.b | 1.23 | not yet |" in text
-    assert "01.c" not in text
+    assert "01.c" not in text and f"]({report.GUESSES})" in text
+
+
+def test_the_pictures_have_a_dot_for_every_test_and_every_guess():
+    claims.record("C13", {"gap_90": 1.23, "gap_90_no_finetune": 40}, "SmallResNet")
+    cards = claims.cards()
+    (axes,) = report.glance(cards).axes
+    names = [line.get_label() for line in axes.lines]
+    assert len(names) == sum(len(card.verdict.outcomes) for card in cards)
+    assert names.count("target reached") == names.count("target missed") == 1
+    beyond = {"guess": 120, "truth": 50, "low": 0, "high": 100}
+    (axes,) = report.guesses({"01.a": beyond}).axes
+    assert [line.get_xdata()[0] for line in axes.lines[1:]] == [1.0, 0.5]
 
 
 def test_page_needs_nothing_else_and_keeps_the_learners_words_as_text(tmp_path):
@@ -75,10 +105,11 @@ def test_page_needs_nothing_else_and_keeps_the_learners_words_as_text(tmp_path):
     path = report.write(tmp_path / "build")
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "build" / "report.html"
-    assert not re.search(r"<(script|img|link)|https?://|url\(|@import", page)
-    assert "&lt;script&gt;" in page and page.count("<table>") == 4
+    assert not re.search(r"<(script|link)|https?://|url\(|@import", page)
+    assert re.findall(r"<img src=\"(.{22})", page) == ["data:image/png;base64,"]
+    assert "&lt;script&gt;" in page
     assert 'name="viewport"' in page and "@media print" in page
-    assert (tmp_path / "build" / "report.md").read_text(encoding="utf-8") == report.markdown()
+    assert (tmp_path / "build" / report.GLANCE).read_bytes().startswith(b"\x89PNG")
 
 
 def test_crash_leaves_the_earlier_report_whole(tmp_path, monkeypatch):
@@ -92,4 +123,5 @@ def test_crash_leaves_the_earlier_report_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         report.write(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before
-    assert {path.name for path in tmp_path.glob("*.*")} == {"report.html", "report.md"}
+    found = {path.name for path in tmp_path.glob("*.*")}
+    assert found == {"report.html", "report.md", report.GLANCE}

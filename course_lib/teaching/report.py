@@ -1,21 +1,24 @@
 """The learner's report: every claim with this machine's numbers, on one page to show to others.
 
-``build/report.md`` is the text; ``build/report.html`` is the same, self-contained, for a browser
-or a printer.
+``build/report.md`` is the text, with its pictures beside it; ``build/report.html`` is the same,
+self-contained, for a browser or a printer.
 """
 
+import base64
 import html
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 
 from course_lib import PROJECT
 from course_lib.files import write_whole
-from course_lib.teaching import claims, progress
-from course_lib.teaching.claims import MARKS, Card, Outcome, Verdict
+from course_lib.teaching import claims, figures, progress
+from course_lib.teaching.claims import MARKS, Card, Verdict
 from course_lib.teaching.exercises import EXERCISES
 
 TITLE = "Pruning, Measured: my results"
@@ -23,33 +26,52 @@ TITLE = "Pruning, Measured: my results"
 # Nothing from elsewhere: the page must open on a train and in ten years.
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --accent: #2166ac; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72em; margin: 0 auto; padding: 1em; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 0 auto; padding: 1em; }
 h1 { line-height: 1.2; border-bottom: 4px solid var(--accent); padding-bottom: .3em; }
 h2 { margin-top: 2em; }
+h3 { margin: 2em 0 .3em; line-height: 1.3; }
+h3 + p { margin-top: 0; }
+img { max-width: 100%; background: white; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9em; }
-th, td { text-align: left; vertical-align: top; padding: .4em .8em .4em 0; min-width: 3em;
+th, td { text-align: left; vertical-align: top; padding: .3em .8em .3em 0; min-width: 3em;
   border-bottom: 1px solid var(--line); }
-td:nth-child(n+2) { min-width: 9em; }
+td:nth-child(n+2) { min-width: 8em; }
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   table { display: table; width: 100%; }
   td:nth-child(n+2) { min-width: 0; }
   thead { display: table-header-group; }
-  tr { break-inside: avoid; }
-  h2 { break-after: avoid; }
+  tr, img { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
 }
 """
 
+#: How a test that passed, that did not and that is not measured is drawn, and what it is called.
+DOTS = {
+    True: {"label": "target reached", "marker": "o", "color": MARKS["holds"][1]},
+    False: {"label": "target missed", "marker": "X", "color": MARKS["does not hold"][1]},
+    None: {
+        "label": "not measured",
+        "marker": "o",
+        "color": MARKS["untested"][1],
+        "markerfacecolor": "white",
+    },
+}
+
 
 def write(folder: Path = PROJECT / "build") -> Path:
-    """Write ``report.md`` and ``report.html`` into ``folder``; return the path of the page.
+    """Write the report into ``folder``; return the path of the page, ``report.html``.
 
     Raises:
         OSError: the folder cannot be written; an earlier report stays as it was.
     """
-    text = markdown()
-    write_whole(Path(folder) / "report.md", text)
-    return write_whole(Path(folder) / "report.html", page(text))
+    folder, cards, learner = Path(folder), claims.cards(), progress.read()
+    shown = pictures(cards, learner["predictions"])
+    text = markdown(cards, learner, shown)
+    for name, (_, png) in shown.items():
+        write_whole(folder / name, png)
+    write_whole(folder / "report.md", text)
+    return write_whole(folder / "report.html", page(text, shown))
 
 
 def summary(cards: Iterable[Card]) -> str:
@@ -60,34 +82,45 @@ def summary(cards: Iterable[Card]) -> str:
     return f"{tested} of {kinds.total()} claims tested: {fared}."
 
 
-def markdown() -> str:
-    """The report as Markdown, from the learner's progress."""
-    learner, cards = progress.read(), claims.cards()
-    machine = claims.machine().items()
+# The text
+
+
+def markdown(cards: list[Card], learner: dict, shown: Mapping[str, tuple[str, bytes]]) -> str:
+    """The report as Markdown: the ``cards``, and what the ``learner`` did in the course.
+
+    Args:
+        shown: the :func:`pictures`.
+    """
+    images = {name: f"![{alt}]({name})" for name, (alt, _) in shown.items()}
     sections = [
         f"# {TITLE}",
         "Claims of the textbooks on neural-network pruning, tested by experiments on one machine, "
-        "which is described at the end. Every verdict is computed from the numbers beside it.",
+        "which is described at the end. Every verdict is computed from the numbers beneath it; "
+        "the numbers of a recording are those of the machine that is named.",
         f"**{summary(cards)}**",
+        images[GLANCE],
         "## Claims",
-        _table(
-            ("claim", "the textbook says", "verdict", "this machine", "the course's recording"),
-            [_claim_row(card) for card in cards],
-        ),
+        *map(_claim, cards),
+        "## Untested",
+        _untested(cards),
         "## Exercises",
         _exercises(learner["exercises"]),
         "## Predictions against measurements",
+        *([images[GUESSES]] if GUESSES in images else []),
         _predictions(learner["predictions"]),
         "## Machine",
-        _table(("what", "here"), [*machine, ("date of this report", date.today().isoformat())]),
+        _machine(),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def page(text: str) -> str:
-    """The Markdown ``text`` as one HTML page that needs no other file."""
+def page(text: str, shown: Mapping[str, tuple[str, bytes]]) -> str:
+    """The Markdown ``text`` as one HTML page that needs no other file: pictures are inside."""
     # HTML inside the text (a learner's own words) stays text.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    for name, (_, png) in shown.items():
+        inside = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        body = body.replace(f'src="{name}"', f'src="{inside}"')
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -106,43 +139,74 @@ def _row(cells: Iterable[object]) -> str:
     return f"| {' | '.join(words)} |"
 
 
-def _claim_row(card: Card) -> tuple[str, ...]:
-    recorded = (f"{machine}: {_recorded(verdict)}" for machine, verdict in card.recorded.items())
-    return (
-        card.claim.id,
-        card.claim.textbook,
-        f"{MARKS[card.verdict.kind][0]} {card.verdict.text}",
-        _numbers(card.verdict),
-        "; ".join(recorded) or "no recording yet",
-    )
+def _claim(card: Card) -> str:
+    """A claim's section: the verdict, and every number beside its target."""
+    claim = card.claim
+    told = [
+        f"### {claim.id} {claim.textbook}",
+        f"{MARKS[card.verdict.kind][0]} **{card.verdict.text}**",
+        _numbers(card) if claim.tests else "",
+        f"Measured on: {'; '.join(card.contexts)}." if card.contexts else "",
+        f"Textbook and literature: {'; '.join(claim.sources)}." if claim.sources else "",
+    ]
+    return "\n\n".join(filter(None, told))
 
 
-def _numbers(verdict: Verdict) -> str:
-    measured = [outcome for outcome in verdict.outcomes if outcome.value is not None]
-    return "; ".join(_number(outcome) for outcome in measured) or "-"
+def _numbers(card: Card) -> str:
+    columns = {"this machine": card.verdict} | {
+        f"recording {machine}": verdict for machine, verdict in card.recorded.items()
+    }
+    if not card.recorded:
+        columns |= {"the course's recording": Verdict("untested", "", ())}
+    rows = [
+        (test.label, test.target, *(_number(verdict, place) for verdict in columns.values()))
+        for place, test in enumerate(card.claim.tests)
+    ]
+    return _table(("what", "target", *columns), rows)
 
 
-def _recorded(verdict: Verdict) -> str:
-    """The same numbers of another machine, in the same order, without their labels."""
-    measured = [outcome for outcome in verdict.outcomes if outcome.value is not None]
-    return "; ".join(f"**{outcome.test.shown(outcome.value)}**" for outcome in measured) or "-"
+def _number(verdict: Verdict, place: int) -> str:
+    if not verdict.outcomes:
+        return "no recording yet"
+    outcome = verdict.outcomes[place]
+    if outcome.value is None:
+        return f"not yet (lesson {outcome.test.lesson})"
+    return f"{'✔' if outcome.passed else '✘'} **{outcome.test.shown(outcome.value)}**"
 
 
-def _number(outcome: Outcome) -> str:
-    test = outcome.test
-    return f"{test.label}: **{test.shown(outcome.value)}** (target: {test.target})"
+def _untested(cards: Iterable[Card]) -> str:
+    """What is missing, with the lesson that measures it."""
+    rows = [
+        (card.claim.id, outcome.test.label, outcome.test.lesson)
+        for card in cards
+        for outcome in card.verdict.outcomes
+        if outcome.value is None
+    ]
+    return _table(("claim", "not measured", "lesson"), rows) if rows else "Nothing."
 
 
 def _exercises(attempted: dict[str, dict]) -> str:
-    """Every exercise of the course, solved or not."""
-    rows, solved = [], 0
-    for name, exercise in EXERCISES.items():
-        entry = attempted.get(name, {})
-        solved += bool(entry.get("solved"))
-        state = "solved" if entry.get("solved") else "not yet" if entry else "not attempted"
-        rows.append((name, exercise.title, state, entry.get("attempts", 0), entry.get("hints", 0)))
-    table = _table(("exercise", "", "state", "attempts", "hints read"), rows)
-    return f"{solved} of {len(EXERCISES)} exercises solved.\n\n{table}"
+    """The exercises of every lesson: how many are solved, and which are not."""
+    by_lesson = defaultdict(list)
+    for name in EXERCISES:
+        by_lesson[name.partition(".")[0]].append(name)
+    solved = {name for name in EXERCISES if attempted.get(name, {}).get("solved")}
+    table = _table(
+        ("lesson", "solved", "attempts", "hints read", "not solved"),
+        [_lesson_row(lesson, names, solved, attempted) for lesson, names in by_lesson.items()],
+    )
+    return f"{len(solved)} of {len(EXERCISES)} exercises solved.\n\n{table}"
+
+
+def _lesson_row(
+    lesson: str, names: list[str], solved: set[str], attempted: dict[str, dict]
+) -> tuple[object, ...]:
+    attempts, hints = (
+        sum(attempted.get(name, {}).get(key, 0) for name in names) for key in ("attempts", "hints")
+    )
+    done = solved.intersection(names)
+    rest = ", ".join(f"{name} {EXERCISES[name].title}" for name in names if name not in done)
+    return lesson, f"{len(done)} of {len(names)}", attempts, hints, rest or "-"
 
 
 def _predictions(predictions: dict[str, dict]) -> str:
@@ -161,3 +225,71 @@ def _amount(entry: dict, key: str) -> str:
     number = entry[key]
     shown = f"{number:.3g}" if isinstance(number, float) and abs(number) < 1000 else str(number)
     return f"{shown} {entry.get('unit', '')}".strip()
+
+
+def _machine() -> str:
+    dated = ("date of this report", date.today().isoformat())
+    return _table(("what", "here"), [*claims.machine().items(), dated])
+
+
+# The pictures
+
+GLANCE, GUESSES = "report-glance.png", "report-guesses.png"
+
+
+def pictures(cards: list[Card], predictions: dict[str, dict]) -> dict[str, tuple[str, bytes]]:
+    """By file name, what a picture shows in words, and its PNG."""
+    guessed = {name: entry for name, entry in sorted(predictions.items()) if _is_ready(entry)}
+    with plt.style.context(figures.STYLE):
+        drawn = {GLANCE: (glance(cards), "The tests of every claim: target reached, or missed.")}
+        if guessed:
+            drawn[GUESSES] = (guesses(guessed), "Every guess, and what was measured.")
+    return {
+        name: (alt, figures.picture(figure, alt)["image/png"])
+        for name, (figure, alt) in drawn.items()
+    }
+
+
+def glance(cards: list[Card]) -> Figure:
+    """A line for each claim, a dot for each of its tests."""
+    figure, axes = plt.subplots(figsize=(9.6, 0.6 + 0.34 * len(cards)))
+    for row, card in enumerate(cards):
+        for place, outcome in enumerate(card.verdict.outcomes):
+            axes.plot(place, row, linestyle="", markersize=9, **DOTS[outcome.passed])
+    handles = [plt.Line2D([], [], linestyle="", markersize=9, **dot) for dot in DOTS.values()]
+    axes.set_yticks(range(len(cards)), map(_said, cards), fontsize=11)
+    axes.set(ylim=(len(cards) - 0.5, -0.5), xlim=(-0.6, None), xticks=[])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(DOTS), fontsize=11)
+    return figure
+
+
+def _said(card: Card) -> str:
+    return f"{card.claim.textbook}  {card.claim.id} {MARKS[card.verdict.kind][0]}"
+
+
+def _is_ready(entry: dict) -> bool:
+    return all(entry.get(key) is not None for key in ("guess", "truth", "low", "high"))
+
+
+def guesses(guessed: dict[str, dict]) -> Figure:
+    """A line for each prediction, as long as its scale: the guess (open) and the truth (filled)."""
+    figure, axes = plt.subplots(figsize=(9.6, 1.2 + 0.34 * len(guessed)))
+    dot = {"marker": "o", "markersize": 9, "color": "black", "linestyle": ""}
+    for row, entry in enumerate(guessed.values()):
+        guess, truth = (_place(entry, key) for key in ("guess", "truth"))
+        axes.plot([guess, truth], [row, row], color=figures.COLOURS["dense"])
+        axes.plot(guess, row, markerfacecolor="white", label="guess" if not row else None, **dot)
+        axes.plot(truth, row, label="measured" if not row else None, **dot)
+    axes.set_yticks(range(len(guessed)), guessed, fontsize=11)
+    axes.set(ylim=(len(guessed) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="scale of the question")
+    axes.set_xticks([0, 1], ["low end", "high end"])
+    figure.legend(loc="outside upper right", ncols=2, fontsize=11)
+    return figure
+
+
+def _place(entry: dict, key: str) -> float:
+    """Where a number lies on the scale of its question, from 0 to 1; beyond it at the end."""
+    place = (entry[key] - entry["low"]) / (entry["high"] - entry["low"])
+    return min(1.0, max(0.0, place))

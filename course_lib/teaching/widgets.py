@@ -28,7 +28,7 @@ def predict(name: str, question: str, low: float, high: float, unit: str, step: 
     said = ipywidgets.HTML(_said(earlier, unit))
 
     def commit(_) -> None:
-        _remember(name, question=question, unit=unit, guess=slider.value)
+        _remember(name, question=question, unit=unit, low=low, high=high, guess=slider.value)
         said.value = _said(slider.value, unit)
         picture.update(_ruler(low, high, unit, slider.value, None), raw=True)
 
