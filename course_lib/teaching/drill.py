@@ -127,8 +127,8 @@ def choose(
     if not chosen:
         there = ", ".join(sorted({question.lesson for question in bank.values()}))
         raise DrillError(
-            f"No question fits lessons {[*lessons]}, topics {[*topics]} and difficulties "
-            f"{[*difficulties]}. Lessons: {there}. Topics: {', '.join(TOPICS)}. Difficulties: 1 to 5."
+            f"No question fits lessons {[*lessons]}, topics {[*topics]}, difficulties "
+            f"{[*difficulties]}. Lessons: {there}. Topics: {', '.join(TOPICS)}. Difficulties: 1-5."
         )
     return chosen
 
@@ -273,6 +273,11 @@ class Terminal(NamedTuple):
         width = min(88, shutil.get_terminal_size().columns - 1)
         self.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent))
 
+    def head(self, place: int, count: int, question: Question) -> None:
+        """Which question it is of how many, of what kind, and its text."""
+        self.write(f"\n{place} of {count}: {heading(question)}")
+        self.say(questions.filled(question, self.evidence).question)
+
     def show(self, question: Question) -> None:
         """The answer, its strong points and the usual mistake."""
         full = questions.filled(question, self.evidence)
@@ -296,16 +301,25 @@ def source(question: Question, evidence: Evidence) -> str:
     return f"{proof}; the number {evidence.number(question.estimate.value).origin}."
 
 
+def comes_back(due: datetime, now: datetime) -> str:
+    """When a question is asked again, in words."""
+    minutes = (due - now).total_seconds() / 60
+    for unit, length in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
+        if minutes >= length:
+            count = round(minutes / length)
+            return f"Comes back in {count} {unit}{'s' if count > 1 else ''}."
+    return "Comes back in a minute."
+
+
 def practise(cards: Sequence[Question], terminal: Terminal, now: Callable[[], datetime]) -> int:
     """Ask ``cards`` one after the other; each grade is stored at once. Returns how many."""
     for done, question in enumerate(cards):
-        terminal.say(f"\n{done + 1} of {len(cards)}: {heading(question)}")
-        terminal.say(questions.filled(question, terminal.evidence).question)
+        terminal.head(done + 1, len(cards), question)
         try:
             grade = _answered(question, terminal)
         except Quit:
             return done
-        terminal.say(f"Comes back on {remember(question.id, grade, now()):%d %B %Y}.")
+        terminal.say(comes_back(remember(question.id, grade, now()), now()))
     return len(cards)
 
 
@@ -336,8 +350,7 @@ def interview(
     """A mock interview: a minute for each question, then the rubric. Stores every grade."""
     answers: list[Answer] = []
     for place, question in enumerate(drawn, start=1):
-        terminal.say(f"\n{place} of {len(drawn)}: {heading(question)}")
-        terminal.say(questions.filled(question, terminal.evidence).question)
+        terminal.head(place, len(drawn), question)
         try:
             answers.append(_timed(question, terminal))
         except Quit:
