@@ -1,4 +1,4 @@
-"""The exercises of lesson 12: a Leitner box, a tolerance, a fair draw, a sentence, an interval."""
+"""The exercises of lesson 12: a Leitner box, a tolerance, a sentence, a fair draw, an interval."""
 
 import math
 
@@ -139,78 +139,6 @@ WITHIN_FACTOR = Exercise(
 # --- 12.3 ---------------------------------------------------------------------------------------
 
 
-def _topics() -> list[tuple]:
-    return [
-        (["a", "a", "b"], 2),
-        (["b", "a"], 2),
-        (["b", "a", "b", "a"], 3),
-        (["a", "a", "a", "b", "c", "b"], 5),
-        (["a"], 3),
-        ([], 2),
-        (["a", "b", "b"], 0),
-    ]
-
-
-def _firsts(topics: list[str], count: int) -> list[int]:
-    """The first place of each topic, and no second ones."""
-    return [place for place, topic in enumerate(topics) if topic not in topics[:place]][:count]
-
-
-def _repeated(topics: list[str], count: int) -> list[int]:
-    """As many as asked for, from the beginning again where there are too few."""
-    order = balanced(topics, len(topics))
-    return [order[place % len(order)] for place in range(count)] if order else []
-
-
-BALANCED = Exercise(
-    id="12.3",
-    title="a fair draw",
-    difficulty=3,
-    minutes=10,
-    reference=balanced,
-    cases=_topics,
-    hints=(
-        "First round: the first entry of every topic. Second round: the second of every topic.",
-        "`topics[:place].count(topics[place])` is the round in which a place has its turn.",
-        "Sort the places by (round, first place of their topic), and cut after `count`.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda topics, count: list(range(min(count, len(topics)))),
-            "Those are the first ones. A topic with many questions would crowd out the others.",
-        ),
-        Mistake(_firsts, "After the first round comes a second one, as long as there are entries."),
-        Mistake(
-            lambda topics, count: sorted(
-                range(len(topics)), key=lambda place: topics.index(topics[place])
-            )[:count],
-            "You take all of one topic before the next. Take one of each, then again.",
-        ),
-        Mistake(
-            lambda topics, count: sorted(
-                range(len(topics)),
-                key=lambda place: (topics[:place].count(topics[place]), topics[place]),
-            )[:count],
-            "Topics take turns in the order in which they first appear, not by the alphabet.",
-        ),
-        Mistake(
-            _repeated, "Where there are fewer entries than asked for, return fewer, none twice."
-        ),
-        Mistake(
-            lambda topics, count: [topics[place] for place in balanced(topics, count)],
-            "Return the places of the entries, not their topics.",
-        ),
-        Mistake(
-            lambda topics, count: sorted(balanced(topics, count)),
-            "Return them in the order of the turns; you sorted the places.",
-        ),
-    ),
-)
-
-
-# --- 12.4 ---------------------------------------------------------------------------------------
-
-
 def sentence(what: str, ratio: float, low: float, high: float, condition: str) -> str:
     """Faster, slower or neither, as the interval says, with the condition."""
     if low <= 1 <= high:
@@ -260,7 +188,7 @@ def _not_inverted(what: str, ratio: float, low: float, high: float, condition: s
 
 
 SENTENCE = Exercise(
-    id="12.4",
+    id="12.3",
     title="a row becomes a sentence",
     difficulty=3,
     minutes=10,
@@ -297,6 +225,78 @@ SENTENCE = Exercise(
                 what, ratio, low, high - 1e-9, condition
             ),
             "An interval that ends exactly at 1 holds it.",
+        ),
+    ),
+)
+
+
+# --- 12.4 ---------------------------------------------------------------------------------------
+
+
+def _topics() -> list[tuple]:
+    return [
+        (["a", "a", "b"], 2),
+        (["b", "a"], 2),
+        (["b", "a", "b", "a"], 3),
+        (["a", "a", "a", "b", "c", "b"], 5),
+        (["a"], 3),
+        ([], 2),
+        (["a", "b", "b"], 0),
+    ]
+
+
+def _firsts(topics: list[str], count: int) -> list[int]:
+    """The first place of each topic, and no second ones."""
+    return [place for place, topic in enumerate(topics) if topic not in topics[:place]][:count]
+
+
+def _repeated(topics: list[str], count: int) -> list[int]:
+    """As many as asked for, from the beginning again where there are too few."""
+    order = balanced(topics, len(topics))
+    return [order[place % len(order)] for place in range(count)] if order else []
+
+
+BALANCED = Exercise(
+    id="12.4",
+    title="a fair draw",
+    difficulty=3,
+    minutes=10,
+    reference=balanced,
+    cases=_topics,
+    hints=(
+        "First round: the first entry of every topic. Second round: the second of every topic.",
+        "`topics[:place].count(topics[place])` is the round in which a place has its turn.",
+        "Sort the places by (round, first place of their topic), and cut after `count`.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda topics, count: list(range(min(count, len(topics)))),
+            "Those are the first ones. A topic with many questions would crowd out the others.",
+        ),
+        Mistake(_firsts, "After the first round comes a second one, as long as there are entries."),
+        Mistake(
+            lambda topics, count: sorted(
+                range(len(topics)), key=lambda place: topics.index(topics[place])
+            )[:count],
+            "You take all of one topic before the next. Take one of each, then again.",
+        ),
+        Mistake(
+            lambda topics, count: sorted(
+                range(len(topics)),
+                key=lambda place: (topics[:place].count(topics[place]), topics[place]),
+            )[:count],
+            "Topics take turns in the order in which they first appear, not by the alphabet.",
+        ),
+        Mistake(
+            _repeated, "Where there are fewer entries than asked for, return fewer, none twice."
+        ),
+        Mistake(
+            lambda topics, count: [topics[place] for place in balanced(topics, count)],
+            "Return the places of the entries, not their topics.",
+        ),
+        Mistake(
+            lambda topics, count: sorted(balanced(topics, count)),
+            "Return them in the order of the turns; you sorted the places.",
         ),
     ),
 )
@@ -377,4 +377,4 @@ SUCCESS_INTERVAL = Exercise(
 )
 
 
-EXERCISES = (LEITNER, WITHIN_FACTOR, BALANCED, SENTENCE, SUCCESS_INTERVAL)
+EXERCISES = (LEITNER, WITHIN_FACTOR, SENTENCE, BALANCED, SUCCESS_INTERVAL)
