@@ -4,7 +4,7 @@ The *student* is the trained network, the *teacher*, without most of its channel
 what this experiment recorded, and runs one of its points again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import partial
 from itertools import product
@@ -262,3 +262,43 @@ def _record_deployed(recording: dict, path: Path, data: Splits) -> None:
     found = compression.measure(networks, recording["model"], data)
     recording |= {"deployed": found["points"], "packed": found["packed"]}
     recordings.write(recording, path)
+
+
+# --- reading it ---------------------------------------------------------------------------------
+
+
+def by_seed(recording: dict, method: str, budget: float) -> list[float]:
+    """Test accuracies, in percent, of a method at a budget: one for each seed, in their order."""
+    found = recordings.points(recording, method=method, budget=budget)
+    return [one["accuracy"] for one in sorted(found, key=lambda one: one["seed"])]
+
+
+def gains(recording: dict, first: str, second: str, budget: float) -> list[float]:
+    """Points that the ``first`` method is ahead of the ``second``, for each seed that both have."""
+    pairs = zip(*(by_seed(recording, name, budget) for name in (first, second)), strict=False)
+    return [one - other for one, other in pairs]
+
+
+def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> float | None:
+    """The budget from which on ``first`` is at least as good as ``second``; None if it never is.
+
+    Args:
+        first, second: accuracies by budget. Lesson 10 builds this function.
+    """
+    found = None
+    for budget in sorted(first, reverse=True):
+        if first[budget] < second[budget]:
+            break
+        found = budget
+    return found
+
+
+def remembered_cost(cost: float, epochs: float, versions: int, students: int) -> float:
+    """What a teacher costs that is asked only once about each of the ``versions`` of a picture.
+
+    Args:
+        cost: what it costs when it is asked in every step, see :func:`teacher_cost`.
+        epochs: of the training of each of so many ``students``, who all look the answers up.
+            Lesson 10 builds this function.
+    """
+    return 1 + (cost - 1) * versions / (epochs * students)

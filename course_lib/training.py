@@ -1,6 +1,7 @@
 """Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -261,3 +262,25 @@ def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, f
     variance = (only_first + only_second) / n**2 - difference**2 / n
     half = 100 * 1.96 * math.sqrt(variance)
     return 100 * difference - half, 100 * difference + half
+
+
+#: 95 % of Student's distribution lie within so many standard errors, by the number of values.
+STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of a few ``values``, such as one for each seed, and its 95 % interval.
+
+    Student (1908): the fewer values, the less is known of their spread. Lesson 10 builds this.
+
+    Raises:
+        ValueError: fewer than two values, or more than a table of a few has.
+    """
+    if len(values) not in STUDENT_T:
+        raise ValueError(
+            f"An interval of the mean needs {min(STUDENT_T)} to {max(STUDENT_T)} values; "
+            f"got {len(values)}."
+        )
+    mean = statistics.fmean(values)
+    half = STUDENT_T[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half

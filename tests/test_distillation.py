@@ -24,7 +24,8 @@ from course_lib.distillation import (
 from course_lib.models import SmallResNet
 from course_lib.recipes import RECIPES, Recipe
 from course_lib.steps import load
-from course_lib.training import accuracy
+from course_lib.teaching.exercises import EXERCISES
+from course_lib.training import accuracy, to_teacher
 
 EPOCHS, LR, COST = 10, 0.1, 2.5
 
@@ -272,3 +273,47 @@ def test_the_command_records(monkeypatch, capsys, tmp_path):
     out = tmp_path / "a.json"
     assert main(["record", "distillation", "--model", "resnet18", "--out", str(out)]) == 0
     assert asked == [("resnet18", out)] and f"wrote {out}" in capsys.readouterr().out
+
+
+# --- reading it ---------------------------------------------------------------------------------
+
+
+def half_done() -> dict:
+    """Two seeds from scratch, the later first, and one of a pruned student."""
+    rows = (("scratch", 0.2, 1, 81.0), ("scratch", 0.2, 0, 80.0), ("pruned", 0.2, 0, 82.5))
+    names = ("method", "budget", "seed", "accuracy")
+    return {"points": [dict(zip(names, row, strict=True)) for row in rows]}
+
+
+def test_accuracies_are_in_the_order_of_their_seeds():
+    assert distillation.by_seed(half_done(), "scratch", 0.2) == [80.0, 81.0]
+    assert distillation.by_seed(half_done(), "distilled", 0.2) == []
+
+
+def test_a_gain_is_that_of_the_same_seed():
+    assert distillation.gains(half_done(), "pruned", "scratch", 0.2) == [2.5]
+
+
+@pytest.mark.parametrize("case", EXERCISES["10.3"].cases())
+def test_the_learner_builds_the_epochs_of_equal_time(case, school, monkeypatch):
+    budget, epochs, cost = case
+    recipe = RECIPES["small_resnet"]._replace(epochs=epochs)
+    monkeypatch.setitem(RECIPES, "small_resnet", recipe)
+    found = epochs_for(Run("distilled", budget, 0), school._replace(cost=cost))
+    assert found == pytest.approx(EXERCISES["10.3"].reference(*case))
+
+
+@pytest.mark.parametrize("name", ["crossover", "remembered_cost"])
+def test_the_learner_builds_what_the_library_has(name):
+    exercise = EXERCISES[{"crossover": "10.5", "remembered_cost": "10.6"}[name]]
+    for case in exercise.cases():
+        assert getattr(distillation, name)(*case) == exercise.reference(*case)
+
+
+def test_the_learner_builds_the_objective():
+    for student, teacher, labels, *how in EXERCISES["10.2"].cases():
+        objective = to_teacher(lambda images, logits=teacher: logits, *how)
+        expected = EXERCISES["10.2"].reference(student, teacher, labels, *how)
+        assert float(objective(student, student, labels)) == pytest.approx(
+            float(expected), abs=1e-6
+        )

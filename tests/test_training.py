@@ -13,12 +13,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from course_lib.data import Images, fashion_mnist
 from course_lib.models import small_resnet
+from course_lib.teaching.exercises import EXERCISES
 from course_lib.training import (
+    STUDENT_T,
     accuracy,
     augment,
     batches,
     fit,
     interval,
+    mean_interval,
     to_labels,
     to_teacher,
 )
@@ -394,3 +397,31 @@ def test_interval_ends_where_the_accuracy_would_just_be_plausible(n, share):
     assert low - 1e-9 <= 100 * share <= high + 1e-9
     for end in (low / 100, high / 100):  # an end is 1.96 of its own standard deviations away
         assert n * (share - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", STUDENT_T)
+def test_the_table_holds_95_percent_of_students_distribution(count):
+    # the same share from the density itself, by the rule of trapezoids
+    inside = torch.linspace(-STUDENT_T[count], STUDENT_T[count], 100_001, dtype=torch.float64)
+    density = torch.distributions.StudentT(torch.tensor(count - 1.0)).log_prob(inside).exp()
+    assert float(torch.trapezoid(density, inside)) == pytest.approx(0.95, abs=1e-4)
+
+
+def test_the_interval_of_a_few_values_holds_their_mean_95_times_in_100():
+    drawn = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) + 7
+    found = [mean_interval(values) for values in drawn.tolist()]
+    inside = sum(low <= 7 <= high for _, low, high in found)
+    assert inside / len(found) == pytest.approx(0.95, abs=0.01)
+
+
+def test_the_learner_builds_the_interval_of_a_few_values():
+    for values, t in EXERCISES["10.4"].cases():
+        if len(values) > 1:
+            expected = EXERCISES["10.4"].reference(values, t)
+            assert mean_interval(values) == pytest.approx(expected, rel=1e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10])
+def test_an_interval_of_one_value_or_of_many_is_refused(count):
+    with pytest.raises(ValueError, match=f"2 to 9 values; got {count}"):
+        mean_interval([1.0] * count)

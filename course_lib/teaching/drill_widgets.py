@@ -264,6 +264,7 @@ def topics_figure(rows: Sequence[TopicRow]) -> Figure:
         axes.barh(range(len(rows)), widths, color=shade, edgecolor="black", label=label)
     axes.set_yticks(range(len(rows)), [row.topic for row in rows])
     axes.set(xlabel="questions", ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=3, fontsize=12)
     return figure

@@ -21,6 +21,7 @@ from course_lib.teaching.exercises import (
     lesson07,
     lesson08,
     lesson09,
+    lesson10,
     lesson12,
 )
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
@@ -38,6 +39,7 @@ EXERCISES: dict[str, Exercise] = {
         lesson07,
         lesson08,
         lesson09,
+        lesson10,
         lesson12,
     )
     for exercise in lesson.EXERCISES

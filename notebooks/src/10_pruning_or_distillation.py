@@ -1,0 +1,732 @@
+# %% [markdown]
+# # 10 Pruning or distillation
+#
+# *Shrink the old network, or train a small one?*
+#
+# You will be able to
+# - write the loss of distillation, and say what its temperature does,
+# - measure what a teacher costs, and compare methods in equal *time* instead of equal epochs,
+# - say how sure a difference between a few seeds is,
+# - choose between pruning, distilling and training anew, for the time that you have.
+#
+# **Time**: 75 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C16, C22
+#
+# **Needs**: lessons 03 and 04. No network, no GPU.
+
+# %%
+import time
+from contextlib import ExitStack
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+import torch
+from torch.nn import functional as F
+
+from course_lib import compression, data, distillation, drop_recovery, models, recordings
+from course_lib.bars import bar
+
+# %%
+from course_lib.cost import macs
+from course_lib.distillation import METHODS, Run, School
+from course_lib.teaching import claims, figures, recovery
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import explore, predict, reveal
+from course_lib.training import STUDENT_T, difference_interval, mean_interval
+
+# %%
+plt.style.use(figures.STYLE)
+pictures = data.fashion_mnist()
+resnet18 = models.load_trained("resnet18")
+at_the_end = ExitStack()  # closes the teacher's file
+teacher = at_the_end.enter_context(compression.teacher("resnet18", pictures))
+
+# %% [markdown]
+# ## Predict
+#
+# You own a trained ResNet-18 and need a network of a sixtieth of its size. It may begin with the
+# weights that pruning leaves, or with fresh ones. And it may learn from the labels alone, or also
+# from the large network, its **teacher** (Hinton, Vinyals and Dean, 2015).
+
+# %%
+predict(
+    "10.cost",
+    "In every step the teacher looks at the pictures, too. How many times as long does that take?",
+    low=1,
+    high=20,
+    unit="x",
+    step=0.1,
+)
+
+# %%
+predict(
+    "10.kept",
+    "No teacher, a twentieth of a full training: how far is the pruned one ahead of the fresh one?",
+    low=-10,
+    high=20,
+    unit="points",
+    step=0.5,
+)
+
+# %% [markdown]
+# ## One student, four ways
+#
+# The **student** is ResNet-18 without seven eighths of its channels. All four students have this
+# one shape, and therefore the same bytes, MACs and milliseconds. They differ in two things:
+
+# %%
+student = distillation.untrained("pruned", "resnet18", seed=0)
+for name, network in {"teacher": resnet18, "student": student}.items():
+    weights = sum(tensor.numel() for tensor in network.parameters())
+    example = drop_recovery.EXAMPLE.to(next(network.parameters()).device)
+    print(f"{name}: {weights / 1e6:5.2f} M weights, {macs(network, example) / 1e6:5.1f} MMACs")
+print()
+for name, method in METHODS.items():
+    start = "what pruning leaves" if method.pruned else "fresh weights"
+    goal = "labels and teacher" if method.taught else "labels"
+    print(f"{name:20s} begins with {start}, learns from {goal}")
+
+# %% [markdown]
+# ## What a teacher says
+#
+# A label says "shirt" and no more. A teacher says how much of a T-shirt it sees in it, and how
+# little of a sandal. In the probabilities of a trained network that is hard to see, as one of them
+# is mostly near 1. So they are **softened**: the logits are divided by a **temperature** first.
+#
+# **Exercise 10.1.** Return the probabilities of `logits` (pictures, classes) at a temperature.
+
+
+# %%
+def softened(logits, temperature):
+    """Probabilities, shape (pictures, classes)."""
+    return ...
+
+
+check("10.1", softened)
+
+# %%
+# hint("10.1")
+# solution("10.1")
+
+# %% [markdown]
+# Here is a shirt of which the teacher is not quite sure. Turn up the temperature.
+
+# %%
+shirts = pictures.validation.images[pictures.validation.labels == data.CLASSES.index("shirt")]
+with torch.inference_mode():
+    said = models.logits(resnet18, shirts)
+sure = said.softmax(1)[:, data.CLASSES.index("shirt")]
+chosen = int((sure - 0.7).abs().argmin())
+
+
+# %%
+def soft_labels(temperature):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8), width_ratios=(1, 2))
+    left.imshow(shirts[chosen, 0], cmap="gray_r")
+    left.axis("off")
+    probabilities = (said[chosen] / temperature).softmax(0)
+    right.barh(data.CLASSES, 100 * probabilities, color=figures.COLOURS["distilled"])
+    right.set(xlabel="probability (%)", xlim=(0, 100), title=f"temperature {temperature}")
+    right.tick_params(axis="y", labelsize=11)
+    return figure
+
+
+# %%
+explore(
+    soft_labels,
+    (1, 2, 4, 8, 16),
+    start=4,
+    label="temperature",
+    alt="A shirt, and the teacher's probabilities of all ten classes, softened.",
+)
+
+# %% [markdown]
+# At 1 two classes share it all, at 16 all are nearly alike. Between them is what the student can
+# learn from: what else it looks like, and how much. Over all shirts:
+
+# %%
+mean = (said / 4).softmax(1).mean(0)
+ranked = [data.CLASSES[place] for place in mean.argsort(descending=True)]
+print("most like a shirt: ", ", ".join(ranked[1:4]))
+print("least like a shirt:", ranked[-1])
+
+# %% [markdown]
+# ## The loss
+#
+# The student's probabilities $q$ are to become the teacher's $p$, both softened by the same
+# temperature $T$. How far apart they are says $\sum p \log (p / q)$, zero where they agree (the
+# Kullback-Leibler divergence). The labels keep a share:
+#
+# $$\text{loss} = s \, T^2 \sum p \log \frac{p}{q} + (1 - s) \, \text{cross-entropy}$$
+#
+# **Exercise 10.2.** `student` and `teacher` are logits (pictures, classes). The cross-entropy is
+# that of the student as it is, not softened. Return the mean over the pictures.
+
+
+# %%
+def distillation_loss(student, teacher, labels, temperature, share):
+    """A tensor with one number."""
+    return ...
+
+
+check("10.2", distillation_loss)
+
+# %%
+# hint("10.2")
+# solution("10.2")
+
+# %% [markdown]
+# From here on `training.to_teacher` does this, with $T = 4$ and $s = 0.9$. Why $T^2$? Look at the
+# gradient that a student gets who says nothing yet (all logits zero).
+
+
+# %%
+def gradient(temperature, factor):
+    """Its norm, for all shirts."""
+    logits = torch.zeros_like(said, requires_grad=True)
+    goal = (said / temperature).log_softmax(1)
+    found = (logits / temperature).log_softmax(1)
+    apart = F.kl_div(found, goal, reduction="batchmean", log_target=True)
+    (factor * apart).backward()
+    return float(logits.grad.norm())
+
+
+# %%
+temperatures = (1, 2, 4, 8, 16, 32)
+norms = {
+    "without the square": [gradient(one, 1) for one in temperatures],
+    "times its square": [gradient(one, one**2) for one in temperatures],
+}
+colours = dict(zip(norms, (figures.COLOURS["dense"], figures.COLOURS["distilled"]), strict=True))
+axes = figures.lines(
+    temperatures, norms, xlabel="temperature", ylabel="norm of the gradient", colours=colours
+)
+axes.set(xscale="log", yscale="log", xticks=temperatures, xticklabels=map(str, temperatures))
+axes.minorticks_off()
+figures.show(axes.figure, alt="Gradient over temperature: falls without the square, level with it.")
+
+# %%
+plain = norms["without the square"]
+print(f"from 16 to 32 it falls to 1/{plain[-2] / plain[-1]:.0f}")
+squared = norms["times its square"]
+print("with the square it stays within a factor of 3:", max(squared) < 3 * min(squared))
+
+# %% [markdown]
+# Softening divides by $T$ twice: the logits, and with them the distance of the probabilities.
+# Without the square the teacher would be drowned out by the labels whenever you turn up $T$.
+#
+# ## What a teacher costs
+#
+# Each picture is shifted and mirrored anew in every epoch, and the teacher looks at just what the
+# student sees (Beyer et al., 2022: that matters). So a large network runs in every training step.
+# Ours is already as fast as lesson 07 makes it on a CPU, its int8 file. Short trainings with and
+# without it, in turns:
+
+# %% tags=["nbval-ignore-output"]
+cost = distillation.teacher_cost("resnet18", pictures.train, teacher, rounds=8, seconds=8)
+print(
+    f"an epoch takes {cost['labels']:.1f} s with labels, {cost['teacher']:.1f} s with the teacher"
+)
+low, high = cost["interval"]
+print(f"that is {cost['ratio']:.2f} times as long ({low:.2f} to {high:.2f})")
+reveal("10.cost", cost["ratio"], low=1, high=20, unit="x")
+
+# %%
+print("the teacher costs at least a fifth:", cost["ratio"] > 1.2)
+print("but not 64 times, as its MACs would say:", cost["ratio"] < 20)
+
+# %% [markdown]
+# The teacher has 64 times the MACs, but it only looks: no gradients, eight bits. And a step of so
+# small a student is mostly not arithmetic.
+#
+# Still, whoever gets as many *epochs* with a teacher as without has more time. In equal time:
+#
+# **Exercise 10.3.** A budget is a share of the time that `epochs` epochs take without a teacher.
+# For how many epochs is it enough if each takes `cost` times as long?
+
+
+# %%
+def epochs_in_time(budget, epochs, cost):
+    """Epochs, a float."""
+    return ...
+
+
+check("10.3", epochs_in_time)
+
+# %%
+# hint("10.3")
+# solution("10.3")
+
+# %% tags=["nbval-ignore-output"]
+school = School("resnet18", pictures, teacher, cost["ratio"])
+for budget in distillation.BUDGETS:
+    epochs = [
+        distillation.epochs_for(Run(name, budget, 0), school) for name in ("scratch", "distilled")
+    ]
+    print(f"{budget:4.0%} of the time: {epochs[0]:5.2f} epochs, with a teacher {epochs[1]:5.2f}")
+
+# %%
+print("equal time is fewer epochs with a teacher:", epochs[1] < epochs[0])
+
+# %% [markdown]
+# ## Four students, live
+#
+# All train with the same recipe, its learning rates squeezed into their time. First 1 % of the time
+# of a full training, then 5 %.
+
+# %% tags=["nbval-ignore-output"]
+live, seconds = {}, {}
+runs = [Run(method, budget, seed=0) for budget in (0.01, 0.05) for method in METHODS]
+for run in bar(runs, "students"):
+    start = time.perf_counter()
+    trained = distillation.train(run, school)
+    seconds[run] = time.perf_counter() - start
+    live[run] = distillation.point(run, trained, school)
+    print(
+        f"{run.budget:3.0%}  {run.method:20s} {live[run]['epochs']:.2f} epochs, "
+        f"{seconds[run]:4.1f} s, {live[run]['accuracy']:.1f} % of the test pictures"
+    )
+
+# %%
+alone, taught = (
+    sum(seconds[run] for run in runs if METHODS[run.method].taught == wanted)
+    for wanted in (False, True)
+)
+print(
+    "with and without a teacher took equal time, to a factor of 1.5:", 2 / 3 < taught / alone < 1.5
+)
+at_5 = {run.method: point["accuracy"] for run, point in live.items() if run.budget == 0.05}
+print("after 5 % fresh weights do better without:", at_5["distilled"] < at_5["scratch"])
+print("and so do pruned ones:", at_5["pruned and distilled"] < at_5["pruned"])
+
+# %% tags=["nbval-ignore-output"]
+kept = at_5["pruned"] - at_5["scratch"]
+reveal("10.kept", kept, low=-10, high=20, unit="points")
+
+# %%
+print("trained weights are no burden, to a point:", kept > -1)
+
+# %% [markdown]
+# With so little time the teacher is in the way: what it adds to a step costs more than it is worth
+# while there is so much to learn from the labels.
+#
+# ## The whole training, recorded
+#
+# A full training of all four takes a quarter of an hour, so it was recorded, with three seeds:
+# `python -m course_lib record distillation --model resnet18`.
+
+# %%
+recorded = recordings.load("distillation", "resnet18")["cpu-2core"]
+low, high = recorded["cost"]["interval"]
+print(f"{len(recorded['points'])} students; with the teacher a step takes ", end="")
+print(f"{recorded['cost']['ratio']:.1f} times as long ({low:.1f} to {high:.1f})")
+for name in METHODS:
+    found = distillation.by_seed(recorded, name, 1.0)
+    print(f"{name:20s} after all of the time:", "  ".join(f"{one:.2f} %" for one in found))
+
+# %% [markdown]
+# Three seeds, three results: which is *the* accuracy? Their mean, and how sure it is depends on how
+# much they differ. The deviation of so few is itself uncertain. Student (1908) found how far to go
+# to either side: not 1.96 standard errors, but 4.3 with three values, and 12.7 with two.
+#
+# **Exercise 10.4.** Return mean, low and high end of the interval, `t` standard errors to either
+# side. A single value has none: return None.
+
+
+# %%
+def mean_and_interval(values, t):
+    """(mean, low, high), or None."""
+    return ...
+
+
+check("10.4", mean_and_interval)
+
+# %%
+# hint("10.4")
+# solution("10.4")
+
+# %% [markdown]
+# From here on `training.mean_interval` does this. How far to go, by the number of values:
+
+# %%
+print("  ".join(f"{count}: {far:.1f}" for count, far in STUDENT_T.items()))
+
+# %% [markdown]
+# A third seed does a lot, a ninth little. All that was recorded:
+
+# %%
+STYLES = {
+    "scratch": {"color": figures.COLOURS["dense"], "marker": "o"},
+    "distilled": {"color": figures.COLOURS["distilled"], "marker": "D"},
+    "pruned": {"color": figures.COLOURS["structured"], "marker": "s"},
+    "pruned and distilled": {"color": figures.COLOURS["distilled"], "marker": "s", "ls": "--"},
+}
+BUDGETS = distillation.BUDGETS
+
+
+# %%
+def curve(axes, name, budgets):
+    """Mean and interval of one method; budgets at equal distances, methods side by side."""
+    found = [mean_interval(distillation.by_seed(recorded, name, budget)) for budget in budgets]
+    half = [high - mean for mean, _, high in found]
+    mean = [mean for mean, _, _ in found]
+    shift = 0.05 * ([*METHODS].index(name) - 1.5)
+    places = [place + shift for place in range(len(budgets))]
+    axes.errorbar(places, mean, half, capsize=4, label=name, **STYLES[name])
+    axes.set_xticks(range(len(budgets)), [f"{100 * budget:.0f}" for budget in budgets])
+
+
+# %%
+figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=(3, 2))
+for axes, budgets in zip(pair, (BUDGETS, BUDGETS[-2:]), strict=True):
+    for name in METHODS:
+        curve(axes, name, budgets)
+    axes.set(xlabel="share of the time (%)")
+pair[0].set(ylabel="test accuracy (%)", ylim=(0, 100))
+pair[1].set(title="the end, enlarged", ylim=(80, 94))
+pair[0].legend(loc="lower right", fontsize=11, handlelength=3)
+figures.show(figure, alt="Accuracy over training time of four methods; the taught begin behind.")
+
+# %%
+means = {
+    name: {budget: fmean(distillation.by_seed(recorded, name, budget)) for budget in BUDGETS}
+    for name in METHODS
+}
+for budget in BUDGETS:
+    ranked = sorted(METHODS, key=lambda name: -means[name][budget])
+    print(f"{budget:4.0%}", "  ".join(f"{name} {means[name][budget]:.1f}" for name in ranked))
+
+# %% [markdown]
+# Is that what you saw live? To a few points only: after so short a training a small network depends
+# on its luck, and another processor or number of threads rounds differently, which is luck enough.
+
+# %%
+for name in ("scratch", "pruned"):
+    (point,) = recordings.points(recorded, method=name, budget=0.05, seed=0)
+    print(f"{name}: to 3 points:", abs(point["accuracy"] - at_5[name]) < 3)
+
+# %% [markdown]
+# ## Trained weights, or fresh ones?
+#
+# The first question: no teacher, how far is pruned ahead of fresh? A seed's two students see the
+# same pictures in the same order, so take the difference for each seed, and then the mean.
+
+
+# %%
+def lead(first, second, budget):
+    """Points that the first is ahead: for each seed, and the mean with its interval."""
+    found = distillation.gains(recorded, first, second, budget)
+    mean, low, high = mean_interval(found)
+    seeds = " ".join(f"{one:6.2f}" for one in found)
+    sure = "not clear" if low <= 0 <= high else ""
+    print(f"{budget:5.0%}  {seeds}   mean {mean:6.2f} ({low:6.2f} to {high:6.2f}) {sure}")
+    return mean
+
+
+# %%
+print("pruned minus scratch, seeds 0, 1 and 2")
+kept = {budget: lead("pruned", "scratch", budget) for budget in BUDGETS}
+
+# %% [markdown]
+# Without training both only guess: of so few channels nothing works by itself. After 5 % pruned
+# leads in every seed, but by so different amounts that the interval holds zero. After 1 and 20 %
+# the seeds do not even agree on who leads. And after all of the training hardly anything is left,
+# as Liu et al. (2019) found for channels.
+#
+# Your live students were those of seed 0, in which trained weights help most after 5 %. Whoever
+# trains one seed takes that for the truth.
+#
+# Seven eighths of the channels are a lot. Lesson 04 recorded how far pruned is ahead of scratch
+# after 20 % of the training when less is removed from `small_resnet`:
+
+# %%
+small, ahead = recovery.load("small_resnet"), {}
+for amount in drop_recovery.AMOUNTS["channels"]:
+    gaps = [recovery.gap(small, "channels", amount, method=way) for way in ("one-shot", "scratch")]
+    ahead[amount] = gaps[1] - gaps[0]
+    print(f"without {amount:.0%} of the channels: {ahead[amount]:.1f} points")
+
+# %% [markdown]
+# Where half of the channels stay, they bring three points along; where 15 % stay, nothing.
+#
+# From when on is one method at least as good as another?
+#
+# **Exercise 10.5.** `first` and `second` hold accuracies by budget. Return the smallest budget from
+# which on `first` is at least as good, there and at every larger one; None if there is none.
+
+
+# %%
+def from_when_on(first, second):
+    """A budget, or None."""
+    return ...
+
+
+check("10.5", from_when_on)
+
+# %%
+# hint("10.5")
+# solution("10.5")
+
+# %%
+for first, second in (
+    ("pruned", "scratch"),
+    ("distilled", "scratch"),
+    ("pruned and distilled", "pruned"),
+):
+    budget = distillation.crossover(means[first], means[second])
+    when = "never, in this time" if budget is None else f"from {budget:.0%} of the time on"
+    print(f"{first} is at least as good as {second}: {when}")
+
+# %% [markdown]
+# ## With a teacher, or without?
+#
+# The second question, in equal time, and then against the other camp: distilled from fresh weights,
+# or pruned without a teacher.
+
+# %%
+PAIRS = (("distilled", "scratch"), ("pruned and distilled", "pruned"), ("distilled", "pruned"))
+taught = {}
+for first, second in PAIRS:
+    print(f"{first} minus {second}")
+    for budget in (0.05, 0.2, 1.0):
+        taught[first, second, budget] = lead(first, second, budget)
+
+# %% [markdown]
+# With the time of a full training the teacher is a little behind in every pair and seed. With less
+# time it is mostly far behind: early on, more steps are worth more than better answers.
+#
+# Papers mostly compare equal *epochs*, as if the teacher's time were free. Lesson 07 has such a
+# student, `narrower`: pruned, and distilled for as many epochs as the others had without a teacher.
+
+# %%
+narrower = recordings.load("compression", "resnet18")["cpu-2core"]
+(free,) = recordings.points(narrower, network="narrower", form="float32")
+by_epochs = free["accuracy"] - means["pruned"][1.0]
+print(f"pruned, all of the time:               {means['pruned'][1.0]:.2f} %")
+print(f"with a teacher, in equal time:         {means['pruned and distilled'][1.0]:.2f} %")
+print(
+    f"with a teacher, {recorded['cost']['ratio']:.1f} times the time:    {free['accuracy']:.2f} %"
+)
+low, high = difference_interval(free["accuracy"], means["pruned"][1.0], 10_000)
+print(f"in equal epochs the teacher is worth {by_epochs:.2f} points ({low:.2f} to {high:.2f})")
+
+# %% [markdown]
+# Who counts epochs sees the teacher win, who looks at the clock sees it lose. And even in equal
+# epochs 10,000 pictures cannot tell the gain from none (lesson 04's interval; it is one student).
+# What three times the time would give *without* a teacher was not recorded. You can:
+
+# %%
+# trained = distillation.train(Run("pruned", cost["ratio"], seed=0), school, progress=bar)
+# distillation.point(Run("pruned", cost["ratio"], seed=0), trained, school)
+
+# %% [markdown]
+# ## When is a teacher's time free?
+#
+# When somebody else has spent it. What a teacher said can be **remembered** and looked up: MiniLM's
+# teacher in lesson 08 reads each sentence only once, and every student looks its answers up. With
+# pictures that are shifted and mirrored it has to look at each *version*: here there are 50.
+#
+# **Exercise 10.6.** Asked in every step, the teacher makes training `cost` times as long. Now it is
+# asked once about each of the `versions` of every picture, and `students` trainings of `epochs`
+# epochs look up the answers. How many times as long as without a teacher does each take?
+
+
+# %%
+def cost_when_remembered(cost, epochs, versions, students):
+    """How many times as long, its share of the teacher's time included."""
+    return ...
+
+
+check("10.6", cost_when_remembered)
+
+# %%
+# hint("10.6")
+# solution("10.6")
+
+# %%
+ratio, students = recorded["cost"]["ratio"], range(1, 31)
+lines = {
+    f"{versions} version{'s' if versions > 1 else ''}": [
+        distillation.remembered_cost(ratio, 12, versions, count) for count in students
+    ]
+    for versions in (50, 12, 1)
+}
+shades = dict(zip(lines, ("#5c1f52", figures.COLOURS["distilled"], "#d9a9d0"), strict=True))
+how = {"xlabel": "students", "ylabel": "times as long, each", "colours": shades}
+axes = figures.lines(students, lines, **how)
+axes.axhline(ratio, color="black", linestyle="--")
+axes.set(ylim=(0.8, 6), title="dashed: asked in every step")
+figures.show(axes.figure, alt="Cost of a remembered teacher over the number of students.")
+
+# %%
+worth = [n for n in students if distillation.remembered_cost(ratio, 12, 50, n) < ratio]
+print(f"all 50 versions pay from {worth[0]} students on")
+megabytes = 50 * len(pictures.train.labels) * 10 * 2 / 1e6
+print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
+
+# %% [markdown]
+# One student alone never pays for all versions. A search for the best student does, soon. With a
+# single version a teacher is nearly free even for one, but it then speaks of a picture that the
+# student does not see: Beyer et al. (2022) found that this costs accuracy. Try it: the answers to
+# the pictures as they are, for students that see them shifted.
+
+# %%
+# from course_lib.training import fit, to_teacher
+#
+# with torch.inference_mode():
+#     known = torch.cat([teacher(part) for part in pictures.train.images.split(500)])
+# places = data.Images(pictures.train.images, torch.arange(len(known)))  # instead of labels
+#
+#
+# def remembered(logits, images, places):
+#     goal = to_teacher(lambda _: known[places])
+#     return goal(logits, images, pictures.train.labels[places])
+#
+#
+# trained = distillation.untrained("distilled", "resnet18", seed=0)
+# fit(trained, places, epochs=0.6, lr=0.1, seed=0, objective=remembered, progress=bar)
+
+# %% [markdown]
+# ## Per byte
+#
+# All students have the same bytes, MACs and milliseconds, so whoever is more accurate is more
+# accurate *per byte*. In ONNX Runtime, one picture, one thread:
+
+# %%
+for row in recorded["deployed"]:
+    if row["form"] != "packed":
+        print(
+            f"{row['network']:8s} {row['form']:8s} {row['accuracy']:.2f} %  "
+            f"{row['bytes'] / 1000:6.0f} kB  {row['macs'] / 1e6:5.1f} MMACs  "
+            f"{row['one thread']['median']:.3f} ms"
+        )
+
+# %%
+whole, little = (
+    recordings.points({"points": recorded["deployed"]}, network=name, form="float32")[0]
+    for name in ("teacher", "student")
+)
+print(f"the student is {whole['bytes'] / little['bytes']:.0f} times smaller, ", end="")
+print(f"and loses {whole['accuracy'] - little['accuracy']:.1f} points")
+print("more than two points are lost:", whole["accuracy"] - little["accuracy"] > 2)
+
+# %% [markdown]
+# Int8 takes two thirds of the bytes away and no time: of so small a network the arithmetic is not
+# what takes long (lesson 07).
+#
+# ## The verdicts
+#
+# C16: distillation is more accurate per byte, and costs more training. Equal bytes throughout; the
+# accuracies are recorded, the teacher's cost is yours.
+
+# %% tags=["nbval-ignore-output"]
+measured = {
+    "distilled_over_pruned": taught["distilled", "pruned", 1.0],
+    "teacher_fresh": taught["distilled", "scratch", 1.0],
+    "teacher_pruned": taught["pruned and distilled", "pruned", 1.0],
+    "teacher_pruned_epochs": by_epochs,
+    "teacher_cost": cost["ratio"],
+}
+card16 = claims.record("C16", measured, "a student of ResNet-18, 10,000 test pictures, 3 seeds")
+card16
+
+# %%
+print(card16.here.text)
+
+# %% [markdown]
+# What it costs is certain. What it gives depends on who counts, and on the teacher: ours has 64
+# times the MACs of its student. Where a teacher is hardly larger, or a step spends its time
+# elsewhere, equal time and equal epochs are nearly the same.
+#
+# C22: prune to keep trained weights, or when retraining is too dear.
+
+# %% tags=["nbval-ignore-output"]
+measured = {f"kept_{100 * budget:.0f}": points for budget, points in kept.items()}
+measured |= {"kept_20_half": ahead[0.5]}
+card22 = claims.record("C22", measured, "a student of ResNet-18, 10,000 test pictures, 3 seeds")
+card22
+
+# %%
+print(card22.here.text)
+at_the_end.close()
+
+# %% [markdown]
+# Keeping weights is worth it while most of them are kept. With an eighth of the channels, what
+# one keeps is the architecture.
+#
+# ## Recap
+#
+# - A teacher says which classes are alike; the temperature makes it audible, its square keeps it
+#   as loud as the labels.
+# - A teacher has a price. Measure it, and compare in equal time; equal epochs flatter the teacher.
+# - Trained weights are a head start where many of them stay. With an eighth of the channels it is
+#   small, and differs from seed to seed.
+# - A few seeds give an interval, too: Student's, wider than the usual one, and narrower again for
+#   the differences of pairs.
+# - What a teacher said can be remembered: its time is free when many students share it.
+#
+# ## Interview questions
+#
+# **1. You need a network of a sixtieth of the size of the one that you have. Prune it, or distil?**
+#
+# <details><summary>Answer</summary>
+#
+# How much training time is there? With little of it, prune and fine-tune on the labels: a teacher
+# slows down every step. Do not hope for much from the old weights, though: at a sixtieth hardly any
+# of them are left, and a fresh network is nearly as good. With plenty of time a teacher can be
+# worth its price. The two are no rivals: pruning says where the student begins, distilling what it
+# is told, and one may do both. Try two or three seeds before you believe a difference.
+#
+# </details>
+#
+# **2. Why soft labels, and what does the temperature do?**
+#
+# <details><summary>Answer</summary>
+#
+# A label holds one class; the teacher's probabilities also say which of the others are likely, and
+# so how classes relate. A trained network is so sure of itself that these others are near zero.
+# Dividing the logits by a temperature raises them. Gradients shrink with its square, so the loss is
+# multiplied by that; at high temperatures it comes down to matching the logits.
+#
+# </details>
+#
+# **3. A paper reports two points more by distillation, after the same number of epochs. What do you
+# ask?**
+#
+# <details><summary>Answer</summary>
+#
+# What a step with the teacher costs, and what the baseline reaches when it trains for as long. How
+# many seeds, and the interval of the difference. Whether the baseline's learning rate, schedule and
+# augmentation were tuned as carefully. And whether the teacher was trained for this purpose: then
+# its training belongs to the price.
+#
+# </details>
+#
+# **4. Your teacher makes each step three times as long. How do you make it cheaper?**
+#
+# <details><summary>Answer</summary>
+#
+# It only runs forward: quantize it, use a larger batch or another device, take a smaller teacher.
+# Or remember its logits: simple where the inputs repeat exactly, as sentences do; with augmented
+# pictures there is a set for each version, which pays when many students share it. Answers to the
+# picture as it was, for a student that sees it shifted, are cheaper still and worse.
+#
+# </details>
+#
+# **5. After 5 % of the training the pruned network leads clearly, after all of it hardly. What does
+# that say about pruning?**
+#
+# <details><summary>Answer</summary>
+#
+# That with so many channels gone the weights which are left are a good start and not much more.
+# Trained for long enough, fresh weights in the same shape come close, as Liu et al. (2019) found:
+# then what pruning gives is the architecture. It pays when training is short or dear, when data are
+# few, or when little is removed and the network hardly has to learn anew.
+#
+# </details>
+#
+# ## Where next
+#
+# You can make a network small in every way, and say what each costs. **Lesson 11** turns that
+# round: given a deployment, what do you do?
