@@ -73,12 +73,13 @@ def test_answers_can_be_said_in_a_minute():
         assert len(question.question.split()) <= 60, question.id
 
 
-IDLE = {*"a an and are as at be by do does for from how i in is it its not of on or our".split()}
-IDLE |= {*"than that the then they this to was we what when which why with you your".split()}
+#: Words that say nothing about what a question is about.
+IDLE = "a an and are as at be by do does for from how i in is it its not of on or our than that \
+the then they this to was we what when which why with you your"
 
 
 def words(text):
-    return {*re.findall(r"[a-z0-9]+", text.lower())} - IDLE
+    return {*re.findall(r"[a-z0-9]+", text.lower())} - {*IDLE.split()}
 
 
 def alike(one, other):

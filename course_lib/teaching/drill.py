@@ -244,9 +244,9 @@ class Terminal(NamedTuple):
     """How to talk to the learner; tests feed lines instead of a keyboard."""
 
     evidence: Evidence
-    read: Callable[[str], str] = input
-    write: Callable[[str], object] = print
-    clock: Callable[[], float] = time.monotonic
+    read: Callable[[str], str]
+    write: Callable[[str], object]
+    clock: Callable[[], float]
 
     def ask(self, prompt: str) -> str:
         """A line that the learner typed.
@@ -398,7 +398,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Practise in the terminal: what is due and some new questions, or a mock interview."""
     chosen = _arguments(arguments)
-    terminal, lessons = Terminal(Evidence()), [each.zfill(2) for each in chosen.lesson]
+    terminal = Terminal(Evidence(), input, print, time.monotonic)
+    lessons = [each.zfill(2) for each in chosen.lesson]
     try:
         bank = choose(questions.load(), lessons, chosen.topic)
         print("Nothing is lost when you stop: type q, or press Ctrl-C or Ctrl-D, at any time.")
