@@ -1,7 +1,7 @@
 # Pruning, Measured. "make" lists what there is; each command first installs what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test run notebooks bench coverage doctor lint format empty-venv
+.PHONY: help lab drill test run notebooks bench coverage doctor lint format empty-venv
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -15,6 +15,9 @@ help: ## list these commands
 
 lab: $(VENV)/installed ## open JupyterLab on the first lesson (PORT=8900: there; IP=0.0.0.0: from outside)
 	@$(RUN) -m course_lib lab $(if $(PORT),--port $(PORT)) $(if $(IP),--ip $(IP))
+
+drill: $(VENV)/installed ## practise interview questions in the terminal (LESSON=05; MOCK=1: timed)
+	@$(RUN) -m course_lib.teaching.drill $(if $(LESSON),--lesson $(LESSON)) $(if $(MOCK),--mock)
 
 doctor: $(VENV)/installed ## check this machine, and say what to repair
 	@$(RUN) -m course_lib doctor

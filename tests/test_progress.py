@@ -29,7 +29,7 @@ def test_folder_follows_the_environment_at_every_call(state, monkeypatch):
 
 
 def test_nothing_stored_yet_reads_as_empty_and_writes_nothing(state):
-    assert progress.read() == {"version": 1, "exercises": {}, "predictions": {}, "claims": {}}
+    assert progress.read() == {"version": 1} | {section: {} for section in progress.SECTIONS}
     assert not state.exists()
 
 

@@ -1,4 +1,4 @@
-"""The learner's own memory: exercises, predictions and measured claims, in one JSON file.
+"""The learner's own memory: exercises, predictions, claims and interview, in one JSON file.
 
 The file is ``.course/progress.json`` in the project's folder; the environment variable
 ``PRUNING_COURSE_STATE`` names another folder. Two lessons may be open at once, each in a kernel of
@@ -18,7 +18,7 @@ from course_lib import PROJECT
 from course_lib.files import write_whole
 
 VERSION = 1
-SECTIONS = ("exercises", "predictions", "claims")
+SECTIONS = ("exercises", "predictions", "claims", "interview")
 
 
 class ProgressError(RuntimeError):
@@ -31,7 +31,7 @@ def folder() -> Path:
 
 
 def read() -> dict:
-    """The progress: ``version`` and the three ``SECTIONS``, empty where nothing is stored.
+    """The progress: ``version`` and the ``SECTIONS``, empty where nothing is stored.
 
     A damaged file is set aside with a warning. A file that cannot be used (no permission, a newer
     version of the course) is a warning too, so that a lesson always runs.

@@ -8,41 +8,15 @@ import html
 import inspect
 import textwrap
 from collections.abc import Callable
+from importlib import import_module
 
 from course_lib.teaching import progress
-from course_lib.teaching.exercises import (
-    lesson00,
-    lesson01,
-    lesson02,
-    lesson03,
-    lesson04,
-    lesson05,
-    lesson06,
-    lesson07,
-    lesson08,
-    lesson09,
-    lesson10,
-    lesson11,
-)
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
 
+LESSONS = [import_module(f"{__name__}.lesson{number:02}") for number in range(13)]
+
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise
-    for lesson in (
-        lesson00,
-        lesson01,
-        lesson02,
-        lesson03,
-        lesson04,
-        lesson05,
-        lesson06,
-        lesson07,
-        lesson08,
-        lesson09,
-        lesson10,
-        lesson11,
-    )
-    for exercise in lesson.EXERCISES
+    exercise.id: exercise for lesson in LESSONS for exercise in lesson.EXERCISES
 }
 
 

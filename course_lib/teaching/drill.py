@@ -1,0 +1,423 @@
+"""The interview drill: which question comes next, who judges an answer, and a mock interview.
+
+A question comes back shortly before it would be forgotten, which the library ``fsrs`` foretells
+from the grades that it got (Ye, Su and Cao, 2022). The schedule lies with the learner's progress.
+``python -m course_lib.teaching.drill`` asks in the terminal; ``drill_widgets`` asks in lesson 12.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+
+from fsrs import Card, Rating, Scheduler, State
+
+from course_lib.teaching import claims, progress, questions
+from course_lib.teaching.questions import KINDS, TOPICS, BankError, Evidence, Question
+
+GRADES = ("again", "hard", "good", "easy")
+SECONDS = 60  # for an answer in a mock interview
+
+Bank = Mapping[str, Question]
+
+
+class DrillError(ValueError):
+    """A choice that leaves no question; the message says what there is."""
+
+
+# --- the schedule -------------------------------------------------------------------------------
+
+
+def remember(name: str, grade: str, now: datetime) -> datetime:
+    """Store that the question ``name`` was answered, and return when it is due again.
+
+    Args:
+        grade: one of ``GRADES``.
+        now: a time in UTC.
+    """
+
+    def change(state: dict) -> None:
+        card, _ = scheduler.review_card(_card(state["interview"], name, now), rating, now)
+        state["interview"][name] = {"card": card.to_dict(), "grade": grade}
+
+    # Without its random fuzz the schedule depends on the grades and the clock only.
+    scheduler, rating = Scheduler(enable_fuzzing=False), Rating[grade.title()]
+    return _card(progress.remember(change)["interview"], name, now).due
+
+
+def _card(entries: Mapping[str, dict], name: str, now: datetime) -> Card:
+    """The stored card of a question; a new one if there is none, or none that can be used."""
+    try:
+        card = Card.from_dict(entries[name]["card"])
+    except (LookupError, TypeError, ValueError):
+        return Card(card_id=0, due=now)
+    began = card.stability is not None and card.difficulty is not None
+    steps = card.state == State.Review or type(card.step) is int
+    whole = began and steps and card.due.tzinfo and card.last_review and card.last_review.tzinfo
+    return card if whole else Card(card_id=0, due=now)
+
+
+def asked(bank: Bank, now: datetime) -> dict[str, datetime]:
+    """When each question that was answered before is due, by id."""
+    entries = progress.read()["interview"]
+    cards = {name: _card(entries, name, now) for name in bank if name in entries}
+    return {name: card.due for name, card in cards.items() if card.last_review}
+
+
+def deck(bank: Bank, now: datetime, seed: int, new: int = 10) -> list[Question]:
+    """What to ask now: what is due, the longest overdue first, then ``new`` ones by all topics."""
+    before = asked(bank, now)
+    due = sorted((name for name in before if before[name] <= now), key=before.get)
+    fresh = {name: question for name, question in bank.items() if name not in before}
+    return [bank[name] for name in due] + (draw(fresh, new, seed) if fresh else [])
+
+
+class TopicRow(NamedTuple):
+    """A topic: its questions, how many were asked, of these how many are known, how many are due.
+
+    Known is what was graded good or easy when it was asked last.
+    """
+
+    topic: str
+    questions: int
+    asked: int
+    known: int
+    due: int
+
+
+def by_topic(bank: Bank, now: datetime) -> list[TopicRow]:
+    """The learner's progress, a row for each topic of the ``bank``."""
+    entries, before = progress.read()["interview"], asked(bank, now)
+    rows = []
+    for topic in TOPICS:
+        names = [name for name, question in bank.items() if question.topic == topic]
+        there = [name for name in names if name in before]
+        known = sum(entries[name].get("grade") in ("good", "easy") for name in there)
+        due = sum(before[name] <= now for name in there)
+        rows += [TopicRow(topic, len(names), len(there), known, due)] if names else []
+    return rows
+
+
+# --- drawing questions --------------------------------------------------------------------------
+
+
+def choose(
+    bank: Bank,
+    lessons: Collection[str] = (),
+    topics: Collection[str] = (),
+    difficulties: Collection[int] = (),
+) -> Bank:
+    """The questions of these lessons, topics and difficulties; an empty collection means all.
+
+    Raises:
+        DrillError: there is none.
+    """
+    chosen = {
+        name: question
+        for name, question in bank.items()
+        if (not lessons or question.lesson in lessons)
+        and (not topics or question.topic in topics)
+        and (not difficulties or question.difficulty in difficulties)
+    }
+    if not chosen:
+        there = ", ".join(sorted({question.lesson for question in bank.values()}))
+        raise DrillError(
+            f"No question fits lessons {[*lessons]}, topics {[*topics]}, difficulties "
+            f"{[*difficulties]}. Lessons: {there}. Topics: {', '.join(TOPICS)}. Difficulties: 1-5."
+        )
+    return chosen
+
+
+def draw(bank: Bank, count: int, seed: int) -> list[Question]:
+    """At most ``count`` questions, drawn from ``seed``, spread evenly over the topics."""
+    shuffled = random.Random(seed).sample(list(bank.values()), len(bank))
+    return [shuffled[place] for place in balanced([each.topic for each in shuffled], count)]
+
+
+def balanced(topics: Sequence[str], count: int) -> list[int]:
+    """Positions of ``count`` entries, taken from the topics in turn. Built in lesson 12.
+
+    The first entry of each topic comes first, in the order of the topics' first appearance, then
+    the second of each, and so on. Fewer positions where there are fewer entries.
+    """
+    rounds = [topics[:place].count(topic) for place, topic in enumerate(topics)]
+    first = {topic: place for place, topic in reversed([*enumerate(topics)])}
+    order = sorted(range(len(topics)), key=lambda place: (rounds[place], first[topics[place]]))
+    return order[:count]
+
+
+# --- judging ------------------------------------------------------------------------------------
+
+
+def rubric(question: Question, evidence: Evidence) -> list[str]:
+    """What an answer is graded by: the strong answer's points, and first the number to guess."""
+    strong = [*questions.filled(question, evidence).strong]
+    if question.estimate is None:
+        return strong
+    truth = evidence.number(question.estimate.value).value
+    return [f"a number {question.estimate.tolerance} of {amount(question, truth)}", *strong]
+
+
+def amount(question: Question, value: float) -> str:
+    """A number with the unit of an estimate, such as ``"2.44 x"``."""
+    return f"{questions.shown(value)} {question.estimate.unit}"
+
+
+def judged(question: Question, guess: float, evidence: Evidence) -> str:
+    """The grade of a guess: "good" within the tolerance, else "again"."""
+    right = question.estimate.right(guess, evidence.number(question.estimate.value).value)
+    return "good" if right else "again"
+
+
+def number(text: str) -> float | None:
+    """The number that somebody typed, such as ``"2,5 x"``; None if it is none."""
+    try:
+        return float(text.strip().rstrip(" %x").replace(",", "."))
+    except ValueError:
+        return None
+
+
+class Answer(NamedTuple):
+    """An answer in a mock interview: which points of the rubric it made, and its seconds."""
+
+    question: Question
+    ticked: tuple[bool, ...]
+    seconds: float
+
+    @property
+    def late(self) -> bool:
+        """Whether it took longer than an interviewer waits."""
+        return self.seconds > SECONDS
+
+    @property
+    def grade(self) -> str:
+        """Good with three quarters of the points in time, hard with half of them, else again."""
+        share = sum(self.ticked) / len(self.ticked)
+        return "good" if share >= 0.75 and not self.late else "hard" if share >= 0.5 else "again"
+
+
+class Summary(NamedTuple):
+    """A mock interview: points made and points there are, by topic; what to read again."""
+
+    points: dict[str, tuple[int, int]]
+    late: int
+    again: list[Question]
+
+    def __str__(self) -> str:
+        made, there = (sum(each) for each in zip(*self.points.values(), strict=True))
+        lines = [f"{made} of {there} points, {self.late} answers over {SECONDS} seconds"]
+        lines += [f"  {name:14s} {some} of {all_}" for name, (some, all_) in self.points.items()]
+        lines += ["Read again:"] if self.again else []
+        lines += [f"  lesson {each.lesson}, claim {each.claim} ({each.id})" for each in self.again]
+        return "\n".join(lines)
+
+
+def summary(answers: Sequence[Answer]) -> Summary:
+    """How a mock interview went.
+
+    Raises:
+        DrillError: nothing was answered.
+    """
+    if not answers:
+        raise DrillError("Nothing was answered, so there is nothing to sum up.")
+    points: dict[str, tuple[int, int]] = {}
+    for answer in answers:
+        made, there = points.get(answer.question.topic, (0, 0))
+        points[answer.question.topic] = made + sum(answer.ticked), there + len(answer.ticked)
+    again = [answer.question for answer in answers if answer.grade == "again"]
+    return Summary(points, sum(answer.late for answer in answers), again)
+
+
+# --- in the terminal ----------------------------------------------------------------------------
+
+
+class Quit(Exception):
+    """The learner wants to stop."""
+
+
+class Terminal(NamedTuple):
+    """How to talk to the learner; tests feed lines instead of a keyboard."""
+
+    evidence: Evidence
+    read: Callable[[str], str]
+    write: Callable[[str], object]
+    clock: Callable[[], float]
+
+    def ask(self, prompt: str) -> str:
+        """A line that the learner typed.
+
+        Raises:
+            Quit: it was "q", or Ctrl-C or Ctrl-D were pressed.
+        """
+        try:
+            line = self.read(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            raise Quit from None
+        if line.lower() in ("q", "quit"):
+            raise Quit
+        return line
+
+    def ask_until(self, prompt: str, understood: Callable[[str], object], help_: str) -> object:
+        """What the first line that can be ``understood`` (not None) means."""
+        while (meaning := understood(self.ask(prompt))) is None:
+            self.write(help_)
+        return meaning
+
+    def say(self, text: str, indent: str = "") -> None:
+        """Write ``text`` in lines that fit into the window."""
+        width = min(88, shutil.get_terminal_size().columns - 1)
+        self.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent))
+
+    def head(self, place: int, count: int, question: Question) -> None:
+        """Which question it is of how many, of what kind, and its text."""
+        self.write(f"\n{place} of {count}: {heading(question)}")
+        self.say(questions.filled(question, self.evidence).question)
+
+    def show(self, question: Question) -> None:
+        """The answer, its strong points and the usual mistake."""
+        full = questions.filled(question, self.evidence)
+        self.say(full.answer)
+        for point in full.strong:
+            self.say(f"+ {point}", "  ")
+        self.say(f"Often heard: {full.wrong.says} But: {full.wrong.because}")
+        self.say(source(question, self.evidence))
+
+
+def heading(question: Question) -> str:
+    """What kind of question comes, such as ``"estimate, speed, difficulty 3 of 5"``."""
+    return f"{KINDS[question.kind]}, {question.topic}, difficulty {question.difficulty} of 5"
+
+
+def source(question: Question, evidence: Evidence) -> str:
+    """What proves the answer, and where its number comes from."""
+    proof = f"Proved in lesson {question.lesson}, claim {question.claim}"
+    if question.estimate is None:
+        return f"{proof}."
+    return f"{proof}; the number {evidence.number(question.estimate.value).origin}."
+
+
+def comes_back(due: datetime, now: datetime) -> str:
+    """When a question is asked again, in words."""
+    minutes = (due - now).total_seconds() / 60
+    for unit, length in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
+        if minutes >= length:
+            count = round(minutes / length)
+            return f"Comes back in {count} {unit}{'s' if count > 1 else ''}."
+    return "Comes back in a minute."
+
+
+def practise(cards: Sequence[Question], terminal: Terminal, now: Callable[[], datetime]) -> int:
+    """Ask ``cards`` one after the other; each grade is stored at once. Returns how many."""
+    for done, question in enumerate(cards):
+        terminal.head(done + 1, len(cards), question)
+        try:
+            grade = _answered(question, terminal)
+        except Quit:
+            return done
+        terminal.say(comes_back(remember(question.id, grade, now()), now()))
+    return len(cards)
+
+
+def _answered(question: Question, terminal: Terminal) -> str:
+    """Let the learner answer; the grade is the number's, or the learner's own."""
+    if question.estimate is None:
+        terminal.ask("Say it aloud, then press Enter for the answer: ")
+        terminal.show(question)
+        return terminal.ask_until(
+            "Your grade: 1 again, 2 hard, 3 good, 4 easy: ", _grade, "Type 1, 2, 3 or 4."
+        )
+    unit = question.estimate.unit
+    guess = terminal.ask_until(f"Your guess ({unit}): ", number, "Type a number such as 2.5.")
+    grade = judged(question, guess, terminal.evidence)
+    terminal.say("Right." if grade == "good" else "Not near enough.")
+    terminal.show(question)
+    return grade
+
+
+def _grade(line: str) -> str | None:
+    numbered = dict(zip("1234", GRADES, strict=True))
+    return numbered.get(line) or (line.lower() if line.lower() in GRADES else None)
+
+
+def interview(
+    drawn: Sequence[Question], terminal: Terminal, now: Callable[[], datetime]
+) -> list[Answer]:
+    """A mock interview: a minute for each question, then the rubric. Stores every grade."""
+    answers: list[Answer] = []
+    for place, question in enumerate(drawn, start=1):
+        terminal.head(place, len(drawn), question)
+        try:
+            answers.append(_timed(question, terminal))
+        except Quit:
+            break
+        remember(question.id, answers[-1].grade, now())
+    return answers
+
+
+def _timed(question: Question, terminal: Terminal) -> Answer:
+    began = terminal.clock()
+    terminal.ask(f"You have {SECONDS} seconds. Press Enter when you have said it: ")
+    seconds = terminal.clock() - began
+    terminal.say(f"{seconds:.0f} seconds{', too long' if seconds > SECONDS else ''}.")
+    terminal.show(question)
+    ticked = [
+        terminal.ask_until(f"Did you say: {point}? (y/n) ", _yes, "Type y or n.")
+        for point in rubric(question, terminal.evidence)
+    ]
+    return Answer(question, tuple(ticked), seconds)
+
+
+def _yes(line: str) -> bool | None:
+    return {"y": True, "yes": True, "n": False, "no": False}.get(line.lower())
+
+
+def table(rows: Iterable[TopicRow]) -> str:
+    """The progress by topic as lines of text."""
+    lines = [f"{'topic':14s} questions  asked  known  due"]
+    lines += [f"{r.topic:14s} {r.questions:9d} {r.asked:6d} {r.known:6d} {r.due:4d}" for r in rows]
+    return "\n".join(lines)
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m course_lib.teaching.drill", description="Practise interview questions."
+    )
+    parser.add_argument("--mock", action="store_true", help="a timed mock interview")
+    parser.add_argument("--lesson", action="append", default=[], help="such as 05; repeatable")
+    parser.add_argument("--topic", action="append", default=[], choices=TOPICS)
+    parser.add_argument("--count", type=int, default=10, help="questions (new ones, unless --mock)")
+    parser.add_argument("--seed", type=int, default=date.today().toordinal(), help="default: today")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Practise in the terminal: what is due and some new questions, or a mock interview."""
+    chosen = _arguments(arguments)
+    terminal = Terminal(Evidence(), input, print, time.monotonic)
+    lessons = [each.zfill(2) for each in chosen.lesson]
+    try:
+        bank = choose(questions.load(), lessons, chosen.topic)
+        print("Nothing is lost when you stop: type q, or press Ctrl-C or Ctrl-D, at any time.")
+        if chosen.mock:
+            answers = interview(draw(bank, chosen.count, chosen.seed), terminal, _now)
+            print(f"\n{summary(answers)}" if answers else "\nNothing answered.")
+        else:
+            done = practise(deck(bank, _now(), chosen.seed, chosen.count), terminal, _now)
+            print(f"\n{done} answered.\n{table(by_topic(bank, _now()))}")
+    except (BankError, DrillError, claims.ClaimError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

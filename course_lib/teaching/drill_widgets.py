@@ -1,0 +1,270 @@
+"""The interview drill of lesson 12: cards, a mock interview with a countdown, and pictures.
+
+All of it works with the keyboard: buttons stand in the order of the Tab key and are pressed with
+Enter or Space, a guess is entered with Enter, and each step moves the focus to what comes next.
+"""
+
+import asyncio
+import html
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from course_lib.teaching import drill, questions, widgets
+from course_lib.teaching.drill import GRADES, SECONDS, Answer, Bank, TopicRow
+from course_lib.teaching.questions import KINDS, Evidence, Question
+
+WIDTH, WIDE = ipywidgets.Layout(width="44em"), ipywidgets.Layout(width="100%")
+
+
+def utc() -> datetime:
+    """The time in UTC, as the schedule wants it."""
+    return datetime.now(UTC)
+
+
+# --- what a learner reads -----------------------------------------------------------------------
+
+
+def question_html(question: Question, place: int, count: int, evidence: Evidence) -> str:
+    """The question with its kind and place, as HTML."""
+    text = html.escape(questions.filled(question, evidence).question)
+    return f"<p>{place} of {count}: {drill.heading(question)}</p><p><b>{text}</b></p>"
+
+
+def answer_html(question: Question, evidence: Evidence) -> str:
+    """The answer, a strong answer's points, the usual mistake and the proof, as HTML."""
+    full = questions.filled(question, evidence)
+    points = "".join(f"<li>{html.escape(point)}</li>" for point in full.strong)
+    wrong = f"Often heard: <i>{html.escape(full.wrong.says)}</i> {html.escape(full.wrong.because)}"
+    proof = html.escape(drill.source(question, evidence))
+    return f"<p>{html.escape(full.answer)}</p><ul>{points}</ul><p>{wrong}</p><p>{proof}</p>"
+
+
+def _button(text: str, press: Callable[[], None]) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=text, layout=ipywidgets.Layout(width="auto"))
+    button.on_click(lambda _: press())
+    return button
+
+
+def _visible(shown: bool, *parts: ipywidgets.DOMWidget) -> None:
+    for part in parts:
+        part.layout.display = None if shown else "none"
+
+
+# --- cards --------------------------------------------------------------------------------------
+
+
+class Cards:
+    """Question, think, show the answer, grade; an estimate is graded by its number.
+
+    Args:
+        deck: the questions, in their order.
+        now: the clock, in UTC.
+    """
+
+    def __init__(
+        self, deck: Sequence[Question], evidence: Evidence, now: Callable[[], datetime] = utc
+    ):
+        self._deck, self._evidence, self._now, self._place = deck, evidence, now, 0
+        self.question, self.answer, self.said = (ipywidgets.HTML(layout=WIDTH) for _ in range(3))
+        self.guess = ipywidgets.Text(continuous_update=False, placeholder="a number, then Enter")
+        self.guess.observe(lambda change: self._guessed(change["new"]), "value")
+        self.show = _button("Show the answer", self._show)
+        self.grades = [_button(grade, lambda grade=grade: self._graded(grade)) for grade in GRADES]
+        self.next = _button("Next question", self._next)
+        self.choice = ipywidgets.HBox(self.grades)
+        rows = [self.question, self.guess, self.show, self.answer, self.choice]
+        self.root = ipywidgets.VBox([*rows, self.said, self.next])
+        self._ask()
+
+    @property
+    def current(self) -> Question | None:
+        """The question that is shown; None at the end."""
+        return self._deck[self._place] if self._place < len(self._deck) else None
+
+    def _ask(self) -> None:
+        _visible(False, self.guess, self.show, self.answer, self.choice, self.said, self.next)
+        if self.current is None:
+            self.question.value = f"<p>{self._place} cards done. Come back tomorrow.</p>"
+            return
+        self.question.value = question_html(
+            self.current, self._place + 1, len(self._deck), self._evidence
+        )
+        self.guess.value = ""
+        if self.current.estimate:
+            self.guess.description = self.current.estimate.unit[:12]
+        _visible(True, self.guess if self.current.estimate else self.show)
+
+    def _guessed(self, text: str) -> None:
+        if not text or self.current is None:
+            return  # the field was emptied for the next question
+        value = drill.number(text)
+        if value is None:
+            self._say("Type a number such as 2.5.")
+            return
+        grade = drill.judged(self.current, value, self._evidence)
+        self._show()
+        self._graded(grade, "Right. " if grade == "good" else "Not near enough. ")
+
+    def _show(self) -> None:
+        self.answer.value = answer_html(self.current, self._evidence)
+        _visible(False, self.show, self.guess)
+        _visible(True, self.answer)
+        if self.current.estimate is None:
+            _visible(True, self.choice)
+            self.grades[GRADES.index("good")].focus()
+
+    def _graded(self, grade: str, before: str = "") -> None:
+        due = drill.remember(self.current.id, grade, self._now())
+        self._say(before + drill.comes_back(due, self._now()))
+        _visible(False, self.choice)
+        _visible(True, self.next)
+        self.next.focus()
+
+    def _say(self, text: str) -> None:
+        self.said.value = html.escape(text)
+        _visible(True, self.said)
+
+    def _next(self) -> None:
+        self._place += 1
+        self._ask()
+        if self.current:
+            (self.guess if self.current.estimate else self.show).focus()
+
+
+def cards(deck: Sequence[Question], evidence: Evidence) -> None:
+    """Show ``deck`` as cards; a grade is stored as soon as it is pressed."""
+    widgets._show(Cards(deck, evidence).root)
+
+
+# --- mock interview -----------------------------------------------------------------------------
+
+
+class Interview:
+    """A mock interview: a minute for each question, then the rubric as boxes to tick.
+
+    Args:
+        drawn: the questions, in their order.
+        now, clock: the time of day in UTC, and seconds for the countdown.
+        spawn: what runs the countdown beside the kernel.
+    """
+
+    def __init__(
+        self,
+        drawn: Sequence[Question],
+        evidence: Evidence,
+        now: Callable[[], datetime] = utc,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Callable[[Coroutine], object] = asyncio.ensure_future,
+    ):
+        self._drawn, self._evidence, self._now = drawn, evidence, now
+        self._clock, self._spawn = clock, spawn
+        self.answers: list[Answer] = []
+        self.running = False
+        self.question, self.answer = (ipywidgets.HTML(layout=WIDTH) for _ in range(2))
+        self.time = ipywidgets.IntProgress(max=SECONDS, layout=WIDTH)
+        self.boxes = ipywidgets.VBox()
+        self.start = _button("Start: a minute for each question", self._ask)
+        self.stop = _button("I have said it", self._said)
+        self.next = _button("Next", self._ticked)
+        rows = [self.start, self.question, self.time, self.stop, self.answer, self.boxes, self.next]
+        self.root = ipywidgets.VBox(rows)
+        _visible(False, self.question, self.time, self.stop, self.answer, self.boxes, self.next)
+
+    @property
+    def current(self) -> Question:
+        """The question that is asked."""
+        return self._drawn[len(self.answers)]
+
+    def _ask(self) -> None:
+        place = len(self.answers) + 1
+        self.question.value = question_html(self.current, place, len(self._drawn), self._evidence)
+        _visible(False, self.start, self.answer, self.boxes, self.next)
+        _visible(True, self.question, self.time, self.stop)
+        self._began, self.running = self._clock(), True
+        self._tick()
+        self._spawn(self.countdown(place))
+        self.stop.focus()
+
+    async def countdown(self, place: int, pause: Callable = asyncio.sleep) -> None:
+        """Let the bar of question number ``place`` run down, a step each second."""
+        while self.running and len(self.answers) + 1 == place and self._tick() > 0:
+            await pause(1)
+
+    def _tick(self) -> int:
+        self.seconds = self._clock() - self._began
+        left = max(0, round(SECONDS - self.seconds))
+        self.time.value = left
+        self.time.description = f"{left} s"
+        self.time.bar_style = "danger" if left <= 10 else "info"
+        return left
+
+    def _said(self) -> None:
+        self._tick()
+        self.running = False
+        self.answer.value = answer_html(self.current, self._evidence)
+        points = drill.rubric(self.current, self._evidence)
+        self.boxes.children = [
+            ipywidgets.Checkbox(description=point, indent=False, layout=WIDE) for point in points
+        ]
+        _visible(False, self.stop)
+        _visible(True, self.answer, self.boxes, self.next)
+        self.boxes.children[0].focus()
+
+    def _ticked(self) -> None:
+        ticked = tuple(box.value for box in self.boxes.children)
+        answer = Answer(self.current, ticked, self.seconds)
+        drill.remember(self.current.id, answer.grade, self._now())
+        self.answers.append(answer)
+        if len(self.answers) < len(self._drawn):
+            self._ask()
+            return
+        self.question.value = f"<pre>{html.escape(str(drill.summary(self.answers)))}</pre>"
+        _visible(False, self.time, self.answer, self.boxes, self.next)
+
+
+def interview(drawn: Sequence[Question], evidence: Evidence) -> None:
+    """Show a mock interview over ``drawn``; nothing happens until the learner starts it."""
+    widgets._show(Interview(drawn, evidence).root)
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def bank_figure(bank: Bank) -> Figure:
+    """How many questions of each kind (down) each lesson (across) has."""
+    lessons = sorted({question.lesson for question in bank.values()})
+    pairs = [(question.kind, question.lesson) for question in bank.values()]
+    counts = np.array([[pairs.count((kind, one)) for one in lessons] for kind in KINDS])
+    figure, axes = plt.subplots(figsize=(9.0, 3.4))
+    axes.imshow(counts, cmap="Greys", vmax=2 * counts.max(), aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        axes.text(column, row, str(count), ha="center", va="center")
+    axes.set_xticks(range(len(lessons)), lessons)
+    axes.set_yticks(range(len(KINDS)), KINDS.values())
+    axes.set(xlabel="lesson")
+    axes.grid(visible=False)
+    return figure
+
+
+def topics_figure(rows: Sequence[TopicRow]) -> Figure:
+    """For each topic: questions there are, asked before, and known when they were asked last."""
+    parts: Mapping[str, tuple[str, list[int]]] = {
+        "not asked yet": ("white", [row.questions for row in rows]),
+        "asked": ("#b5b5b5", [row.asked for row in rows]),
+        "known": ("#5f5f5f", [row.known for row in rows]),
+    }
+    figure, axes = plt.subplots(figsize=(7.2, 4.6))
+    for label, (shade, widths) in parts.items():
+        axes.barh(range(len(rows)), widths, color=shade, edgecolor="black", label=label)
+    axes.set_yticks(range(len(rows)), [row.topic for row in rows])
+    axes.set(xlabel="questions", ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=12)
+    return figure

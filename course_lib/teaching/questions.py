@@ -1,0 +1,406 @@
+"""The bank of interview questions: read from ``data/interview``, checked, filled with numbers.
+
+A file holds the questions of one lesson; ``data/README.md`` describes their fields. A number that a
+machine measured is never typed there: a *look-up* says in which recording it stands, and
+:class:`Evidence` finds it in the learner's own recordings first, then in the course's.
+"""
+
+import math
+import string
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from course_lib import recordings
+from course_lib.data import DATA
+from course_lib.teaching import claims, progress
+
+COURSE = "cpu-2core"  # the machine whose recordings hold every number that is asked for
+
+KINDS = {
+    "recall": "recall",
+    "explain": "explain in sixty seconds",
+    "estimate": "estimate",
+    "mistake": "spot the mistake",
+    "design": "design a deployment",
+}
+
+TOPICS = (
+    "scoring",
+    "surgery",
+    "recovery",
+    "evidence",
+    "sparsity",
+    "speed",
+    "quantization",
+    "storage",
+    "transformers",
+    "distillation",
+    "deployment",
+)
+
+
+class BankError(ValueError):
+    """A question that is none, or a number that is not recorded; the message says which."""
+
+
+# --- what a file holds --------------------------------------------------------------------------
+
+TEXT = {"type": "string", "pattern": r"\S"}
+LOOK_UP = {"$ref": "#/$defs/look-up"}
+
+#: One number: typed arithmetic, a measured claim, or a place in a recording; perhaps compared
+#: with another one.
+DEFINITIONS = {
+    "look-up": {
+        "type": "object",
+        "properties": {
+            "number": {"type": "number"},
+            "claim": {"type": "string", "pattern": r"^C\d\d$"},
+            "quantity": TEXT,
+            "experiment": {"enum": [*recordings.SHAPES]},
+            "model": TEXT,
+            "device": TEXT,
+            "at": TEXT,
+            "where": {"type": "object"},
+            "field": TEXT,
+            "over": LOOK_UP,
+            "minus": LOOK_UP,
+        },
+        "oneOf": [
+            {"required": ["number"]},
+            {"required": ["claim", "quantity"]},
+            {"required": ["experiment", "field"]},
+        ],
+        "not": {"required": ["over", "minus"]},
+        "additionalProperties": False,
+    }
+}
+
+ESTIMATE = {
+    "type": "object",
+    "properties": {
+        "value": LOOK_UP,
+        "unit": TEXT,
+        "factor": {"type": "number", "exclusiveMinimum": 1},
+        "within": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "required": ["value", "unit"],
+    "oneOf": [{"required": ["factor"]}, {"required": ["within"]}],
+    "additionalProperties": False,
+}
+
+QUESTION = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "pattern": r"^\d\d-[a-z0-9-]+$"},
+        "kind": {"enum": [*KINDS]},
+        "topic": {"enum": [*TOPICS]},
+        "difficulty": {"type": "integer", "minimum": 1, "maximum": 5},
+        "claim": {"type": "string", "pattern": r"^C\d\d$"},
+        "question": TEXT,
+        "answer": TEXT,
+        "strong": {"type": "array", "items": TEXT, "minItems": 2, "maxItems": 5},
+        "wrong": {
+            "type": "object",
+            "properties": {"says": TEXT, "because": TEXT},
+            "required": ["says", "because"],
+            "additionalProperties": False,
+        },
+        "estimate": ESTIMATE,
+        "numbers": {"type": "object", "additionalProperties": LOOK_UP},
+    },
+    "required": [
+        *("id", "kind", "topic", "difficulty", "claim"),
+        *("question", "answer", "strong", "wrong"),
+    ],
+    "if": {"properties": {"kind": {"const": "estimate"}}},
+    "then": {"required": ["estimate"]},
+    "else": {"not": {"required": ["estimate"]}},
+    "additionalProperties": False,
+}
+
+SCHEMA = {
+    "$defs": DEFINITIONS,
+    "type": "object",
+    "properties": {
+        "lesson": {"type": "string", "pattern": r"^\d\d$"},
+        "questions": {"type": "array", "items": QUESTION, "minItems": 1},
+    },
+    "required": ["lesson", "questions"],
+    "additionalProperties": False,
+}
+
+
+class Wrong(NamedTuple):
+    """A common wrong answer, and why it is wrong."""
+
+    says: str
+    because: str
+
+
+class Estimate(NamedTuple):
+    """A number to guess: right within a ``factor`` of it, or ``within`` so many of its unit."""
+
+    value: dict
+    unit: str
+    factor: float | None = None
+    within: float | None = None
+
+    def right(self, guess: float, truth: float) -> bool:
+        """Whether ``guess`` is near enough to ``truth``."""
+        if self.factor is None:
+            return abs(guess - truth) <= self.within
+        return within_factor(guess, truth, self.factor)
+
+    @property
+    def tolerance(self) -> str:
+        """The tolerance in words, such as ``"within a factor of 1.5"``."""
+        if self.factor is None:
+            return f"within {self.within:g} {self.unit}"
+        return f"within a factor of {self.factor:g}"
+
+
+class Question(NamedTuple):
+    """A question of an interview, and all that is needed to judge an answer to it.
+
+    ``lesson`` and ``claim`` prove the answer. ``numbers`` are the look-ups of the {placeholders} in
+    its texts; :func:`filled` puts the measured numbers there.
+    """
+
+    id: str
+    kind: str
+    topic: str
+    difficulty: int
+    lesson: str
+    claim: str
+    question: str
+    answer: str
+    strong: tuple[str, ...]
+    wrong: Wrong
+    estimate: Estimate | None
+    numbers: dict[str, dict]
+
+    def texts(self) -> tuple[str, ...]:
+        """All that a learner reads, in the order of reading."""
+        return self.question, self.answer, *self.strong, *self.wrong
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def load(root: Path = DATA) -> dict[str, Question]:
+    """The questions of ``root/interview``, by id.
+
+    Raises:
+        BankError: a file is missing or wrong; the message names file, question and field.
+    """
+    files = sorted(Path(root).glob("interview/*.yaml"))
+    if not files:
+        raise BankError(
+            f"{Path(root) / 'interview'} holds no questions. Restore it with 'git checkout -- "
+            "data/interview' in the project's folder, or download the project again."
+        )
+    bank: dict[str, Question] = {}
+    for file in files:
+        for question in _questions(file):
+            if question.id in bank:
+                raise BankError(
+                    f"{file.name}: the id {question.id!r} is used twice; choose another."
+                )
+            bank[question.id] = question
+    return bank
+
+
+def _questions(file: Path) -> Iterator[Question]:
+    """The questions in ``file``, each checked on its own and against the claims."""
+    content = _parsed(file)
+    known = claims.load()
+    for entry in content["questions"]:
+        question = _question(entry, content["lesson"])
+        for problem in _problems(question, known):
+            raise BankError(f"{file.name}, question {question.id}: {problem}")
+        yield question
+
+
+def _parsed(file: Path) -> dict:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BankError(f"{file} cannot be read: {error}. Repair or restore it.") from error
+    for error in Draft202012Validator(SCHEMA).iter_errors(content):
+        place = _place(content, [*error.absolute_path])
+        raise BankError(
+            f"{file.name}{place}: {error.message:.200}. data/README.md says what each field holds."
+        )
+    return content
+
+
+def _place(content: object, path: list) -> str:
+    """The question and the field that ``path`` leads to, in words."""
+    if path[:1] != ["questions"] or len(path) < 2:
+        return "".join(f", {step}" for step in path)
+    entry = content["questions"][path[1]]
+    name = entry.get("id") if isinstance(entry, dict) else None
+    fields = "".join(f", {step}" for step in path[2:])
+    return f", question {name or f'number {path[1] + 1}'}{fields}"
+
+
+def _question(entry: dict, lesson: str) -> Question:
+    estimate = entry.get("estimate")
+    return Question(
+        **{key: entry[key] for key in ("id", "kind", "topic", "difficulty", "claim")},
+        lesson=lesson,
+        question=entry["question"].strip(),
+        answer=entry["answer"].strip(),
+        strong=tuple(entry["strong"]),
+        wrong=Wrong(**entry["wrong"]),
+        estimate=Estimate(**estimate) if estimate else None,
+        numbers=entry.get("numbers", {}) | ({"value": estimate["value"]} if estimate else {}),
+    )
+
+
+def _problems(question: Question, known: dict[str, claims.Claim]) -> Iterator[str]:
+    """What no schema can see."""
+    if not question.id.startswith(question.lesson):
+        yield f"its id must begin with its lesson, {question.lesson}."
+    if question.claim not in known:
+        yield f"there is no claim {question.claim!r}; claims.json lists them."
+    elif question.lesson not in known[question.claim].lessons:
+        there = ", ".join(known[question.claim].lessons)
+        yield f"the claim {question.claim} is tested in lesson {there}, not in {question.lesson}."
+    missing = set(placeholders(question.texts())) - question.numbers.keys()
+    if missing:
+        yield f"nothing says what {sorted(missing)} stand for; add them to 'numbers'."
+    unread = question.numbers.keys() - {"value", *placeholders(question.texts())}
+    if unread:
+        yield f"no text reads the numbers {sorted(unread)}; remove them."
+
+
+def placeholders(texts: Iterable[str]) -> list[str]:
+    """The names in braces, in their order."""
+    parts = (part for text in texts for part in string.Formatter().parse(text))
+    return [name for _, name, _, _ in parts if name is not None]
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+class Number(NamedTuple):
+    """A number and where it comes from, in words."""
+
+    value: float
+    origin: str
+
+
+class Evidence:
+    """Where numbers are looked up: in the learner's own recordings first, then in the course's.
+
+    Args:
+        root: the folder ``data``.
+        machine: the folder of the learner's own recordings; this machine's if None.
+    """
+
+    def __init__(self, root: Path = DATA, machine: str | None = None):
+        self._root = root
+        self._machine = machine or recordings.machine_name()
+        self._recorded: dict[tuple, dict[str, dict]] = {}  # a recording is read once
+
+    def number(self, look_up: dict) -> Number:
+        """The number that ``look_up`` describes: all parts of it from one machine.
+
+        Raises:
+            BankError: no recording has it.
+        """
+        for own in (True, False):
+            try:
+                value = self._value(look_up, own)
+            except (LookupError, TypeError, ZeroDivisionError):
+                continue  # this machine did not record it, or not in this way
+            if math.isfinite(value):
+                return Number(value, self._origin(look_up, own))
+        raise BankError(
+            f"No recording has {look_up}. Restore the course's with 'git checkout -- "
+            "data/recordings', or repair the look-up."
+        )
+
+    def _origin(self, look_up: dict, own: bool) -> str:
+        if "number" in look_up:
+            return "by arithmetic"
+        if "claim" in look_up and own:
+            return "as you measured it"
+        return f"recorded on {self._machine if own else COURSE}"
+
+    def _value(self, look_up: dict, own: bool) -> float:
+        value = self._base(look_up, own)
+        if "over" in look_up:
+            return value / self._value(look_up["over"], own)
+        if "minus" in look_up:
+            return value - self._value(look_up["minus"], own)
+        return value
+
+    def _base(self, look_up: dict, own: bool) -> float:
+        if "number" in look_up:
+            return look_up["number"]
+        if "claim" in look_up:
+            return self._measured(own)[look_up["claim"]][look_up["quantity"]]["value"]
+        recording = self._recording(look_up, own)
+        if "at" not in look_up:
+            return _field(recording, look_up["field"])
+        # Several entries that agree, such as seeds, count as their mean.
+        what = look_up.get("where", {})
+        agree = [e for e in recording[look_up["at"]] if all(e[key] == what[key] for key in what)]
+        return fmean([_field(entry, look_up["field"]) for entry in agree] or [math.nan])
+
+    def _measured(self, own: bool) -> dict:
+        return progress.read()["claims"] if own else claims.recordings(self._root)[COURSE]["claims"]
+
+    def _recording(self, look_up: dict, own: bool) -> dict:
+        key = look_up["experiment"], look_up.get("model")
+        if key not in self._recorded:
+            self._recorded[key] = recordings.load(*key, self._root)
+        found = self._recorded[key][self._machine if own else COURSE]
+        if look_up.get("device", found.get("device")) != found.get("device"):
+            raise LookupError("recorded on another kind of device")
+        return found
+
+
+def _field(entry: dict, path: str) -> float:
+    """The number at ``path``, whose steps are parted by dots: ``"one thread.speedup"``."""
+    for step in path.split("."):
+        entry = entry[step]
+    return float(entry)
+
+
+def shown(value: float) -> str:
+    """``value`` with three significant digits, such as ``"57.5"`` or ``"44,700"``."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
+
+
+def filled(question: Question, evidence: Evidence) -> Question:
+    """``question`` with the measured number in the place of every {placeholder}."""
+    found = {name: shown(evidence.number(each).value) for name, each in question.numbers.items()}
+    return question._replace(
+        question=question.question.format_map(found),
+        answer=question.answer.format_map(found),
+        strong=tuple(point.format_map(found) for point in question.strong),
+        wrong=Wrong(*(text.format_map(found) for text in question.wrong)),
+    )
+
+
+# --- built in lesson 12 -------------------------------------------------------------------------
+
+
+def within_factor(guess: float, truth: float, factor: float) -> bool:
+    """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 12.
+
+    Never where the signs differ or the guess is zero.
+    """
+    if guess * truth <= 0:
+        return False
+    return abs(math.log(guess / truth)) <= math.log(factor) + 1e-9

@@ -1,0 +1,384 @@
+"""The drill asks what is due, forgets nothing, judges numbers, and works with keys alone."""
+
+import asyncio
+import json
+import warnings
+from datetime import UTC, datetime, timedelta
+
+import ipywidgets
+import pytest
+
+from course_lib.teaching import drill, drill_widgets, progress, questions
+from course_lib.teaching.drill import Answer, DrillError, Terminal
+from course_lib.teaching.drill_widgets import Cards, Interview
+
+BANK = questions.load()
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+EXPLAIN, OTHER = BANK["01-rescaling"], BANK["03-flatten"]
+ESTIMATE = BANK["04-rounds"]  # the answer is 89.26 %, within 2
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "state"))
+    return tmp_path / "state" / "progress.json"
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return questions.Evidence(machine="nobody's")
+
+
+def at(day):
+    return NOW + day * DAY
+
+
+# --- the schedule -------------------------------------------------------------------------------
+
+
+def test_the_better_the_grade_the_later_it_comes_back():
+    due = [drill.remember(f"q{grade}", grade, NOW) for grade in drill.GRADES]
+    assert due == sorted(due) and len(set(due)) == 4
+    assert due[0] < NOW + timedelta(hours=1) and due[-1] > NOW + DAY
+
+
+def test_pauses_grow_with_every_good_answer_and_shrink_when_forgotten():
+    now, pauses = NOW, []
+    for grade in ["good"] * 5 + ["again", "good"]:
+        due = drill.remember("q", grade, now)
+        pauses.append(due - now)
+        now = due
+    assert pauses[:5] == sorted(pauses[:5]) and pauses[4] > 30 * DAY
+    assert pauses[5] < DAY and pauses[6] < pauses[4] / 4
+
+
+def test_the_same_grades_give_the_same_schedule():
+    assert drill.remember("a", "good", NOW) == drill.remember("b", "good", NOW)
+
+
+def test_what_is_due_comes_first_the_longest_overdue_at_the_head():
+    first, second, third, later = [*BANK][:4]
+    for name, day in ((second, 1), (first, 0), (third, 2)):
+        drill.remember(name, "again", at(day))
+    drill.remember(later, "easy", at(2))
+    deck = [question.id for question in drill.deck(BANK, at(3), seed=1, new=5)]
+    assert deck[:3] == [first, second, third]
+    assert later not in deck and len(deck) == 8 == len(set(deck))
+
+
+def test_a_deck_depends_on_its_seed_and_ends_with_the_bank():
+    assert drill.deck(BANK, NOW, seed=1) == drill.deck(BANK, NOW, seed=1)
+    assert drill.deck(BANK, NOW, seed=1) != drill.deck(BANK, NOW, seed=2)
+    few = {name: BANK[name] for name in [*BANK][:3]}
+    for name in few:
+        drill.remember(name, "easy", NOW)
+    assert drill.deck(few, NOW, seed=1) == []
+
+
+def test_grades_outlast_the_process_beside_the_rest_of_the_progress(state):
+    progress.update(lambda kept: kept["exercises"].update({"01.1": {"solved": True}}))
+    drill.remember(EXPLAIN.id, "good", NOW)
+    stored = json.loads(state.read_text())
+    assert stored["interview"][EXPLAIN.id]["grade"] == "good"
+    assert stored["exercises"] == {"01.1": {"solved": True}}
+    assert drill.asked(BANK, NOW) == {EXPLAIN.id: NOW + timedelta(minutes=10)}
+
+
+def test_a_damaged_file_is_set_aside_and_the_drill_goes_on(state):
+    drill.remember(EXPLAIN.id, "good", NOW)
+    state.write_text(state.read_text().replace('"interview": {', '"interview": [{'))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert drill.asked(BANK, NOW) == {}
+    assert [*state.parent.glob("progress.damaged-*.json")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drill.remember(EXPLAIN.id, "good", NOW)
+    assert EXPLAIN.id in drill.asked(BANK, NOW)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"due": "soon"},
+        {"due": "2030-01-01"},
+        {"state": 9},
+        {"stability": None},
+        {"state": 3, "step": None},
+        {"last_review": None},
+    ],
+)
+def test_a_damaged_card_counts_as_never_asked(damage):
+    drill.remember(EXPLAIN.id, "easy", NOW)
+    progress.update(lambda kept: kept["interview"][EXPLAIN.id]["card"].update(damage))
+    assert drill.asked(BANK, NOW) == {}
+    drill.remember(EXPLAIN.id, "easy", NOW)
+    assert [*drill.asked(BANK, NOW)] == [EXPLAIN.id]
+
+
+def test_an_entry_that_is_no_card_and_a_question_that_is_gone_do_no_harm():
+    progress.update(lambda kept: kept["interview"].update({EXPLAIN.id: {}, "99-gone": {"card": 1}}))
+    assert drill.asked(BANK, NOW) == {}
+    assert sum(row.questions for row in drill.by_topic(BANK, NOW)) == len(BANK)
+
+
+def test_progress_by_topic():
+    drill.remember(EXPLAIN.id, "good", NOW)
+    drill.remember("01-assumption", "again", NOW)
+    row = {row.topic: row for row in drill.by_topic(BANK, NOW)}["scoring"]
+    assert (row.asked, row.known, row.due) == (2, 1, 0)
+    row = {row.topic: row for row in drill.by_topic(BANK, at(1))}["scoring"]
+    assert (row.asked, row.known, row.due) == (2, 1, 2)
+    assert "scoring" in drill.table([row])
+
+
+# --- drawing and judging ------------------------------------------------------------------------
+
+
+def test_a_draw_covers_every_topic_before_any_twice():
+    topics = [question.topic for question in drill.draw(BANK, 11, seed=3)]
+    assert sorted(topics) == sorted(questions.TOPICS)
+    assert len(drill.draw(BANK, 1000, seed=3)) == len(BANK)
+
+
+def test_questions_are_chosen_by_lesson_topic_and_difficulty():
+    chosen = drill.choose(BANK, lessons=["05"], topics=["sparsity"], difficulties=[3])
+    assert chosen and all(
+        (question.lesson, question.topic, question.difficulty) == ("05", "sparsity", 3)
+        for question in chosen.values()
+    )
+    assert drill.choose(BANK) == BANK
+    with pytest.raises(DrillError, match=r"lessons \['99'\].*Lessons: 01, 02"):
+        drill.choose(BANK, lessons=["99"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("2.5", 2.5), ("2,5", 2.5), (" 80 % ", 80), ("3x", 3), ("-1", -1), ("", None), ("two", None)],
+)
+def test_numbers_as_people_type_them(typed, meant):
+    assert drill.number(typed) == meant
+
+
+def test_an_estimate_is_judged_by_its_tolerance(evidence):
+    assert [drill.judged(ESTIMATE, guess, evidence) for guess in (88, 91, 95)] == [
+        *("good", "good", "again")
+    ]
+
+
+def answer(made, question=EXPLAIN, seconds=30.0):
+    return Answer(question, (True,) * made + (False,) * (3 - made), seconds)
+
+
+def test_a_mock_answer_is_graded_by_its_points_and_its_time():
+    assert [answer(made).grade for made in range(4)] == ["again", "again", "hard", "good"]
+    assert answer(3, seconds=60.0).grade == "good" and answer(3, seconds=61.0).grade == "hard"
+
+
+def test_the_summary_counts_by_topic_and_says_what_to_read_again():
+    summary = drill.summary([answer(3), answer(1, OTHER), answer(0, OTHER, seconds=90)])
+    assert summary.points == {"scoring": (3, 3), "surgery": (1, 6)}
+    assert summary.late == 1 and summary.again == [OTHER, OTHER]
+    assert "4 of 9 points" in str(summary) and "lesson 03, claim C09" in str(summary)
+    with pytest.raises(DrillError, match="Nothing was answered"):
+        drill.summary([])
+
+
+# --- the terminal -------------------------------------------------------------------------------
+
+
+def terminal(evidence, *lines, seconds=20.0):
+    """A terminal that is fed ``lines``, then Ctrl-D; what it wrote; a clock."""
+    typed, written, ticks = iter(lines), [], iter(range(1000))
+
+    def read(prompt):
+        written.append(prompt)
+        line = next(typed, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    return Terminal(evidence, read, written.append, lambda: next(ticks) * seconds), written
+
+
+def test_cards_in_the_terminal(evidence):
+    there, written = terminal(evidence, "", "five", "3", "many", "89")
+    assert drill.practise([EXPLAIN, ESTIMATE], there, lambda: NOW) == 2
+    text = "\n".join(written)
+    assert "1 of 2: explain in sixty seconds, scoring, difficulty 3 of 5" in text
+    assert "Type 1, 2, 3 or 4." in text and "Type a number such as 2.5." in text
+    assert "Right." in text and "Comes back in 10 minutes." in text and "claim C01" in text
+    assert [entry["grade"] for entry in progress.read()["interview"].values()] == ["good"] * 2
+
+
+@pytest.mark.parametrize("stop", ["q", "Quit", EOFError, KeyboardInterrupt])
+def test_stopping_at_any_prompt_keeps_what_was_graded(evidence, stop):
+    there, _ = terminal(evidence, "", "easy", "", stop)
+    assert drill.practise([EXPLAIN, OTHER], there, lambda: NOW) == 1
+    assert [*progress.read()["interview"]] == [EXPLAIN.id]
+    assert drill.interview([OTHER], terminal(evidence, stop)[0], lambda: NOW) == []
+
+
+def test_a_wrong_number_is_asked_again_soon(evidence):
+    there, written = terminal(evidence, "200")
+    drill.practise([ESTIMATE], there, lambda: NOW)
+    assert "Not near enough." in written
+    assert progress.read()["interview"][ESTIMATE.id]["grade"] == "again"
+
+
+def test_a_mock_interview_in_the_terminal(evidence):
+    there, written = terminal(evidence, "", "y", "maybe", "n", "yes", "", "n", seconds=70.0)
+    [made] = drill.interview([EXPLAIN, OTHER], there, lambda: NOW)
+    assert made == Answer(EXPLAIN, (True, False, True), 70.0) and made.grade == "hard"
+    assert "70 seconds, too long." in written and "Type y or n." in written
+    assert [*progress.read()["interview"]] == [EXPLAIN.id]
+
+
+def test_the_command_asks_prints_the_topics_and_refuses_nonsense(monkeypatch, capsys):
+    typed = iter(["", "4"])
+
+    def read(prompt):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    assert drill.main(["--lesson", "3", "--seed", "5", "--count", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2:" in out and "topic" in out
+    assert drill.main(["--lesson", "77"]) == 1
+    assert "No question fits" in capsys.readouterr().err
+    assert drill.main(["--mock"]) == 0
+    assert "Nothing answered." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pause", "words"),
+    [
+        (timedelta(seconds=20), "in a minute"),
+        (timedelta(minutes=10), "in 10 minutes"),
+        (timedelta(hours=1), "in 1 hour."),
+        (3 * DAY, "in 3 days"),
+    ],
+)
+def test_when_it_comes_back_in_words(pause, words):
+    assert words in drill.comes_back(NOW + pause, NOW)
+
+
+# --- widgets ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def focused(monkeypatch):
+    """What the keyboard was moved to, in order."""
+    moved = []
+    monkeypatch.setattr(ipywidgets.DOMWidget, "focus", lambda widget: moved.append(widget))
+    return moved
+
+
+def visible(widget):
+    return widget.layout.display != "none"
+
+
+def test_cards_go_from_question_to_answer_to_grade_to_the_next(evidence, focused):
+    cards = Cards([EXPLAIN, ESTIMATE], evidence, lambda: NOW)
+    assert EXPLAIN.question in cards.question.value and focused == []
+    assert visible(cards.show) and not visible(cards.answer) and not visible(cards.choice)
+    cards.show.click()
+    assert visible(cards.answer) and visible(cards.choice) and not visible(cards.show)
+    cards.grades[1].click()
+    assert progress.read()["interview"][EXPLAIN.id]["grade"] == "hard"
+    assert not visible(cards.choice) and "Comes back" in cards.said.value
+    cards.next.click()
+    assert visible(cards.guess) and not visible(cards.show) and not visible(cards.answer)
+    assert focused == [cards.grades[2], cards.next, cards.guess]
+
+
+def test_an_estimate_is_entered_and_grades_itself(evidence, focused):
+    cards = Cards([ESTIMATE], evidence, lambda: NOW)
+    cards.guess.value = "lots"
+    assert "Type a number" in cards.said.value and visible(cards.guess)
+    assert progress.read()["interview"] == {}
+    cards.guess.value = "90"
+    assert cards.said.value.startswith("Right.") and "89.3" in cards.answer.value
+    assert progress.read()["interview"][ESTIMATE.id]["grade"] == "good"
+    cards.next.click()
+    assert cards.current is None and "1 cards done" in cards.question.value
+    assert not visible(cards.next)
+
+
+def test_an_empty_deck_says_so(evidence):
+    assert "0 cards done" in Cards([], evidence).question.value
+
+
+def interviewed(evidence, seconds):
+    """A mock interview whose clock is ``seconds`` (a list of one number), and its countdowns."""
+    waiting = []
+    mock = Interview([EXPLAIN, OTHER], evidence, lambda: NOW, lambda: seconds[0], waiting.append)
+    return mock, waiting
+
+
+def test_a_mock_interview_counts_down_and_sums_up(evidence, focused):
+    seconds = [0.0]
+    mock, waiting = interviewed(evidence, seconds)
+    assert waiting == [] and not visible(mock.time), "nothing runs before it is started"
+    mock.start.click()
+    assert mock.time.value == 60 and visible(mock.stop)
+
+    async def second(_):
+        seconds[0] += 1
+        if seconds[0] == 55:
+            assert mock.time.description == "6 s" and mock.time.bar_style == "danger"
+
+    asyncio.run(mock.countdown(1, second))
+    assert mock.time.value == 0 and seconds[0] >= 60, "it ends, and the answer may still come"
+    mock.stop.click()
+    assert [box.description for box in mock.boxes.children] == [*EXPLAIN.strong]
+    for box in mock.boxes.children:
+        box.value = True
+    mock.next.click()
+    assert mock.time.value == 60 and OTHER.question.split()[0] in mock.question.value
+    mock.stop.click()
+    mock.next.click()
+    assert "3 of 6 points" in mock.question.value and "lesson 03" in mock.question.value
+    grades = {name: entry["grade"] for name, entry in progress.read()["interview"].items()}
+    assert grades == {EXPLAIN.id: "good", OTHER.id: "again"}
+    for coroutine in waiting:
+        coroutine.close()
+
+
+def test_the_countdown_of_an_answered_question_stops(evidence, focused):
+    seconds = [0.0]
+    mock, waiting = interviewed(evidence, seconds)
+    mock.start.click()
+    mock.stop.click()
+    steps = []
+
+    async def second(_):
+        steps.append(1)
+
+    asyncio.run(mock.countdown(1, second))
+    assert steps == []
+    for coroutine in waiting:
+        coroutine.close()
+
+
+def test_an_estimate_has_its_number_among_the_points(evidence):
+    first, *rest = drill.rubric(ESTIMATE, evidence)
+    assert first == "a number within 2 % of 89.3 %" and rest == [*ESTIMATE.strong]
+
+
+def test_text_of_a_question_stays_text(evidence):
+    odd = EXPLAIN._replace(question="<script>1 < 2</script>", answer="a & b")
+    assert "<script>" not in drill_widgets.question_html(odd, 1, 1, evidence)
+    assert "a &amp; b" in drill_widgets.answer_html(odd, evidence)
+
+
+def test_pictures_show_the_bank_and_the_topics():
+    drill.remember(EXPLAIN.id, "good", NOW)
+    figure = drill_widgets.bank_figure(BANK)
+    assert sum(int(text.get_text()) for text in figure.axes[0].texts) == len(BANK)
+    rows = drill.by_topic(BANK, NOW)
+    bars = drill_widgets.topics_figure(rows).axes[0].patches
+    assert sum(bar.get_width() for bar in bars) == len(BANK) + 2
