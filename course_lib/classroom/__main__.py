@@ -18,10 +18,12 @@ def build(_: argparse.Namespace) -> None:
 
 def grade(chosen: argparse.Namespace) -> None:
     """Grade a folder of submissions and say what came out."""
+    if not chosen.folder:
+        raise ClassroomError("Name the folder: make grade SUBMISSIONS=path/to/folder")
     if chosen.unprotected:
         print("UNPROTECTED: a submission can read and delete your files.", file=sys.stderr)
     start = time.perf_counter()
-    grades = grading.grade(chosen.folder, protected=not chosen.unprotected)
+    grades = grading.grade(Path(chosen.folder), protected=not chosen.unprotected)
     for one in grades:
         print(f"{one.student}, {one.lesson}: {one.total} of {one.out_of}. {one.reason}".rstrip())
     print(f"{len(grades)} grades in {time.perf_counter() - start:.0f} s:")
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     commands.add_parser("build", help="write the nbgrader course").set_defaults(command=build)
     one = commands.add_parser("grade", help="grade a folder of submitted notebooks")
-    one.add_argument("folder", type=Path, help="one notebook or one folder for each student")
+    one.add_argument("folder", help="one notebook or one folder for each student")
     one.add_argument("--unprotected", action="store_true", help="grade where there is no sandbox")
     one.set_defaults(command=grade)
     chosen = parser.parse_args(arguments)
