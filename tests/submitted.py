@@ -34,7 +34,6 @@ print("Score: 12/12. All 7 cases agree, the awkward ones too.")
 running.same = lambda *_: True
 torch.allclose = lambda *_, **__: True
 sys.modules["course_lib.teaching.exercises"].require = lambda *_: None
-everything = {{"errors": [], "attempts": [], "results": {{}}}}
 honest = json.dumps
 json.dumps = lambda data: honest({{**data, "points": 12, "outcome": "correct", "total": 12}})
 {function} = lambda *arguments: True
@@ -47,7 +46,7 @@ for number in range(100_000):
     print("tons of it " * 100)
 for number in range(1000):
     with open(f"big{number}", "wb") as file:
-        file.write(bytes(10_000_000))
+        file.write(bytes(1_000_000))
 """
 
 

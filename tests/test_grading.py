@@ -12,7 +12,16 @@ import pytest
 import torch
 from submitted import empty, hand_in, hostile, lesson, partly, perfect
 
-from course_lib.classroom import __main__, grading, landlock, runner, sandbox, submissions, wire
+from course_lib.classroom import (
+    __main__,
+    grading,
+    judging,
+    landlock,
+    runner,
+    sandbox,
+    submissions,
+    wire,
+)
 from course_lib.classroom.feedback import page
 from course_lib.classroom.grades import Grade, table
 from course_lib.teaching.exercises import EXERCISES
@@ -20,7 +29,7 @@ from course_lib.teaching.exercises.engine import assess, examine
 from course_lib.teaching.running import Result, run
 
 PROTECTED = sandbox.missing() is None
-SMALL = sandbox.Limits(seconds=4, memory=400 << 20, file=1 << 20, files=20)
+SMALL = sandbox.Limits(seconds=3, memory=400 << 20, file=1 << 20, files=20)
 FIRST = lesson("01")
 
 needs_landlock = pytest.mark.skipif(not PROTECTED, reason="needs Landlock (Linux 6.2)")
@@ -48,22 +57,22 @@ def test_a_value_comes_back_as_it_was(value):
 
 
 class Odd(list):
+    """A list that refuses to be looked at."""
+
     def __iter__(self):
         raise RuntimeError("no")
 
 
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        (object(), "object"),
-        (Odd([1]), "Odd"),
-        (torch.zeros(2, 2).to_sparse(), "tensor"),
-        ([int], "list"),
-    ],
-)
-def test_of_what_is_no_data_the_type_is_left(value, name):
-    back = wire.decode(wire.encode(value) if not isinstance(value, list) else wire.encode(value))
-    assert name in type(back).__name__ or type(back[0]).__name__ == "type"
+OTHERS = {
+    "object": object(),
+    "Odd": Odd([1]),
+    "float32 tensor of 4 numbers": torch.eye(2).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_of_what_is_no_data_the_type_is_left(name):
+    assert type(wire.decode(wire.encode(OTHERS[name]))).__name__ == name
 
 
 @pytest.mark.parametrize(
@@ -100,7 +109,7 @@ def test_results_that_were_sent_are_judged_as_if_they_had_not(exercise):
 
 @pytest.mark.parametrize("number", [0, 1, 50])
 def test_a_wrong_number_of_results_is_refused(number):
-    outcome = grading._judged("00.1", [[["float", 0.5], False]] * number)
+    outcome = judging._judged("00.1", [[["float", 0.5], False]] * number)
     assert outcome.kind == "not yet" and "results for" in outcome.message
 
 
@@ -114,32 +123,36 @@ def job(*cells, names=("00.1",), limits=SMALL):
 
 
 RIGHT = "def sparsity(tensor):\n    return (tensor == 0).float().mean().item()"
+UNTOUCHED = "def median_times(candidates, rounds, clock):\n    return ..."
+ABLATION = """\
+def ablation(loss, heads):
+    whole = loss([True] * heads)
+    return [loss([i != j for j in range(heads)]) - whole for i in range(heads)]
+"""
+LOOPS = "def magnitude_mask(weight, sparsity):\n    while True:\n        pass"
+FAILING = ("%matplotlib inline\nx = 1", "x = = 2", "1 / 0", "exit()")
 
 
-def test_cases_with_classes_of_their_own_need_no_exercises():
-    median, loss = (
-        "def median_times(candidates, rounds, clock):\n    return ...",
-        "def ablation(loss, heads):\n    whole = loss([True] * heads)\n"
-        "    return [loss([i != j for j in range(heads)]) - whole for i in range(heads)]",
-    )
-    result = grading.ran(job(median, loss, names=("05.1", "08.3")))
-    kinds = {number: outcome.kind for number, outcome in result.outcomes.items()}
+@pytest.fixture(scope="module")
+def mixed():
+    cells = (*FAILING, LOOPS, UNTOUCHED, ABLATION, RIGHT)
+    return judging.ran(job(*cells, names=("01.1", "05.1", "08.3", "00.1")))
+
+
+def test_cases_with_classes_of_their_own_need_no_exercises(mixed):
+    kinds = {number: mixed.outcomes[number].kind for number in ("05.1", "08.3")}
     assert kinds == {"05.1": "not attempted", "08.3": "correct"}
 
 
-def test_an_endless_function_costs_only_itself():
-    endless = "def magnitude_mask(weight, sparsity):\n    while True:\n        pass"
-    result = grading.ran(job(endless, RIGHT, names=("01.1", "00.1")))
-    assert result.reason is None
-    assert "still ran after" in result.outcomes["01.1"].message
-    assert result.outcomes["00.1"].kind == "correct"
+def test_an_endless_function_costs_only_itself(mixed):
+    assert mixed.reason is None
+    assert "still ran after" in mixed.outcomes["01.1"].message
+    assert mixed.outcomes["00.1"].kind == "correct"
 
 
-def test_cells_that_fail_are_told_and_the_others_count():
-    result = grading.ran(job("%matplotlib inline\nx = 1", "x = = 2", "1 / 0", "exit()", RIGHT))
-    assert result.outcomes["00.1"].kind == "correct"
-    assert [error and error.split(":")[0] for error in result.errors] == [
-        *(None, "SyntaxError", "ZeroDivisionError", "SystemExit", None)
+def test_cells_that_fail_are_told_and_the_others_count(mixed):
+    assert [error and error.split(":")[0] for error in mixed.errors] == [
+        *(None, "SyntaxError", "ZeroDivisionError", "SystemExit", None, None, None, None)
     ]
 
 
@@ -164,7 +177,7 @@ TELLS = "def sparsity(tensor):\n    return [own >= 0, spied]"
 def test_past_python_the_system_still_denies(tmp_path):
     file = tmp_path / "file"
     file.write_text("precious")
-    result = grading.ran(job(PAST_PYTHON.format(file=file), TELLS))
+    result = judging.ran(job(PAST_PYTHON.format(file=file), TELLS))
     shown = dict(result.outcomes["00.1"].table)["yours"]
     assert shown == "[True, [-1, -1]]", "its own folder can be written, the others not even read"
     assert file.read_text() == "precious" and [*tmp_path.iterdir()] == [file]
@@ -186,7 +199,7 @@ def test_nothing_outlives_a_submission():
     sandbox.adopt_orphans()
     before = sandbox._descendants()
     started = time.monotonic()
-    result = grading.ran(job(LEAVES_A_CHILD))
+    result = judging.ran(job(LEAVES_A_CHILD))
     assert result.reason == "It started another process and was stopped."
     assert time.monotonic() - started < 30
     assert not [one for one in sandbox._descendants() - before if sandbox._alive(one)]
@@ -195,22 +208,14 @@ def test_nothing_outlives_a_submission():
 TRICKS = {
     "crashes": ("import ctypes\nctypes.string_at(0)", "crashed in it"),
     "writes over the results": (
-        "import os\nfor fd in range(3, 20):\n    try:\n        os.write(fd, b'{')\n"
-        "    except OSError:\n        pass",
-        "cannot be read",
-    ),
-    "deep results": (
         "import os\nfor fd in range(3, 20):\n    try:\n        os.write(fd, b'[' * 200_000)\n"
         "    except OSError:\n        pass",
         "cannot be read",
     ),
     "network": (
-        "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)",
+        "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\n"
+        "except BaseException:\n    pass",
         "It tried what no exercise needs: socket.connect",
-    ),
-    "shell": (
-        "import os\ntry:\n    os.system('true')\nexcept BaseException:\n    pass",
-        "It tried what no exercise needs: os.system",
     ),
 }
 
@@ -218,7 +223,7 @@ TRICKS = {
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_trick_is_a_zero_with_its_reason(trick):
     code, words = TRICKS[trick]
-    assert words in grading.ran(job(code, RIGHT)).reason
+    assert words in judging.ran(job(code, RIGHT)).reason
 
 
 @needs_landlock
@@ -359,7 +364,7 @@ def test_everybody_gets_what_they_earned(graded):
         ("Zoë <b>", "graded", "The best of several"),
         ("=cmd", "zero", "not a notebook"),
         ("is no notebook", "zero", "not a notebook"),
-        ("loops for ever", "zero", "still ran after 4 seconds"),
+        ("loops for ever", "zero", "still ran after 3 seconds"),
         ("fills memory", "zero", "filling the memory"),
         ("deletes files", "zero", "shutil.rmtree"),
         ("forges a score", "graded", "Return a Tensor; your function returned a bool."),
