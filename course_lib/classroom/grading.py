@@ -8,6 +8,7 @@ process that judges never runs any of it.
 import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -57,6 +58,8 @@ def grade(
         ClassroomError: nothing was handed in, or ``protected`` and the system cannot protect.
         OSError: ``out`` cannot be written.
     """
+    if sys.platform == "win32":
+        raise ClassroomError("Grading needs Linux or macOS; on Windows, use WSL.")
     if protected and (lacks := sandbox.missing()):
         raise ClassroomError(
             f"{lacks}\nUse another machine, or, if you trust every student: make grade "

@@ -33,7 +33,7 @@ def ran(job: Job) -> Ran:
     folder = tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True)
     with folder as name:
         ended = sandbox.run(RUNNER, _pickled(job), Path(name), job.limits)
-    if ended.reason or not ended.output.strip():
+    if ended.reason or not ended.output:
         return Ran(ended.reason or ENDED)
     try:
         data = json.loads(ended.output)

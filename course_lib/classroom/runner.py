@@ -34,13 +34,12 @@ OWN_FOLDER += ("os.chmod", "os.mkdir", "shutil.rmtree", "shutil.move", "open")
 def main() -> None:
     """Read the job, close the doors, run the cells and then their functions, write the results."""
     job = pickle.load(sys.stdin.buffer)  # from the grader, which is trusted
+    torch.set_num_threads(1)
     results = os.dup(1)
     with open(os.devnull, "r+b") as nowhere:
+        sandbox.confine(Path.cwd(), job.limits, job.protected)
         for stream in (0, 1, 2):
             os.dup2(nowhere.fileno(), stream)
-    torch.set_num_threads(1)
-    sandbox.confine(Path.cwd(), job.limits, job.protected)
-    os.write(results, b" ")
     data = json.dumps(answers(job)).encode()
     with open(results, "wb") as stream:
         stream.write(data)
@@ -88,12 +87,12 @@ def _forbid() -> list[str]:
 
 def _outside(event: str, arguments: tuple, home: str) -> bool:
     """Whether it changes a file outside of the submission's own folder."""
-    if event == "open":
-        path, mode, _ = arguments
-        if isinstance(path, int) or not set(mode or "r") & set("wax+"):
-            return False
-    path = os.fsdecode(arguments[0])
-    return not os.path.normpath(os.path.join(home, path)).startswith(home)
+    path = arguments[0]
+    if isinstance(path, int):  # a file that is open already
+        return False
+    if event == "open" and not set(arguments[1] or "r") & set("wax+"):
+        return False
+    return not os.path.normpath(os.path.join(home, os.fsdecode(path))).startswith(home)
 
 
 def _error(cell: str, namespace: dict[str, Any], attempts: list[str]) -> str | None:

@@ -13,14 +13,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 
 from course_lib import PROJECT
 from course_lib.classroom import landlock
+from course_lib.classroom.errors import ClassroomError
 
 LOOK = 0.05  # seconds between two looks at a running submission
+CONFINED = b"confined\n"  # what a program says at the end of confine()
 START = 120.0  # seconds that Python and torch may take to load
 RUNTIME = 1 << 30  # bytes that Python and torch take by themselves, generously
 PROCESSES = 256  # threads and processes that the user may have beyond those there are now
@@ -53,8 +55,8 @@ def missing() -> str | None:
     if version >= landlock.NEEDED:
         return None
     return (
-        f"This system cannot keep a submission away from your files: Landlock of Linux 6.2 or "
-        f"newer is needed (here: {version or 'none'}; {sys.platform})."
+        "This system cannot keep a submission away from your files: it takes Linux 6.2 or newer "
+        f"with Landlock, version {landlock.NEEDED} (here: {sys.platform}, {version or 'none'})."
     )
 
 
@@ -63,6 +65,8 @@ def missing() -> str | None:
 
 def confine(folder: Path, limits: Limits, protected: bool) -> None:
     """Limit this process for good; with ``protected``, to writing in ``folder`` as well.
+
+    It says so on standard error, for :func:`run`.
 
     Raises:
         OSError: the system refuses one of the limits.
@@ -74,6 +78,7 @@ def confine(folder: Path, limits: Limits, protected: bool) -> None:
     _limit_resources(limits)
     if protected:
         landlock.restrict(_readable(), folder)
+    os.write(sys.stderr.fileno(), CONFINED)
 
 
 def _limit_resources(limits: Limits) -> None:
@@ -124,29 +129,41 @@ def adopt_orphans() -> None:
 def run(module: str, job: bytes, folder: Path, limits: Limits) -> Ended:
     """Run ``python -m module`` with ``job`` as its input, in ``folder``, under ``limits``.
 
-    It must call :func:`confine` and then write a space, before it does anything for a submission.
-    Nothing that it starts outlives this call.
+    It must call :func:`confine`, and close its standard error, before it does anything for a
+    submission. Nothing that it starts outlives this call.
+
+    Raises:
+        ClassroomError: it ended before that, which is no fault of a submission.
     """
     before = _descendants()
     # Files, not pipes: nothing that it does with them can block the process that reads.
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written:
+    file = tempfile.TemporaryFile
+    with file() as given, file() as written, file() as said:
         given.write(job)
         given.seek(0)
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                stdin=given,
-                stdout=written,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env=_environment(folder),
-                start_new_session=True,
-            )
-            reason = _watch(process, written.fileno(), folder, limits)
+            process = _start(module, folder, given, written, said)
+            reason = _watch(process, said.fileno(), folder, limits)
         finally:
             _kill(before)
+        if not _is_confined(said.fileno()):
+            said.seek(0)
+            errors = said.read().decode(errors="replace").strip()[-2000:]
+            raise ClassroomError(f"The sandbox cannot be set up:\n{errors or reason}")
         written.seek(0)
         return Ended(written.read(limits.file), reason)
+
+
+def _start(module: str, folder: Path, given: IO, written: IO, said: IO) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=given,
+        stdout=written,
+        stderr=said,
+        cwd=folder,
+        env=_environment(folder),
+        start_new_session=True,
+    )
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -166,15 +183,20 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _watch(process: subprocess.Popen, written: int, folder: Path, limits: Limits) -> str | None:
+def _is_confined(said: int) -> bool:
+    """A submission cannot forge or undo this: its standard error is closed by then."""
+    return os.pread(said, os.fstat(said).st_size, 0).endswith(CONFINED)
+
+
+def _watch(process: subprocess.Popen, said: int, folder: Path, limits: Limits) -> str | None:
     """Wait for its end; the reason why it had to be ended, or did not end well.
 
-    Time and looks begin with the first byte that it writes, when :func:`confine` is done: before,
-    Python and torch load, and start programs of their own.
+    Time and looks begin when it is confined: before, Python and torch load, and start programs of
+    their own.
     """
     end, confined = time.monotonic() + START, False
     while process.poll() is None:
-        if not confined and os.fstat(written).st_size:
+        if not confined and _is_confined(said):
             end, confined = time.monotonic() + limits.seconds, True
         if time.monotonic() > end:
             return f"It still ran after {limits.seconds:g} seconds and was stopped."
@@ -213,6 +235,7 @@ def _kill(before: set[psutil.Process]) -> None:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     action(one)
         psutil.wait_procs(left, timeout=1)
+    psutil.wait_procs(_descendants() - before, timeout=1)  # zombies, which only want to be heard
 
 
 def _alive(process: psutil.Process) -> bool:
