@@ -1,6 +1,8 @@
 """The assignments say what the lessons say, are solved by their solutions, and suit nbgrader."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -43,6 +45,36 @@ def test_a_hidden_test_refuses_a_wrong_answer():
     names = {"check": exercises.check, task.function: wrong.answer}
     with pytest.raises(AssertionError, match="not yet"):
         exec(test, names)
+
+
+def uses_the_course(values):
+    """A reference that lies in a module with imports, constants and a decorated helper."""
+    return assignments.ast.unparse(assignments.ast.parse(STUB)) + helper(tuple(values))
+
+
+STUB: str = "0"
+
+
+@functools.cache
+def helper(values):
+    return str(len(values)) + assignments.STUB
+
+
+def test_a_solution_brings_what_it_needs():
+    source = "\n".join(assignments.definitions(uses_the_course))
+    assert "from course_lib.classroom import assignments" in source and "@functools.cache" in source
+    assert 'STUB: str = "0"' in source and "import functools" not in source
+    assert assignments._imports(uses_the_course) == ["import functools"]
+    namespace = {}
+    exec(f"import functools\n{source}", namespace)
+    assert namespace["uses_the_course"]([1, 2]) == uses_the_course([1, 2])
+
+
+def test_the_guide_speaks_of_exercises_and_lessons_that_there_are():
+    guide = (assignments.PROJECT / "notebooks" / "TEACHING.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b\d\d\.\d\b", guide)) <= set(exercises.EXERCISES)
+    mistakes = guide.partition("## What students get wrong")[2]
+    assert set(re.findall(r"^\| (\d\d) \|", mistakes, re.MULTILINE)) >= {a.number for a in ALL}
 
 
 def test_the_text_is_that_of_the_exercise():
@@ -136,9 +168,13 @@ def test_nbgrader_validates_the_source_and_not_the_release(course):
 def test_nbgrader_grades_by_itself(course):
     done = nbgrader(course, "autograde", "00_start_here")
     assert done.returncode == 0, done.stderr
-    assert nbgrader(course, "export", "--to", "grades.csv").returncode == 0
-    header, *rows = (course / "grades.csv").read_text().splitlines()
-    at = [header.split(",").index(name) for name in ("student_id", "score", "max_score")]
-    scores = {tuple(row.split(",")[place] for place in at) for row in rows}
-    assert {("ann", "1.0", "1.0"), ("bob", "0.0", "1.0")} <= scores
+    with assignments._environment_kept():
+        again = assignments._nbgrader(course).generate_assignment("00_start_here")
+        assert again["success"], "an update can follow the grading"
+        from nbgrader.api import Gradebook
+
+        with Gradebook(f"sqlite:///{course}/gradebook.db", "pruning-measured") as book:
+            found = book.submission_dicts("00_start_here")
+    scores = {one["student"]: (one["score"], one["max_score"]) for one in found}
+    assert scores == {"ann": (1.0, 1.0), "bob": (0.0, 1.0)}
     assert (course / "state" / "progress.json").is_file(), "not in the teacher's own progress"

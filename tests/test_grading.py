@@ -239,12 +239,10 @@ def test_a_trick_is_a_zero_with_its_reason(trick):
     assert words in judging.ran(job(code, RIGHT)).reason
 
 
-def test_unprotected_a_right_answer_counts_and_python_refuses_the_rest(tmp_path):
+def test_unprotected_python_still_refuses(tmp_path):
     (tmp_path / "file").touch()
-    unprotected = job(RIGHT)._replace(protected=False)
-    assert judging.ran(unprotected).outcomes["00.1"].kind == "correct"
-    cells = [f"import os\nos.remove({str(tmp_path / 'file')!r})"]
-    assert "os.remove" in judging.ran(unprotected._replace(cells=cells)).reason
+    unprotected = job(f"import os\nos.remove({str(tmp_path / 'file')!r})")._replace(protected=False)
+    assert "os.remove" in judging.ran(unprotected).reason
     assert (tmp_path / "file").exists()
 
 
@@ -286,8 +284,8 @@ def test_a_folder_that_cannot_be_graded_is_named(arguments, words, tmp_path, cap
 # --- reading ------------------------------------------------------------------------------------
 
 
-def cell(source, **metadata):
-    return submissions.nbformat.v4.new_code_cell(source, metadata=metadata)
+def cell(source, id="own", **metadata):
+    return submissions.nbformat.v4.new_code_cell(source, id=id, metadata=metadata)
 
 
 def test_students_are_found_in_every_layout(tmp_path):
@@ -337,9 +335,19 @@ def test_only_what_the_learner_wrote_is_run():
     cells = [
         *(cell(source) for source in FIRST.own.values()),
         *(cell("helper = 1"), cell(answer), cell(stub), cell("")),
-        *(cell("slow()", nbgrader={"locked": True}), cell("slow()") | {"id": experiment}),
+        *(cell("slow()", nbgrader={"locked": True}), cell("slow()", experiment)),
     ]
     assert submissions.answers(FIRST, cells).cells == ["helper = 1", answer]
+
+
+def test_imports_that_were_added_to_the_first_cell_count():
+    first = cell("import math, torch\nfrom itertools import chain\nimport json\n1 / 0")
+    first.metadata["nbgrader"] = {"locked": True}
+    assert submissions.answers(FIRST, [first]).cells == [
+        "from itertools import chain",
+        "import json",
+    ]
+    assert submissions.answers(FIRST, [cell("import =", nbgrader={"locked": True})]).cells == []
 
 
 def test_a_renamed_function_is_found_by_its_check():

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,16 +140,18 @@ def _own_text(text: str, number: str) -> str:
 
 
 def setup(tasks: Iterable[Task]) -> str:
-    """The first cell: what the references and the stubs need, and ``check`` and ``hint``."""
-    modules = dict.fromkeys(inspect.getmodule(task.exercise.reference) for task in tasks)
-    imports = [
-        ast.unparse(node)
-        for module in modules
-        for node in ast.parse(inspect.getsource(module)).body
-        if isinstance(node, ast.Import | ast.ImportFrom) and "course_lib" not in ast.unparse(node)
-    ]
-    plain = sorted({"import numpy as np", "import torch", *imports})
+    """The first cell: the imports that the references need, and ``check`` and ``hint``."""
+    needed = [line for task in tasks for line in _imports(task.exercise.reference)]
+    plain = sorted({"import numpy as np", "import torch", *needed})
     return "\n".join([*plain, "\nfrom course_lib.teaching.exercises import check, hint"])
+
+
+def _imports(reference: Callable) -> list[str]:
+    """Those of the module of ``reference`` that it uses; the course's own stay with it."""
+    used = _used(ast.parse("\n".join(definitions(reference))))
+    nodes = ast.parse(inspect.getsource(inspect.getmodule(reference))).body
+    imports = filter(_is_import, nodes)
+    return [ast.unparse(node) for node in imports if not _is_own(node) and used & _names(node)]
 
 
 def solved(task: Task) -> str:
@@ -175,25 +177,47 @@ def solved(task: Task) -> str:
     return task.stub.replace(f"    {STUB}", body)
 
 
-def definitions(reference: object) -> list[str]:
-    """The source of ``reference``, and before it of what it uses from its own module."""
+def definitions(reference: Callable) -> list[str]:
+    """The source of ``reference`` and of what it uses from its own module, in their order."""
     source = inspect.getsource(inspect.getmodule(reference))
     defined = {name: node for node in ast.parse(source).body for name in _names(node)}
-    wanted, found = [reference.__name__], {}
+    wanted, found = [reference.__name__], set()
     while wanted:
-        name = wanted.pop()
-        if name in defined and name not in found:
-            found[name] = ast.get_source_segment(source, defined[name])
-            nodes = ast.walk(defined[name])
-            wanted += [node.id for node in nodes if isinstance(node, ast.Name)]
-    return [found[name] for name in defined if name in found]
+        node = defined.get(wanted.pop())
+        if node in found or node is None or (_is_import(node) and not _is_own(node)):
+            continue
+        found.add(node)
+        wanted += _used(node)
+    return [_source(source, node) for node in dict.fromkeys(defined.values()) if node in found]
 
 
-def _names(node: ast.stmt) -> list[str]:
+def _source(source: str, node: ast.stmt) -> str:
+    decorators = getattr(node, "decorator_list", [])
+    first = min(part.lineno for part in (node, *decorators))
+    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+
+
+def _used(node: ast.AST) -> set[str]:
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """What a statement of a module defines or imports."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+        return {node.name}
+    if _is_import(node):
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _is_own(node: ast.stmt) -> bool:
+    """Whether it imports from the course, which a submission cannot read when it is graded."""
+    return "course_lib" in ast.unparse(node)
 
 
 # From an assignment to notebooks

@@ -4,6 +4,7 @@ Apart from the rest of the grading, since every process that does this loads it.
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +51,7 @@ def _pickled(job: Job) -> bytes:
     """``job`` with the classes of its cases inside, since a submission can read no exercises."""
     import cloudpickle
 
-    modules = {__import__(EXERCISES[name].reference.__module__, fromlist="_") for name in job.cases}
+    modules = {sys.modules[EXERCISES[name].cases.__module__] for name in job.cases}
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -4,8 +4,10 @@
 ``FOLDER/STUDENT/ASSIGNMENT/NN_name.ipynb``. Nothing here runs anything of a submission.
 """
 
+import ast
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -108,24 +110,44 @@ def _numbers(cell: NotebookNode) -> list[str]:
 def answers(assignment: Assignment, cells: list[NotebookNode]) -> Answers:
     """What of ``cells`` the learner wrote: exercises, and cells of their own.
 
-    The lesson's own cells are not run, changed or not: their experiments take minutes. An exercise
-    that nobody touched is left out as well, so that a spare copy undoes no answer.
+    The lesson's own cells are not run, changed or not: their experiments take minutes. Only imports
+    that were added to them are. An exercise that nobody touched is left out as well, so that a
+    spare copy undoes no answer.
     """
     stubs = {task.stub.strip() for task in assignment.tasks}
     experiments = {key for key, source in assignment.own.items() if source.strip() not in stubs}
     untouched = {source.strip() for source in assignment.own.values()} | {""}
-    run = [
-        cell.source
-        for cell in cells
-        if cell.get("id") not in experiments
-        and not _is_locked(cell)
-        and cell.source.strip() not in untouched
-    ]
+    run: list[str] = []
+    for cell in cells:
+        if cell.get("id") in experiments or _is_locked(cell):
+            run += _imports(cell.source)
+        elif cell.source.strip() not in untouched:
+            run.append(cell.source)
     names = {task.exercise.id: [task.function] for task in assignment.tasks}
     for number, name in CHECK.findall("\n".join(run)):
         if number in names:
             names[number].insert(0, name)  # who renames a function tells check so
     return Answers(run, names)
+
+
+def _imports(source: str) -> list[str]:
+    """Imports of Python's own library, each as a cell; none of what cannot be read."""
+    try:
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return []
+    return [
+        ast.unparse(node)
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom) and _is_standard(node)
+    ]
+
+
+def _is_standard(node: ast.Import | ast.ImportFrom) -> bool:
+    modules = (
+        [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+    )
+    return all(module.partition(".")[0] in sys.stdlib_module_names for module in modules)
 
 
 def _is_locked(cell: NotebookNode) -> bool:
