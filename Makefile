@@ -1,7 +1,7 @@
 # Pruning, Measured. "make" lists what there is; each command first installs what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help lab drill test run notebooks bench coverage doctor lint format empty-venv
+.PHONY: help lab drill test run notebooks classroom grade bench coverage doctor lint format empty-venv
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -25,7 +25,7 @@ doctor: $(VENV)/installed ## check this machine, and say what to repair
 run: $(VENV)/installed ## run every lesson without a browser and write your report (LESSON=01: that one)
 	@$(RUN) -m course_lib.teaching.lessons run $(LESSON)
 
-test: $(VENV)/installed lint ## run all checks: style, tests, and every lesson against its stored outputs
+test: $(VENV)/installed-classroom lint ## run all checks: style, tests, and every lesson against its stored outputs
 	@$(RUN) -m pytest
 	@rm -rf build/lesson-state
 	@PRUNING_COURSE_STATE="$(CURDIR)/build/lesson-state" COURSE_QUIET=1 \
@@ -33,6 +33,12 @@ test: $(VENV)/installed lint ## run all checks: style, tests, and every lesson a
 
 notebooks: $(VENV)/installed ## build the lessons that changed from notebooks/src (LESSON=01: that one)
 	@$(RUN) -m course_lib.teaching.lessons build $(LESSON)
+
+classroom: $(VENV)/installed-classroom ## write the exercises as an nbgrader course into build/classroom
+	@$(RUN) -m course_lib.classroom build
+
+grade: $(VENV)/installed-classroom ## grade submitted notebooks (SUBMISSIONS=folder; UNPROTECTED=1: without sandbox)
+	@$(RUN) -m course_lib.classroom grade $(if $(UNPROTECTED),--unprotected) "$(SUBMISSIONS)"
 
 bench: $(VENV)/installed ## measure the tables that README.md quotes
 	@$(RUN) tests/benchmarks/bench_masks.py
@@ -66,6 +72,10 @@ $(VENV)/installed: pyproject.toml constraints.txt $(ANEW)
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/installed-classroom: $(VENV)/installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,classroom]'
 	@touch $@
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))

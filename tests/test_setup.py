@@ -29,8 +29,10 @@ ASKED = [
     for text in group
 ]
 
-DEV = {
-    canonicalize_name(Requirement(text).name) for text in PYPROJECT["optional-dependencies"]["dev"]
+OPTIONAL = {
+    canonicalize_name(Requirement(text).name)
+    for group in ("dev", "classroom")
+    for text in PYPROJECT["optional-dependencies"][group]
 }
 
 
@@ -69,8 +71,8 @@ def test_what_those_need_is_pinned_too():
         try:
             needs = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            assert name in DEV, f"{name} is not installed"
-            continue  # only "make coverage" installs it
+            assert name in OPTIONAL, f"{name} is not installed"
+            continue  # only the commands that need it install it
         for needed in map(Requirement, needs):
             extras = requirement.extras or {""}
             marker = needed.marker
@@ -202,6 +204,19 @@ def test_the_package_to_compare_with_is_installed_once_and_only_for_coverage(clo
     assert make(clone, "coverage")[1] == []
     (clone / ".venv" / "installed").unlink()
     assert make(clone, "coverage")[1] == ["venv", "pip", "verify", "pip"]
+
+
+@with_make
+def test_nbgrader_is_installed_once_and_only_for_teachers_and_tests(clone):
+    make(clone, "lab")
+    assert "classroom" not in (clone / "calls").read_text()
+    assert make(clone, "classroom")[1] == ["pip"]
+    calls = (clone / "calls").read_text()
+    assert "-c constraints.txt -e .[test,classroom]" in calls
+    assert "-m course_lib.classroom build" in calls
+    assert make(clone, "grade", "SUBMISSIONS=the hand-ins", "UNPROTECTED=1")[1] == []
+    calls = (clone / "calls").read_text()
+    assert "-m course_lib.classroom grade --unprotected the hand-ins" in calls
 
 
 @with_make

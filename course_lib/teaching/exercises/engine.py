@@ -7,17 +7,14 @@ demand that it is rejected in its own words.
 """
 
 import copy
-import ctypes
 import html
 import inspect
-import threading
-import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
-SECONDS = 5.0  # what a learner's function may take for one case
+from course_lib.teaching.running import SECONDS, Failure, Result, call, run, same
 
 
 class Mistake(NamedTuple):
@@ -41,53 +38,47 @@ class Exercise(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What :func:`examine` found: ``kind`` is "not attempted", "not yet" or "correct"."""
+    """What :func:`assess` found: ``kind`` is "not attempted", "not yet" or "correct"."""
 
     kind: str
     message: str
     table: tuple[tuple[str, str], ...] = ()
 
 
-class _Timeout(BaseException):
-    """Raised inside a learner's function that runs too long; no ``except Exception`` stops it."""
-
-
-class _Failure(NamedTuple):
-    """How a learner's function failed on a case instead of returning a value."""
-
-    error: str
-    message: str
-
-
 def examine(exercise: Exercise, answer: Callable, seconds: float = SECONDS) -> Outcome:
-    """Compare ``answer`` with the reference on every case; never raises.
+    """Compare ``answer`` with the reference on every case; never raises."""
+    return assess(exercise, run(answer, exercise.cases(), seconds))
 
-    Stops at the first case that differs, and looks for the mistake that explains it.
+
+def assess(exercise: Exercise, results: list[Result]) -> Outcome:
+    """Judge what a learner's function returned for the cases of ``exercise``.
+
+    The first case that differs decides, and the mistake that explains it gives the words.
     """
-    results = []
-    for arguments in exercise.cases():
-        given = copy.deepcopy(arguments)
-        result = _run(answer, given, seconds)
-        if result is ...:
-            return Outcome("not attempted", "Replace the `...` and run the cell again.")
-        results.append(result)
-        if not _same(given, arguments):
-            why = "Your function changed its input. Work on a copy: whoever called it needs it."
-            return Outcome("not yet", why, _table(exercise, arguments, result))
-        if isinstance(result, _Failure) and result.error == "endless":
-            return Outcome("not yet", result.message, _table(exercise, arguments, result))
     cases = exercise.cases()
-    for arguments, result in zip(cases, results, strict=True):
-        if not _same(result, _expected(exercise, arguments)):
-            why = _diagnosis(exercise, cases, results) or _difference(exercise, arguments, result)
-            return Outcome("not yet", why, _table(exercise, arguments, result))
+    arguments, last = cases[len(results) - 1], results[-1]
+    if last.value is ...:
+        return Outcome("not attempted", "Replace the `...` and run the cell again.")
+    if last.changed:
+        why = "Your function changed its input. Work on a copy: whoever called it needs it."
+        return Outcome("not yet", why, _table(exercise, arguments, last.value))
+    if last.ends:
+        return Outcome("not yet", last.value.message, _table(exercise, arguments, last.value))
+    return _compared(exercise, cases, [result.value for result in results])
+
+
+def _compared(exercise: Exercise, cases: list[tuple], values: list) -> Outcome:
+    for arguments, value in zip(cases, values, strict=True):
+        if not same(value, _expected(exercise, arguments)):
+            why = _diagnosis(exercise, cases, values) or _difference(exercise, arguments, value)
+            return Outcome("not yet", why, _table(exercise, arguments, value))
     return Outcome("correct", f"All {len(cases)} cases agree, the awkward ones too.")
 
 
 def _diagnosis(exercise: Exercise, cases: list[tuple], results: list) -> str | None:
     """The words of the mistake that gives the same result in every case."""
     for mistake in exercise.mistakes:
-        wrong = (_run(mistake.answer, copy.deepcopy(case), SECONDS) for case in cases)
+        wrong = (call(mistake.answer, copy.deepcopy(case)) for case in cases)
         if all(map(_alike, wrong, results)):
             return mistake.message
     return None
@@ -100,7 +91,7 @@ def _expected(exercise: Exercise, arguments: tuple) -> Any:
 
 def _difference(exercise: Exercise, arguments: tuple, result: Any) -> str:
     expected = _expected(exercise, arguments)
-    if isinstance(result, _Failure):
+    if isinstance(result, Failure):
         return result.message
     if type(result) is not type(expected):
         return (
@@ -113,78 +104,18 @@ def _difference(exercise: Exercise, arguments: tuple, result: Any) -> str:
     return "The result differs from the expected one on the case below, the smallest that fails."
 
 
-def _same(result: Any, expected: Any) -> bool:
-    """Equal, floats up to rounding; a type that the reference does not return is never equal."""
-    if isinstance(expected, torch.Tensor):
-        if not isinstance(result, torch.Tensor) or result.dtype != expected.dtype:
-            return False
-        return result.shape == expected.shape and torch.allclose(
-            result.double(), expected.double(), rtol=1e-5, atol=1e-7, equal_nan=True
-        )
-    if isinstance(expected, dict):
-        return (
-            isinstance(result, dict)
-            and result.keys() == expected.keys()
-            and all(_same(result[key], expected[key]) for key in expected)
-        )
-    if isinstance(expected, tuple | list):
-        return (
-            isinstance(result, tuple | list)
-            and len(result) == len(expected)
-            and all(map(_same, result, expected))
-        )
-    if isinstance(expected, float):
-        number = isinstance(result, int | float) and not isinstance(result, bool)
-        return number and abs(result - expected) <= 1e-6 * max(1.0, abs(expected))
-    return type(result) is type(expected) and result == expected
-
-
 def _alike(one: Any, other: Any) -> bool:
     """Two answers of any type that give the same result, or fail in the same way."""
-    if isinstance(one, _Failure) or isinstance(other, _Failure):
+    if isinstance(one, Failure) or isinstance(other, Failure):
         return type(one) is type(other) and one.error == other.error
-    return _same(one, other)
-
-
-def _run(function: Callable, arguments: tuple, seconds: float) -> Any:
-    """What ``function`` returns, or a :class:`_Failure`; an endless loop is stopped."""
-    box: list[Any] = []
-
-    def work() -> None:
-        try:
-            with torch.no_grad():
-                box.append(function(*arguments))
-        except NotImplementedError:
-            box.append(...)
-        except _Timeout:
-            pass
-        except BaseException as error:
-            box.append(_Failure(type(error).__name__, _words(error)))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        # Python has no way to end a thread; an exception raised inside it stops an endless loop.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(_Timeout)
-        )
-        why = f"Your function still ran after {seconds:g} seconds and was stopped. Does a loop end?"
-        return _Failure("endless", why)
-    return box[0] if box else _Failure("endless", "Your function was stopped.")
-
-
-def _words(error: BaseException) -> str:
-    line = traceback.extract_tb(error.__traceback__)[-1]
-    where = f" (line `{line.line}`)" if line.line else ""
-    return f"Your function raised {type(error).__name__}: {error}{where}."
+    return same(one, other)
 
 
 def _table(exercise: Exercise, arguments: tuple, result: Any) -> tuple[tuple[str, str], ...]:
     names = inspect.signature(exercise.reference).parameters
     rows = [(name, _text(value)) for name, value in zip(names, arguments, strict=True)]
     rows.append(("expected", _text(_expected(exercise, arguments))))
-    mine = f"{result.error}" if isinstance(result, _Failure) else _text(result)
+    mine = f"{result.error}" if isinstance(result, Failure) else _text(result)
     return (*rows, ("yours", mine))
 
 

@@ -1,0 +1,323 @@
+"""The exercises of the lessons as nbgrader assignments: one a lesson, nothing written twice.
+
+Text and stub come from the lesson's script, the solution is the source of the exercise's reference,
+the hidden test calls its checker, and its difficulty gives the points.
+"""
+
+import ast
+import contextlib
+import inspect
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course_lib import PROJECT
+from course_lib.bars import bar
+from course_lib.classroom.errors import ClassroomError
+from course_lib.files import write_whole
+from course_lib.teaching import lessons
+from course_lib.teaching.exercises import EXERCISES
+from course_lib.teaching.exercises.engine import Exercise
+
+COURSE = PROJECT / "build" / "classroom"
+STUB = "return ..."
+
+#: In a code cell: the exercise that it checks, and the name of the function.
+CHECK = re.compile(r"\bcheck\(\s*[\"'](\d\d\.\w+)[\"']\s*,\s*(\w+)")
+
+#: nbgrader's settings. ``nbgrader`` is called inside of the folder, as its manual does.
+CONFIG = f'''\
+"""nbgrader's settings for this course. Written by "make classroom", which replaces this file."""
+
+import os
+import sysconfig
+from pathlib import Path
+
+c = get_config()  # noqa: F821 (nbgrader defines it)
+c.CourseDirectory.course_id = "pruning-measured"
+c.CourseDirectory.root = str(Path(__file__).parent)
+c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
+c.ExecutePreprocessor.timeout = 60
+
+# What check() remembers while nbgrader runs a notebook is nobody's own progress.
+os.environ["PRUNING_COURSE_STATE"] = str(Path(__file__).parent / "state")
+os.environ["COURSE_QUIET"] = "1"
+
+# nbgrader calls the program "alembic", which lies beside this Python, by its bare name.
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+'''
+
+HEADER = """\
+# {title}: exercises
+
+Write each function where it says `...`, run its cell, and read what the check says. Keep the names
+of the functions and of this file. Cells of your own may come before a function that needs them.
+Whoever grades runs only these cells: with Python, NumPy and torch, without the course's own library
+and without files. Save, and hand in this file.
+
+The story behind the exercises is in lesson {number}, `notebooks/{name}.ipynb`."""
+
+
+class Task(NamedTuple):
+    """An exercise as it stands in a lesson: its text, and the cell with the stub."""
+
+    exercise: Exercise
+    function: str
+    text: str
+    stub: str
+
+    @property
+    def points(self) -> int:
+        """What it is worth: its difficulty."""
+        return self.exercise.difficulty
+
+
+class Assignment(NamedTuple):
+    """The exercises of one lesson; ``own`` maps the ids of the lesson's cells to their source."""
+
+    name: str
+    title: str
+    tasks: list[Task]
+    own: dict[str, str]
+
+    @property
+    def number(self) -> str:
+        """The lesson's, such as "07"."""
+        return self.name[:2]
+
+    @property
+    def points(self) -> int:
+        """Those of all exercises together."""
+        return sum(task.points for task in self.tasks)
+
+
+# From a lesson to an assignment
+
+
+def assignments(root: Path = PROJECT) -> list[Assignment]:
+    """One for every lesson that has exercises.
+
+    Raises:
+        ClassroomError: a lesson checks an exercise that nobody wrote, or its stub has no ``...``.
+    """
+    every = [assignment(script) for script in lessons.scripts(root=root)]
+    return [each for each in every if each.tasks]
+
+
+def assignment(script: Path) -> Assignment:
+    """The exercises of the lesson ``script``, in its order."""
+    cells = lessons.to_notebook(script).cells
+    tasks, text = [], ""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            text = cell.source
+        elif found := CHECK.search(cell.source):
+            tasks.append(_task(script, *found.groups(), text, cell.source))
+    title = cells[0].source.partition("\n")[0].lstrip("# ") if cells else script.stem
+    return Assignment(script.stem, title, tasks, {cell.id: cell.source for cell in cells})
+
+
+def _task(script: Path, number: str, function: str, text: str, stub: str) -> Task:
+    if number not in EXERCISES:
+        raise ClassroomError(f"{script.name} checks {number}, but no exercise has that number.")
+    if len(re.findall(rf"^ +{re.escape(STUB)}$", stub, re.MULTILINE)) != 1:
+        raise ClassroomError(f"{script.name}: the stub of {number} has no single `{STUB}`.")
+    return Task(EXERCISES[number], function, _own_text(text, number), stub)
+
+
+def _own_text(text: str, number: str) -> str:
+    """From the last heading on, if there is one: what comes before speaks of pictures above."""
+    heading = text.rfind("\n## ") + 1
+    return text[heading or max(text.find(f"**Exercise {number}"), 0) :]
+
+
+def setup(tasks: Iterable[Task]) -> str:
+    """The first cell: the imports that the references need, and ``check`` and ``hint``."""
+    needed = [line for task in tasks for line in _imports(task.exercise.reference)]
+    plain = sorted({"import numpy as np", "import torch", *needed})
+    return "\n".join([*plain, "\nfrom course_lib.teaching.exercises import check, hint"])
+
+
+def _imports(reference: Callable) -> list[str]:
+    """Those of the module of ``reference`` that it uses; the course's own stay with it."""
+    used = _used(ast.parse("\n".join(definitions(reference))))
+    nodes = ast.parse(inspect.getsource(inspect.getmodule(reference))).body
+    imports = filter(_is_import, nodes)
+    return [ast.unparse(node) for node in imports if not _is_own(node) and used & _names(node)]
+
+
+def solved(task: Task) -> str:
+    """The cell of ``task`` with the reference where the stub has its ``...``, marked for nbgrader.
+
+    The reference and what it needs of its module stand inside of the function, so that the release,
+    which loses all of it, shows nothing but the stub.
+    """
+    function = next(
+        node
+        for node in ast.parse(task.stub).body
+        if isinstance(node, ast.FunctionDef) and node.name == task.function
+    )
+    arguments = ", ".join(argument.arg for argument in function.args.args)
+    lines = (
+        "### BEGIN SOLUTION",
+        "\n\n".join(definitions(task.exercise.reference)),
+        "",
+        f"return {task.exercise.reference.__name__}({arguments})",
+        "### END SOLUTION",
+    )
+    body = textwrap.indent("\n".join(lines), " " * 4)
+    return task.stub.replace(f"    {STUB}", body)
+
+
+def definitions(reference: Callable) -> list[str]:
+    """The source of ``reference`` and of what it uses from its own module, in their order."""
+    source = inspect.getsource(inspect.getmodule(reference))
+    defined = {name: node for node in ast.parse(source).body for name in _names(node)}
+    wanted, found = [reference.__name__], set()
+    while wanted:
+        node = defined.get(wanted.pop())
+        if node in found or node is None or (_is_import(node) and not _is_own(node)):
+            continue
+        found.add(node)
+        wanted += _used(node)
+    return [_source(source, node) for node in dict.fromkeys(defined.values()) if node in found]
+
+
+def _source(source: str, node: ast.stmt) -> str:
+    decorators = getattr(node, "decorator_list", [])
+    first = min(part.lineno for part in (node, *decorators))
+    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+
+
+def _used(node: ast.AST) -> set[str]:
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """What a statement of a module defines or imports."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if _is_import(node):
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _is_own(node: ast.stmt) -> bool:
+    """Whether it imports from the course, which a submission cannot read when it is graded."""
+    return "course_lib" in ast.unparse(node)
+
+
+# From an assignment to notebooks
+
+
+def source_notebook(assignment: Assignment) -> NotebookNode:
+    """The instructor's version, with solutions and hidden tests."""
+    text = HEADER.format(title=assignment.title, number=assignment.number, name=assignment.name)
+    notebook = new_notebook(cells=[new_markdown_cell(text), _setup_cell(assignment)])
+    notebook.metadata = NotebookNode(
+        kernelspec={"name": "python3", "display_name": "Python 3", "language": "python"},
+        language_info={"name": "python"},
+    )
+    for task in assignment.tasks:
+        notebook.cells += _cells(task)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # the same at every call
+    return notebook
+
+
+def _setup_cell(assignment: Assignment) -> NotebookNode:
+    return _marked(setup(assignment.tasks), f"setup-{assignment.number}", locked=True)
+
+
+def _cells(task: Task) -> list[NotebookNode]:
+    number = task.exercise.id
+    name, worth = number.replace(".", "-"), f"{task.points} point" + "s" * (task.points > 1)
+    test = (
+        f"# {worth} for exercise {number}. More is tested when it is graded.\n"
+        f'assert "not attempted" not in str(check("{number}", {task.function})), "still a stub"\n'
+        "### BEGIN HIDDEN TESTS\n"
+        "from course_lib.teaching.exercises import require\n\n"
+        f'require("{number}", {task.function})\n'
+        "### END HIDDEN TESTS"
+    )
+    return [
+        new_markdown_cell(f"{task.text}\n\n*{worth}, about {task.exercise.minutes} minutes*"),
+        _marked(solved(task), f"exercise-{name}", solution=True),
+        _marked(test, f"test-{name}", grade=True, locked=True, points=task.points),
+    ]
+
+
+def _marked(source: str, grade_id: str, **marks: bool | int) -> NotebookNode:
+    """A code cell with nbgrader's marks."""
+    cell = new_code_cell(source)
+    unmarked = {"grade": False, "solution": False, "locked": False, "task": False}
+    cell.metadata["nbgrader"] = {"schema_version": 3, "grade_id": grade_id, **unmarked, **marks}
+    return cell
+
+
+# The course
+
+
+def build(folder: Path = COURSE, root: Path = PROJECT) -> list[Assignment]:
+    """Write the nbgrader course into ``folder``: settings, ``source/`` and ``release/``.
+
+    Called again it replaces those; the grade book and what was handed in stay as they are.
+
+    Raises:
+        ClassroomError: nbgrader is not installed, or refuses an assignment; the message says why.
+        OSError: the folder cannot be written.
+    """
+    every = assignments(root)
+    write_whole(folder / "nbgrader_config.py", CONFIG)
+    with _environment_kept():
+        nbgrader = _nbgrader(folder)
+        for each in bar(every, "assignments"):
+            _release(each, folder, nbgrader)
+    return every
+
+
+def _release(assignment: Assignment, folder: Path, nbgrader: object) -> None:
+    file = folder / "source" / assignment.name / f"{assignment.name}.ipynb"
+    write_whole(file, nbformat.writes(source_notebook(assignment)) + "\n")
+    done = nbgrader.generate_assignment(assignment.name)
+    if not done["success"]:
+        said = done.get("log") or done.get("error") or "no reason given"
+        raise ClassroomError(f"nbgrader cannot release {assignment.name}:\n{said.strip()}")
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """The settings of nbgrader change this process's environment, too: put it back."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _nbgrader(folder: Path) -> object:
+    """nbgrader's own interface, with the settings of ``folder``."""
+    try:
+        from nbgrader.apps import NbGraderAPI
+    except ImportError:
+        raise ClassroomError(
+            "nbgrader is not installed. Call `make classroom`, or install it into this Python: "
+            f"{sys.executable} -m pip install -c constraints.txt -e '.[classroom]'"
+        ) from None
+    from traitlets.config import PyFileConfigLoader
+
+    return NbGraderAPI(config=PyFileConfigLoader("nbgrader_config.py", str(folder)).load_config())

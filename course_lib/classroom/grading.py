@@ -1,0 +1,200 @@
+"""Grade a folder of submissions: each in a process of its own, judged from what it returns.
+
+nbgrader's own ``autograde`` runs a submission with all rights of whoever calls it, and believes the
+scores that its notebook shows: fine among friends. Here a submission runs in a sandbox, and the
+process that judges never runs any of it.
+"""
+
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from course_lib import PROJECT
+from course_lib.bars import bar
+from course_lib.classroom import sandbox, submissions
+from course_lib.classroom.assignments import COURSE, Assignment, Task, assignments, setup
+from course_lib.classroom.errors import ClassroomError
+from course_lib.classroom.feedback import page
+from course_lib.classroom.grades import Grade, Mark, table
+from course_lib.classroom.judging import Ran, ran
+from course_lib.classroom.sandbox import Limits
+from course_lib.classroom.wire import Job
+from course_lib.files import write_whole
+from course_lib.teaching.exercises import EXERCISES
+from course_lib.teaching.exercises.engine import Outcome
+from course_lib.teaching.running import SECONDS
+
+LIMITS = Limits()
+
+
+class Notebook(NamedTuple):
+    """A file of a student, and what was found in it: answers to a lesson, or why not."""
+
+    student: str
+    file: Path
+    lesson: str | None
+    answers: submissions.Answers | None
+    reason: str = ""
+
+
+def grade(
+    folder: Path,
+    out: Path = COURSE,
+    limits: Limits = LIMITS,
+    protected: bool = True,
+    root: Path = PROJECT,
+) -> list[Grade]:
+    """Grade every notebook below ``folder``; write ``grades.csv`` and ``feedback/STUDENT.html``.
+
+    Raises:
+        ClassroomError: nothing was handed in, or ``protected`` and the system cannot protect.
+        OSError: ``out`` cannot be written.
+    """
+    if sys.platform == "win32":
+        raise ClassroomError("Grading needs Linux or macOS; on Windows, use WSL.")
+    if protected and (lacks := sandbox.missing()):
+        raise ClassroomError(
+            f"{lacks}\nUse another machine, or, if you trust every student: make grade "
+            f"SUBMISSIONS={folder} UNPROTECTED=1 (limits of time and memory still hold)."
+        )
+    known = {each.number: each for each in assignments(root)}
+    students = submissions.find(folder)
+    notebooks = [
+        _read(student, file, known) for student, files in students.items() for file in files
+    ]
+    grades = _with_all(_graded(_placed(notebooks), known, limits, protected), students, known)
+    _write(grades, known, out)
+    return grades
+
+
+def _read(student: str, file: Path, known: dict[str, Assignment]) -> Notebook:
+    try:
+        cells, reason = submissions.read(file), ""
+    except submissions.Unreadable as error:
+        cells, reason = [], str(error)
+    lesson = submissions.lesson_of(file, cells, set(known))
+    if reason or lesson is None:
+        why = reason or "It has no exercise of the course."
+        return Notebook(student, file, lesson, None, why)
+    return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))
+
+
+def _placed(notebooks: list[Notebook]) -> list[Notebook]:
+    """Where all others hand in one lesson, a notebook that shows none is meant for it, too."""
+    lessons = {notebook.lesson for notebook in notebooks} - {None}
+    only = lessons.pop() if len(lessons) == 1 else None
+    return [one if one.lesson else one._replace(lesson=only) for one in notebooks]
+
+
+def _graded(
+    notebooks: list[Notebook], known: dict[str, Assignment], limits: Limits, protected: bool
+) -> list[Grade]:
+    done = [_zero(one, known) for one in notebooks if one.answers is None]
+    to_run = [one for one in notebooks if one.answers is not None]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(_workers(limits), spawn, sandbox.adopt_orphans) as pool:
+        waiting = [
+            pool.submit(ran, _job(one, known[one.lesson], limits, protected)) for one in to_run
+        ]
+        try:
+            for one, future in zip(to_run, bar(waiting, "submissions"), strict=True):
+                done.append(_marked(one, known[one.lesson], future.result()))
+        except BrokenProcessPool:
+            why = "A submission ended the grader itself; nothing was written."
+            raise ClassroomError(why) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return done
+
+
+def _workers(limits: Limits) -> int:
+    """As many as there are cores, and memory for."""
+    room = psutil.virtual_memory().available // (sandbox.RUNTIME + limits.memory)
+    return max(1, min(os.cpu_count() or 1, room))
+
+
+def _job(notebook: Notebook, assignment: Assignment, limits: Limits, protected: bool) -> Job:
+    cells, names = notebook.answers
+    cases = {name: EXERCISES[name].cases() for name in names}
+    return Job(setup(assignment.tasks), cells, names, cases, SECONDS, limits, protected)
+
+
+def _marked(notebook: Notebook, assignment: Assignment, result: Ran) -> Grade:
+    if result.reason:
+        return _zero(notebook._replace(reason=result.reason), {assignment.number: assignment})
+    marks = tuple(_mark(task, notebook.answers, result) for task in assignment.tasks)
+    return Grade(notebook.student, assignment.name, "graded", _summary(marks, result), marks)
+
+
+def _summary(marks: tuple[Mark, ...], result: Ran) -> str:
+    """Why it is not more: cells that failed, or else the first exercise of a zero."""
+    failed = [error for error in result.errors if error]
+    if failed:
+        return f"{len(failed)} cells failed, the first: {failed[0]}"
+    return "" if any(mark.points for mark in marks) else marks[0].outcome.message
+
+
+def _mark(task: Task, answers: submissions.Answers, result: Ran) -> Mark:
+    number, names = task.exercise.id, "|".join(map(re.escape, answers.names[task.exercise.id]))
+    its = re.compile(rf"\bdef ({names})\b|^({names}) *=|check\(\s*[\"']{number}\b", re.MULTILINE)
+    cells = [pair for pair in zip(answers.cells, result.errors, strict=True) if its.search(pair[0])]
+    code, error = cells[-1] if cells else ("", None)
+    outcome = result.outcomes[number]
+    if outcome is None and error:
+        outcome = Outcome("not yet", f"The cell did not run: {error}")
+    elif outcome is None and code:
+        outcome = Outcome("not yet", f"There is no function `{task.function}`. Keep its name.")
+    return Mark.of(task, outcome or Outcome("not attempted", "Nothing was written."), code)
+
+
+def _zero(notebook: Notebook, known: dict[str, Assignment]) -> Grade:
+    """A notebook of which nothing counts."""
+    tasks = known[notebook.lesson].tasks if notebook.lesson else []
+    outcome = Outcome("not graded", notebook.reason)
+    name = known[notebook.lesson].name if notebook.lesson else "unknown"
+    marks = tuple(Mark.of(task, outcome) for task in tasks)
+    return Grade(notebook.student, name, "zero", notebook.reason, marks)
+
+
+def _with_all(
+    grades: list[Grade], students: Iterable[str], known: dict[str, Assignment]
+) -> list[Grade]:
+    """One grade for every student and lesson: the best one where there are two, else "missing"."""
+    best: dict[tuple[str, str], Grade] = {}
+    for one in sorted(grades, key=lambda grade: grade.total):
+        earlier = best.get((one.student, one.lesson))
+        note = "The best of several notebooks counts." if earlier else ""
+        best[one.student, one.lesson] = one._replace(reason=f"{one.reason} {note}".strip())
+    for assignment in known.values():
+        if any(lesson == assignment.name for _, lesson in best):
+            for student in students:
+                best.setdefault((student, assignment.name), _missing(student, assignment))
+    return [best[key] for key in sorted(best)]
+
+
+def _missing(student: str, assignment: Assignment) -> Grade:
+    outcome = Outcome("not attempted", "No notebook was handed in.")
+    marks = tuple(Mark.of(task, outcome) for task in assignment.tasks)
+    return Grade(student, assignment.name, "missing", outcome.message, marks)
+
+
+# --- what the teacher gets ----------------------------------------------------------------------
+
+
+def _write(grades: list[Grade], known: dict[str, Assignment], out: Path) -> None:
+    write_whole(out / "grades.csv", table(grades))
+    for student in dict.fromkeys(grade.student for grade in grades):
+        mine = [grade for grade in grades if grade.student == student]
+        write_whole(out / "feedback" / f"{_file_name(student)}.html", page(student, mine))
+
+
+def _file_name(student: str) -> str:
+    return student.encode()[:200].decode(errors="ignore")

@@ -1,0 +1,72 @@
+"""Run one submission in the sandbox, and judge what its functions returned.
+
+Apart from the rest of the grading, since every process that does this loads it.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from course_lib.classroom import sandbox
+from course_lib.classroom.wire import Job, decode
+from course_lib.teaching.exercises import EXERCISES
+from course_lib.teaching.exercises.engine import Outcome, assess
+from course_lib.teaching.running import Result
+
+RUNNER = "course_lib.classroom.runner"
+ENDED = "It ended Python before its functions had been run."
+
+
+class Ran(NamedTuple):
+    """What came of running a notebook: why none of it counts, or outcomes and cells that failed."""
+
+    reason: str | None
+    outcomes: dict[str, Outcome | None] = {}  # noqa: RUF012 (a default of a tuple, never changed)
+    errors: list[str | None] = []  # noqa: RUF012
+
+
+def ran(job: Job) -> Ran:
+    """Run a submission in the sandbox and judge what its functions returned."""
+    if not job.cells:
+        return Ran(None, dict.fromkeys(job.names), [])
+    folder = tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True)
+    with folder as name:
+        ended = sandbox.run(RUNNER, _pickled(job), Path(name), job.limits)
+    if ended.reason or not ended.output:
+        return Ran(ended.reason or ENDED)
+    try:
+        data = json.loads(ended.output)
+        if data["attempts"]:
+            return Ran(f"It tried what no exercise needs: {str(data['attempts'][0])[:200]}")
+        errors = [error and str(error)[:300] for error in data["errors"]]
+        found = {number: _judged(number, data["results"][number]) for number in job.names}
+    except Exception as error:  # whatever a submission made of its results
+        return Ran(f"Its results cannot be read ({type(error).__name__}).")
+    return Ran(None, found, errors)
+
+
+def _pickled(job: Job) -> bytes:
+    """``job`` with the classes of its cases inside, since a submission can read no exercises."""
+    import cloudpickle
+
+    modules = {sys.modules[EXERCISES[name].cases.__module__] for name in job.cases}
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(job)
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _judged(number: str, data: list | None) -> Outcome | None:
+    """The outcome of an exercise from the results of its function; None without a function."""
+    if data is None:
+        return None
+    results = [Result(decode(value), changed is True) for value, changed in data]
+    cases = len(EXERCISES[number].cases())
+    if not results or len(results) > cases or (len(results) < cases and not results[-1].ends):
+        return Outcome("not yet", f"There are {len(results)} results for {cases} cases.")
+    return assess(EXERCISES[number], results)

@@ -1,0 +1,129 @@
+"""The process in which a submission runs: it gives back what the functions return, nothing more.
+
+Started by :mod:`course_lib.classroom.grading`, never by hand. Nobody believes what it says about
+points: whatever a submission does to Python in here, it can only change its own answers. The
+exercises with their solutions are neither loaded nor readable.
+"""
+
+import json
+import os
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy  # noqa: F401 (before the doors close: torch imports it when it is first needed)
+import torch
+
+from course_lib.classroom import sandbox
+from course_lib.classroom.wire import Job, encode
+from course_lib.teaching.running import run
+
+#: What no exercise needs. The system denies it, where it can; here it is also noted.
+FORBIDDEN = (
+    *("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system", "subprocess.Popen"),
+    *("os.kill", "os.killpg", "socket.connect", "socket.bind", "socket.sendto"),
+)
+#: What a submission may do in its own folder only.
+OWN_FOLDER = ("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink")
+OWN_FOLDER += ("os.chmod", "os.mkdir", "shutil.rmtree", "shutil.move", "open")
+
+
+def main() -> None:
+    """Read the job, close the doors, run the cells and then their functions, write the results."""
+    job = pickle.load(sys.stdin.buffer)  # from the grader, which is trusted
+    torch.set_num_threads(1)
+    results = os.dup(1)
+    with open(os.devnull, "r+b") as nowhere:
+        sandbox.confine(Path.cwd(), job.limits, job.protected)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere.fileno(), stream)
+    data = json.dumps(answers(job)).encode()
+    with open(results, "wb") as stream:
+        stream.write(data)
+    os._exit(0)  # threads of endless functions may still run
+
+
+def answers(job: Job) -> dict:
+    """The error of each cell, or None; for each exercise its results; and what was forbidden."""
+    _forget_the_exercises()
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(job.setup, namespace)
+    attempts = _forbid()
+    errors = [_error(cell, namespace, attempts) for cell in job.cells]
+    found = {
+        exercise: _results(_function(namespace, names), job.cases[exercise], job.seconds)
+        for exercise, names in job.names.items()
+    }
+    return {"errors": errors, "results": found, "attempts": attempts[:10]}
+
+
+def _forget_the_exercises() -> None:
+    """In a submission ``check`` and its kin do nothing: the grader judges, elsewhere."""
+    inert = types.ModuleType("course_lib.teaching.exercises")
+    for name in ("check", "hint", "solution", "require"):
+        setattr(inert, name, lambda *_, **__: None)
+    sys.modules[inert.__name__] = inert
+
+
+def _forbid() -> list[str]:
+    """Refuse, and note in the list that is returned, what only a hostile submission does.
+
+    This gives the reasons for the teacher. It is no protection: that is the sandbox's.
+    """
+    attempts: list[str] = []
+    home = os.path.join(os.getcwd(), "")
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event in FORBIDDEN or (event in OWN_FOLDER and _outside(event, arguments, home)):
+            attempts.append(f"{event} {arguments[:1]}"[:200])
+            raise PermissionError(f"a submission may not call {event}")
+
+    sys.addaudithook(hook)
+    return attempts
+
+
+def _outside(event: str, arguments: tuple, home: str) -> bool:
+    """Whether it changes a file outside of the submission's own folder."""
+    path = arguments[0]
+    if isinstance(path, int):  # a file that is open already
+        return False
+    if event == "open" and not set(arguments[1] or "r") & set("wax+"):
+        return False
+    return not os.path.normpath(os.path.join(home, os.fsdecode(path))).startswith(home)
+
+
+def _error(cell: str, namespace: dict[str, Any], attempts: list[str]) -> str | None:
+    """Run ``cell``; how it failed, or None."""
+    try:
+        exec(_compiled(cell), namespace)
+    except BaseException as error:
+        if isinstance(error, MemoryError):
+            attempts.append("filling the memory")
+        return f"{type(error).__name__}: {error}"[:300]
+    return None
+
+
+def _compiled(cell: str) -> types.CodeType:
+    try:
+        return compile(cell, "<cell>", "exec")
+    except SyntaxError:
+        # Perhaps Jupyter's own: lines such as %matplotlib or !pip, which mean nothing here.
+        lines = (line for line in cell.split("\n") if not line.startswith(("%", "!")))
+        return compile("\n".join(lines), "<cell>", "exec")
+
+
+def _function(namespace: dict[str, Any], names: list[str]) -> Callable | None:
+    return next((namespace[name] for name in names if callable(namespace.get(name))), None)
+
+
+def _results(function: Callable | None, cases: list[tuple], seconds: float) -> list | None:
+    if function is None:
+        return None
+    return [[encode(one.value), one.changed] for one in run(function, cases, seconds)]
+
+
+if __name__ == "__main__":
+    main()

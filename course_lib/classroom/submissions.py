@@ -1,0 +1,156 @@
+"""Find and read what students handed in, in the layouts that people have.
+
+``FOLDER/STUDENT.ipynb``, ``FOLDER/STUDENT/NN_name.ipynb``, and nbgrader's own
+``FOLDER/STUDENT/ASSIGNMENT/NN_name.ipynb``. Nothing here runs anything of a submission.
+"""
+
+import ast
+import os
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from nbformat import NotebookNode
+
+from course_lib.classroom.assignments import CHECK, Assignment
+from course_lib.classroom.errors import ClassroomError
+
+LARGEST = 20 << 20  # bytes of a notebook; an executed lesson has a tenth of it
+GRADE_ID = re.compile(r"-(\d\d)-\w+$")
+
+
+class Unreadable(ValueError):
+    """A file that is no notebook; the message says why."""
+
+
+class Answers(NamedTuple):
+    """What is run of a notebook, and the names that its functions may have, by exercise."""
+
+    cells: list[str]
+    names: dict[str, list[str]]
+
+
+def find(folder: Path) -> dict[str, list[Path]]:
+    """The notebooks of each student, in order of their names; perhaps none.
+
+    Raises:
+        ClassroomError: there is no such folder, or nothing was handed in.
+    """
+    if not folder.is_dir():
+        raise ClassroomError(f"There is no folder {folder}. Name the one with the submissions.")
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith((".", "__")):
+            continue
+        if entry.is_dir():
+            found.setdefault(entry.name, []).extend(_notebooks(entry))
+        elif entry.suffix == ".ipynb":
+            found.setdefault(entry.stem, []).append(entry)
+    if not found:
+        raise ClassroomError(
+            f"{folder} holds no submissions: neither STUDENT.ipynb nor folders of students."
+        )
+    return found
+
+
+def _notebooks(folder: Path) -> list[Path]:
+    return sorted(
+        Path(root, name)
+        for root, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(".ipynb") and ".ipynb_checkpoints" not in root
+    )
+
+
+def read(file: Path) -> list[NotebookNode]:
+    """The code cells of a notebook.
+
+    Raises:
+        Unreadable: the file cannot be read, or is no notebook.
+    """
+    try:
+        if file.is_symlink() or not file.is_file():
+            raise Unreadable("It is a link or a folder, not a file.")
+        if (size := file.stat().st_size) > LARGEST:
+            raise Unreadable(f"It has {size >> 20} MB; a notebook has at most {LARGEST >> 20}.")
+        cells = nbformat.reads(file.read_text(encoding="utf-8-sig"), as_version=4).cells
+        return [cell for cell in cells if cell.cell_type == "code" and _is_whole(cell)]
+    except Unreadable:
+        raise
+    except OSError as error:
+        raise Unreadable(f"It cannot be read ({error.strerror}).") from None
+    except Exception as error:  # whatever somebody made of it
+        raise Unreadable(f"It is not a notebook ({type(error).__name__}).") from None
+
+
+def _is_whole(cell: NotebookNode) -> bool:
+    return isinstance(cell.source, str) and isinstance(cell.metadata, dict)
+
+
+def lesson_of(file: Path, cells: list[NotebookNode], known: set[str]) -> str | None:
+    """The number of the lesson: the one whose exercises are in ``cells``, else what names say."""
+    said = [number for cell in cells for number in _numbers(cell)]
+    counted = Counter(number[:2] for number in said if number[:2] in known)
+    if counted:
+        return counted.most_common(1)[0][0]
+    named = (name[:2] for name in (file.name, file.parent.name) if re.match(r"\d\d\D", name))
+    return next((number for number in named if number in known), None)
+
+
+def _numbers(cell: NotebookNode) -> list[str]:
+    """The exercises that a cell checks, or that nbgrader's mark names."""
+    mark = cell.metadata.get("nbgrader")
+    grade_id = str(mark.get("grade_id", "")) if isinstance(mark, dict) else ""
+    return [number for number, _ in CHECK.findall(cell.source)] + GRADE_ID.findall(grade_id)
+
+
+def answers(assignment: Assignment, cells: list[NotebookNode]) -> Answers:
+    """What of ``cells`` the learner wrote: exercises, and cells of their own.
+
+    The lesson's own cells are not run, changed or not: their experiments take minutes. Only imports
+    that were added to them are. An exercise that nobody touched is left out as well, so that a
+    spare copy undoes no answer.
+    """
+    stubs = {task.stub.strip() for task in assignment.tasks}
+    experiments = {key for key, source in assignment.own.items() if source.strip() not in stubs}
+    untouched = {source.strip() for source in assignment.own.values()} | {""}
+    run: list[str] = []
+    for cell in cells:
+        if cell.get("id") in experiments or _is_locked(cell):
+            run += _imports(cell.source)
+        elif cell.source.strip() not in untouched:
+            run.append(cell.source)
+    names = {task.exercise.id: [task.function] for task in assignment.tasks}
+    for number, name in CHECK.findall("\n".join(run)):
+        if number in names:
+            names[number].insert(0, name)  # who renames a function tells check so
+    return Answers(run, names)
+
+
+def _imports(source: str) -> list[str]:
+    """Imports of Python's own library, each as a cell; none of what cannot be read."""
+    try:
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return []
+    return [
+        ast.unparse(node)
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom) and _is_standard(node)
+    ]
+
+
+def _is_standard(node: ast.Import | ast.ImportFrom) -> bool:
+    modules = (
+        [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+    )
+    return all(module.partition(".")[0] in sys.stdlib_module_names for module in modules)
+
+
+def _is_locked(cell: NotebookNode) -> bool:
+    """A cell that nbgrader protects: the imports and the tests."""
+    mark = cell.metadata.get("nbgrader")
+    return isinstance(mark, dict) and bool(mark.get("locked"))

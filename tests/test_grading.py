@@ -1,0 +1,473 @@
+"""Submissions get what they earned: right, wrong, missing, and hostile ones, which are run here."""
+
+import csv
+import json
+import math
+import os
+import sys
+import time
+
+import pytest
+import torch
+from submitted import empty, hand_in, hostile, lesson, partly, perfect
+
+from course_lib.classroom import (
+    __main__,
+    grading,
+    judging,
+    landlock,
+    runner,
+    sandbox,
+    submissions,
+    wire,
+)
+from course_lib.classroom.errors import ClassroomError
+from course_lib.classroom.feedback import page
+from course_lib.classroom.grades import Grade, table
+from course_lib.teaching.exercises import EXERCISES
+from course_lib.teaching.exercises.engine import assess, examine
+from course_lib.teaching.running import Result, run
+
+PROTECTED = sandbox.missing() is None
+SMALL = sandbox.Limits(seconds=3, memory=400 << 20, file=1 << 20, files=20)
+FIRST = lesson("01")
+
+needs_landlock = pytest.mark.skipif(not PROTECTED, reason="needs Landlock (Linux 6.2)")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="grading needs Linux or macOS")
+
+
+# --- what is sent back --------------------------------------------------------------------------
+
+VALUES = [
+    *(None, True, 3, -0.5, math.inf, "ä", b"\x00\xff", ..., [], (1, [2.0, None])),
+    {"a": (1,), 2: [3], 0.5: {}},
+    *(torch.arange(6).reshape(2, 3), torch.tensor(1.5), torch.zeros(0, 2), torch.tensor([True])),
+    torch.tensor([1.0], dtype=torch.bfloat16),
+    torch.randn(3, 4).T,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_comes_back_as_it_was(value):
+    back = wire.decode(json.loads(json.dumps(wire.encode(value))))
+    if isinstance(value, torch.Tensor):
+        assert back.dtype == value.dtype and torch.equal(back, value)
+    else:
+        assert type(back) is type(value) and back == value
+
+
+class Odd(list):
+    """A list that refuses to be looked at."""
+
+    def __iter__(self):
+        raise RuntimeError("no")
+
+
+OTHERS = {
+    "object": object(),
+    "Odd": Odd([1]),
+    "float32 tensor of 4 numbers": torch.eye(2).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_of_what_is_no_data_the_type_is_left(name):
+    assert type(wire.decode(wire.encode(OTHERS[name]))).__name__ == name
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        ["pickle", "x"],
+        ["plain", {}],
+        ["tensor", "float32", [1 << 40], "AAAA"],
+        ["tensor", "object", [1], "AAAA"],
+        ["dict", [[["list", []], ["plain", 1]]]],
+        ["float", "x"],
+        3,
+    ],
+    ids=str,
+)
+def test_forged_data_is_refused(data):
+    with pytest.raises((ValueError, TypeError, LookupError)):
+        wire.decode(data)
+
+
+# --- running and judging are apart --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda exercise: exercise.id)
+def test_results_that_were_sent_are_judged_as_if_they_had_not(exercise):
+    for answer in (exercise.reference, exercise.mistakes[0].answer, lambda *_: ...):
+        sent = [
+            Result(wire.decode(json.loads(json.dumps(wire.encode(one.value)))), one.changed)
+            for one in run(answer, exercise.cases())
+        ]
+        assert assess(exercise, sent) == examine(exercise, answer)
+
+
+@pytest.mark.parametrize("number", [0, 1, 50])
+def test_a_wrong_number_of_results_is_refused(number):
+    outcome = judging._judged("00.1", [[["float", 0.5], False]] * number)
+    assert outcome.kind == "not yet" and "results for" in outcome.message
+
+
+# --- one submission in the sandbox --------------------------------------------------------------
+
+
+def job(*cells, names=("00.1",), limits=SMALL):
+    names = {name: [EXERCISES[name].reference.__name__] for name in names}
+    cases = {name: EXERCISES[name].cases() for name in names}
+    return wire.Job("import torch", [*cells], names, cases, 1.0, limits, PROTECTED)
+
+
+RIGHT = "def sparsity(tensor):\n    return (tensor == 0).float().mean().item()"
+UNTOUCHED = "def median_times(candidates, rounds, clock):\n    return ..."
+ABLATION = """\
+def ablation(loss, heads):
+    whole = loss([True] * heads)
+    return [loss([i != j for j in range(heads)]) - whole for i in range(heads)]
+"""
+LOOPS = "def magnitude_mask(weight, sparsity):\n    while True:\n        pass"
+FAILING = ("%matplotlib inline\nx = 1", "x = = 2", "1 / 0", "exit()")
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    cells = (*FAILING, LOOPS, UNTOUCHED, ABLATION, RIGHT)
+    return judging.ran(job(*cells, names=("01.1", "05.1", "08.3", "00.1")))
+
+
+def test_cases_with_classes_of_their_own_need_no_exercises(mixed):
+    kinds = {number: mixed.outcomes[number].kind for number in ("05.1", "08.3")}
+    assert kinds == {"05.1": "not attempted", "08.3": "correct"}
+
+
+def test_an_endless_function_costs_only_itself(mixed):
+    assert mixed.reason is None
+    assert "still ran after" in mixed.outcomes["01.1"].message
+    assert mixed.outcomes["00.1"].kind == "correct"
+
+
+def test_cells_that_fail_are_told_and_the_others_count(mixed):
+    assert [error and error.split(":")[0] for error in mixed.errors] == [
+        *(None, "SyntaxError", "ZeroDivisionError", "SystemExit", None, None, None, None)
+    ]
+
+
+PAST_PYTHON = f"""\
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.unlink(b"{{file}}")
+libc.truncate(b"{{file}}", 0)
+libc.open(b"{{file}}", os.O_WRONLY | os.O_TRUNC)
+libc.rename(b"{{file}}", b"stolen")
+libc.mkdir(b"{{file}}-folder", 0o777)
+read = libc.open(b"{{file}}", os.O_RDONLY)
+course = libc.open(b"{runner.__file__}", os.O_RDONLY)
+libc.kill(os.getppid(), 9)
+own = libc.open(b"mine", os.O_CREAT | os.O_WRONLY, 0o600)
+spied = [read, course]
+"""
+TELLS = "def sparsity(tensor):\n    return [own >= 0, spied]"
+
+
+@needs_landlock
+def test_past_python_the_system_still_denies(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("precious")
+    result = judging.ran(job(PAST_PYTHON.format(file=file), TELLS))
+    shown = dict(result.outcomes["00.1"].table)["yours"]
+    assert shown == "[True, [-1, -1]]", "its own folder can be written, the others not even read"
+    assert file.read_text() == "precious" and [*tmp_path.iterdir()] == [file]
+
+
+LEAVES_A_CHILD = """\
+import ctypes, time
+libc = ctypes.CDLL(None)
+if libc.fork() == 0:
+    libc.setsid()
+    if libc.fork() == 0:
+        time.sleep(600)
+    libc._exit(0)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def adopting():
+    """For a while this process becomes the parent of orphans."""
+    sandbox.adopt_orphans()
+    yield
+    sandbox._prctl(sandbox.PR_SET_CHILD_SUBREAPER, 0)
+
+
+def test_nothing_outlives_a_submission(adopting):
+    before = sandbox._descendants()
+    started = time.monotonic()
+    result = judging.ran(job(LEAVES_A_CHILD))
+    assert result.reason == "It started another process and was stopped."
+    assert time.monotonic() - started < 30
+    if sys.platform == "linux":
+        assert not sandbox._descendants() - before
+
+
+TRICKS = {
+    "crashes": ("import ctypes\nctypes.string_at(0)", "crashed in it"),
+    "writes over the results": (
+        "import os\nfor fd in range(3, 20):\n    try:\n        os.write(fd, b'[' * 200_000)\n"
+        "    except OSError:\n        pass",
+        "cannot be read",
+    ),
+    "undoes the results": (
+        "import os\nfor fd in range(2, 20):\n    try:\n        os.ftruncate(fd, 0)\n"
+        "    except OSError:\n        pass\nos._exit(0)",
+        "ended Python",
+    ),
+    "network": (
+        "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\n"
+        "except BaseException:\n    pass",
+        "It tried what no exercise needs: socket.connect",
+    ),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_a_trick_is_a_zero_with_its_reason(trick):
+    code, words = TRICKS[trick]
+    assert words in judging.ran(job(code, RIGHT)).reason
+
+
+def test_unprotected_python_still_refuses(tmp_path):
+    (tmp_path / "file").touch()
+    unprotected = job(f"import os\nos.remove({str(tmp_path / 'file')!r})")._replace(protected=False)
+    assert "os.remove" in judging.ran(unprotected).reason
+    assert (tmp_path / "file").exists()
+
+
+def test_a_sandbox_that_cannot_be_set_up_is_nobodys_zero(tmp_path):
+    with pytest.raises(ClassroomError, match=r"cannot be set up:\n(.|\n)*Unpickling"):
+        sandbox.run(judging.RUNNER, b"no job", tmp_path, SMALL)
+
+
+@needs_landlock
+def test_landlock_refuses_an_old_kernel(monkeypatch, tmp_path):
+    monkeypatch.setattr(landlock, "version", lambda: 2)
+    with pytest.raises(OSError, match="version 2"):
+        landlock.restrict([], tmp_path)
+
+
+def test_without_protection_it_refuses_until_it_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    hand_in(empty(lesson("00")), tmp_path / "ann.ipynb")
+    assert __main__.main(["grade", str(tmp_path)]) == 1
+    assert "Linux 6.2 or newer" in (said := capsys.readouterr().err)
+    assert f"SUBMISSIONS={tmp_path} UNPROTECTED=1" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([""], "SUBMISSIONS=path"),
+        (["/no/such"], "There is no folder"),
+        (["EMPTY"], "no submissions"),
+    ],
+)
+def test_a_folder_that_cannot_be_graded_is_named(arguments, words, tmp_path, capsys):
+    arguments = [str(tmp_path) if one == "EMPTY" else one for one in arguments]
+    extra = [] if PROTECTED else ["--unprotected"]
+    assert __main__.main(["grade", *arguments, *extra]) == 1
+    assert words in capsys.readouterr().err
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def cell(source, id="own", **metadata):
+    return submissions.nbformat.v4.new_code_cell(source, id=id, metadata=metadata)
+
+
+def test_students_are_found_in_every_layout(tmp_path):
+    for name in (
+        *("ann.ipynb", "bob/01_magnitude_pruning.ipynb", "bob/mine.ipynb", "notes.txt"),
+        *("čech/01_magnitude_pruning/01_magnitude_pruning.ipynb", ".DS_Store", "__MACOSX/x.ipynb"),
+        "dan/.ipynb_checkpoints/01-checkpoint.ipynb",
+    ):
+        hand_in("{}", tmp_path / name)
+    found = {student: len(files) for student, files in submissions.find(tmp_path).items()}
+    assert found == {"ann": 1, "bob": 2, "dan": 0, "čech": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a notebook"),
+        (b"PK\x03\x04\xff", "not a notebook"),
+        (b"[" * 100_000, "not a notebook"),
+        (b'{"nbformat": 4, "cells": 3}', "not a notebook"),
+        (b" " * (21 << 20), "21 MB"),
+        (None, "link or a folder"),
+    ],
+    ids=["empty", "docx", "deep", "odd", "huge", "folder"],
+)
+def test_what_is_no_notebook_is_said(content, words, tmp_path):
+    file = tmp_path / "ann.ipynb"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(submissions.Unreadable, match=words):
+        submissions.read(file)
+
+
+def test_the_lesson_is_known_by_its_exercises_then_by_its_names(tmp_path):
+    known = {"01", "02"}
+    checks, marked = cell('check("02.1", f)'), cell("", nbgrader={"grade_id": "test-02-1"})
+    file = tmp_path / "01_anna.ipynb"
+    for cells, lesson_number in (([checks], "02"), ([marked], "02"), ([], "01")):
+        assert submissions.lesson_of(file, cells, known) == lesson_number
+    assert submissions.lesson_of(tmp_path / "anna.ipynb", [], known) is None
+    assert submissions.lesson_of(tmp_path / "77_x.ipynb", [cell('check("77.1", f)')], known) is None
+
+
+def test_only_what_the_learner_wrote_is_run():
+    stub = FIRST.tasks[0].stub
+    answer = stub.replace("...", "weight.abs() > 1")
+    experiment = next(key for key, source in FIRST.own.items() if "training.fit" in source)
+    cells = [
+        *(cell(source) for source in FIRST.own.values()),
+        *(cell("helper = 1"), cell(answer), cell(stub), cell("")),
+        *(cell("slow()", nbgrader={"locked": True}), cell("slow()", experiment)),
+    ]
+    assert submissions.answers(FIRST, cells).cells == ["helper = 1", answer]
+
+
+def test_imports_that_were_added_to_the_first_cell_count():
+    first = cell("import math, torch\nfrom itertools import chain\nimport json\n1 / 0")
+    first.metadata["nbgrader"] = {"locked": True}
+    assert submissions.answers(FIRST, [first]).cells == [
+        "from itertools import chain",
+        "import json",
+    ]
+    assert submissions.answers(FIRST, [cell("import =", nbgrader={"locked": True})]).cells == []
+
+
+def test_a_renamed_function_is_found_by_its_check():
+    answers = submissions.answers(FIRST, [cell('def mine(w, s): ...\ncheck("01.1", mine)')])
+    assert answers.names["01.1"] == ["mine", "magnitude_mask"]
+
+
+# --- a whole class ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A class with every kind of submission: its grades, the results and a precious folder."""
+    folder, out, precious = map(tmp_path_factory.mktemp, ("handed-in", "out", "precious"))
+    hand_in("precious", precious / "file")
+    kinds = {
+        "perfect": perfect(FIRST),
+        "untouched": empty(FIRST),
+        "partly": partly(FIRST, 2),
+        "=cmd": "{",
+        **hostile(FIRST, precious),
+    }
+    for student, notebook in kinds.items():
+        hand_in(notebook, folder / f"{student}.ipynb")
+    hand_in(empty(FIRST), folder / "Zoë <b>" / "first try.ipynb")
+    hand_in(partly(FIRST, 1), folder / "Zoë <b>" / "01_magnitude_pruning" / "second.ipynb")
+    (folder / "nothing").mkdir()
+    grades = grading.grade(folder, out, SMALL, PROTECTED)
+    return {grade.student: grade for grade in grades}, out, precious
+
+
+def test_everybody_gets_what_they_earned(graded):
+    points = [task.points for task in FIRST.tasks]
+    expected = {
+        "perfect": sum(points),
+        "partly": sum(points[:2]),
+        "Zoë <b>": points[0],
+    }
+    assert {name: grade.total for name, grade in graded[0].items() if grade.total} == expected
+    assert all(grade.out_of == sum(points) for grade in graded[0].values())
+
+
+@pytest.mark.parametrize(
+    ("student", "status", "words"),
+    [
+        ("perfect", "graded", ""),
+        ("untouched", "graded", "Nothing was written."),
+        ("nothing", "missing", "No notebook was handed in."),
+        ("Zoë <b>", "graded", "The best of several"),
+        ("=cmd", "zero", "not a notebook"),
+        ("is no notebook", "zero", "not a notebook"),
+        ("loops for ever", "zero", "still ran after 3 seconds"),
+        ("fills memory", "zero", "filling the memory"),
+        ("deletes files", "zero", "shutil.rmtree"),
+        ("forges a score", "graded", "Return a Tensor; your function returned a bool."),
+        ("leaves", "zero", "ended Python"),
+        ("floods", "zero", "files of"),
+    ],
+)
+def test_every_zero_has_its_reason(graded, student, status, words):
+    grade = graded[0][student]
+    assert grade.status == status
+    assert words in grade.reason if words else grade.reason == ""
+
+
+def test_files_of_others_are_still_there(graded):
+    if PROTECTED:
+        assert (graded[2] / "file").read_text() == "precious"
+    names = [" ".join(one.cmdline()) for one in sandbox._descendants() if sandbox._alive(one)]
+    assert not [name for name in names if "runner" in name]
+
+
+def test_the_table_has_a_row_for_everybody(graded):
+    text = (graded[1] / "grades.csv").read_text(encoding="utf-8")
+    rows = {row["student"]: row for row in csv.DictReader(text.splitlines())}
+    assert len(rows) == len(graded[0])
+    assert (
+        rows["partly"] | {"01.1": "2", "01.3": "0", "total": "4", "out of": "12"} == rows["partly"]
+    )
+    assert rows["'=cmd"]["status"] == "zero", "a spreadsheet must not take a name for a formula"
+    assert list(rows["partly"])[-2:] == ["status", "reason"]
+
+
+def test_everybody_gets_a_page_of_their_own(graded):
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in graded[1].glob("feedback/*")}
+    assert set(pages) == set(graded[0])
+    assert "4 of 12 points" in pages["partly"] and "What you wrote" in pages["partly"]
+    assert "Zoë &lt;b&gt;" in pages["Zoë <b>"] and "<b>" not in pages["Zoë <b>"].split("<h2>")[0]
+    assert "still ran after" in pages["loops for ever"]
+    assert not any(word in text for text in pages.values() for word in ("http", "src=", "<link"))
+
+
+def test_several_lessons_have_columns_and_rows_of_their_own():
+    marks = {
+        each.number: tuple(
+            grading.Mark.of(task, examine(task.exercise, task.exercise.reference))
+            for task in each.tasks
+        )
+        for each in (lesson("00"), FIRST)
+    }
+    grades = [Grade("ann", name, "graded", "", marks[name]) for name in marks]
+    header, *rows = csv.reader(table(grades).splitlines())
+    assert header[2:4] == ["00.1", "01.1"] and [row[2] for row in rows] == ["1", ""]
+    assert "12 of 12 points" in page("ann", grades) and "1 of 1 points" in page("ann", grades)
+
+
+def test_who_hands_in_one_lesson_misses_the_other():
+    known = {each.number: each for each in (lesson("00"), FIRST)}
+    mine = grading._zero(grading.Notebook("ann", None, "00", None, "why"), known)
+    yours = grading._zero(grading.Notebook("bob", None, "01", None, "why"), known)
+    grades = grading._with_all([mine, yours], ["ann", "bob"], known)
+    statuses = {(one.student, one.lesson[:2]): one.status for one in grades}
+    assert statuses == {
+        ("ann", "00"): "zero",
+        ("ann", "01"): "missing",
+        ("bob", "00"): "missing",
+        ("bob", "01"): "zero",
+    }
+
+
+def test_the_limits_leave_room_for_the_teacher():
+    assert 1 <= grading._workers(sandbox.Limits()) <= os.cpu_count()
+    assert grading._workers(sandbox.Limits(memory=1 << 60)) == 1
