@@ -304,12 +304,12 @@ def test_an_estimate_is_entered_and_grades_itself(evidence, focused):
     assert cards.said.value.startswith("Right.") and "89.3" in cards.answer.value
     assert progress.read()["interview"][ESTIMATE.id]["grade"] == "good"
     cards.next.click()
-    assert cards.current is None and "1 cards done" in cards.question.value
+    assert cards.current is None and "Cards done: 1" in cards.question.value
     assert not visible(cards.next)
 
 
 def test_an_empty_deck_says_so(evidence):
-    assert "0 cards done" in Cards([], evidence).question.value
+    assert "Cards done: 0" in Cards([], evidence).question.value
 
 
 def interviewed(evidence, seconds):

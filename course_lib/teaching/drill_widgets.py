@@ -90,7 +90,7 @@ class Cards:
     def _ask(self) -> None:
         _visible(False, self.guess, self.show, self.answer, self.choice, self.said, self.next)
         if self.current is None:
-            self.question.value = f"<p>{self._place} cards done. Come back tomorrow.</p>"
+            self.question.value = f"<p>Cards done: {self._place}. Come back tomorrow.</p>"
             return
         self.question.value = question_html(
             self.current, self._place + 1, len(self._deck), self._evidence
