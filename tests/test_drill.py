@@ -284,7 +284,8 @@ def visible(widget):
 def test_cards_go_from_question_to_answer_to_grade_to_the_next(evidence, focused):
     cards = Cards([EXPLAIN, ESTIMATE], evidence, lambda: NOW)
     assert EXPLAIN.question in cards.question.value and focused == []
-    assert visible(cards.show) and not visible(cards.answer) and not visible(cards.choice)
+    assert visible(cards.question) and visible(cards.show)
+    assert not visible(cards.answer) and not visible(cards.choice)
     cards.show.click()
     assert visible(cards.answer) and visible(cards.choice) and not visible(cards.show)
     cards.grades[1].click()
@@ -324,7 +325,8 @@ def test_a_mock_interview_counts_down_and_sums_up(evidence, focused):
     mock, waiting = interviewed(evidence, seconds)
     assert waiting == [] and not visible(mock.time), "nothing runs before it is started"
     mock.start.click()
-    assert mock.time.value == 60 and visible(mock.stop)
+    assert mock.time.value == 60 and visible(mock.time) and visible(mock.stop)
+    assert visible(mock.question) and not visible(mock.answer)
 
     async def second(_):
         seconds[0] += 1

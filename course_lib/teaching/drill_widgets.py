@@ -19,7 +19,8 @@ from course_lib.teaching import drill, questions, widgets
 from course_lib.teaching.drill import GRADES, SECONDS, Answer, Bank, TopicRow
 from course_lib.teaching.questions import KINDS, Evidence, Question
 
-WIDTH, WIDE = ipywidgets.Layout(width="44em"), ipywidgets.Layout(width="100%")
+# Not layouts: each widget makes one of its own, so that one can be hidden without the others.
+WIDTH, WIDE = {"width": "44em"}, {"width": "100%"}
 
 
 def utc() -> datetime:
@@ -46,7 +47,8 @@ def answer_html(question: Question, evidence: Evidence) -> str:
 
 
 def _button(text: str, press: Callable[[], None]) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=text, layout=ipywidgets.Layout(width="auto"))
+    layout = {"width": "auto", "align_self": "flex-start"}
+    button = ipywidgets.Button(description=text, layout=layout)
     button.on_click(lambda _: press())
     return button
 

@@ -279,7 +279,8 @@ print("topics of ten questions:", ", ".join(question.topic for question in ten))
 # you made. At the end it says what to read again.
 
 # %%
-drill_widgets.interview(drill.draw(bank, count=10, seed=TODAY.toordinal()), evidence)
+another = TODAY.toordinal() + 1  # not the questions of the cards again
+drill_widgets.interview(drill.draw(bank, count=10, seed=another), evidence)
 
 # %% [markdown]
 # Here is what the summary looks like, for somebody who makes one point, two and three in turn, each
