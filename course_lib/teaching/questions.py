@@ -13,13 +13,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 import yaml
-from jsonschema import Draft202012Validator
 
 from course_lib import recordings
 from course_lib.data import DATA
+from course_lib.evidence import COURSE
 from course_lib.teaching import claims, progress
-
-COURSE = "cpu-2core"  # the machine whose recordings hold every number that is asked for
 
 KINDS = {
     "recall": "recall",
@@ -228,6 +226,8 @@ def _questions(file: Path) -> Iterator[Question]:
 
 
 def _parsed(file: Path) -> dict:
+    from jsonschema import Draft202012Validator  # here, because it takes more than a second
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
