@@ -32,8 +32,8 @@ def main(arguments=None) -> int:
     smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
     smaller.add_argument("--model", choices=["resnet18"], required=True)
     sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
-    parts = experiments.add_parser("mixed", help="convolutions and attention (half an hour)")
-    students = experiments.add_parser("distillation", help="one small network, four ways (minutes)")
+    parts = experiments.add_parser("mixed", help="convolutions and attention (an hour)")
+    students = experiments.add_parser("distillation", help="one small network, four ways (an hour)")
     students.add_argument("--model", choices=["resnet18"], required=True)
     for experiment, run in (
         (recovery, record_recovery),

@@ -313,13 +313,6 @@ def test_the_learner_builds_the_epochs_of_equal_time(case, school, monkeypatch):
     assert found == pytest.approx(EXERCISES["10.3"].reference(*case))
 
 
-@pytest.mark.parametrize("name", ["crossover", "remembered_cost"])
-def test_the_learner_builds_what_the_library_has(name):
-    exercise = EXERCISES[{"crossover": "10.5", "remembered_cost": "10.6"}[name]]
-    for case in exercise.cases():
-        assert getattr(distillation, name)(*case) == exercise.reference(*case)
-
-
 def test_the_learner_builds_the_objective():
     for student, teacher, labels, *how in EXERCISES["10.2"].cases():
         objective = to_teacher(lambda images, logits=teacher: logits, *how)

@@ -425,3 +425,9 @@ def test_the_learner_builds_the_interval_of_a_few_values():
 def test_an_interval_of_one_value_or_of_many_is_refused(count):
     with pytest.raises(ValueError, match=f"2 to 9 values; got {count}"):
         mean_interval([1.0] * count)
+
+
+def test_the_learner_builds_the_interval_of_a_share():
+    for right, asked in EXERCISES["12.5"].cases():
+        expected = EXERCISES["12.5"].reference(right, asked)
+        assert interval(100 * right / asked, asked) == pytest.approx(expected, abs=0.01)

@@ -35,8 +35,8 @@ def shown(monkeypatch):
 @pytest.fixture
 def last(monkeypatch):
     """The first widget of a kind within the one that was displayed last."""
-    roots, show = [], widgets._show
-    monkeypatch.setattr(widgets, "_show", lambda widget: (roots.append(widget), show(widget)))
+    roots, show = [], widgets.show
+    monkeypatch.setattr(widgets, "show", lambda widget: (roots.append(widget), show(widget)))
     return lambda kind: _within(roots[-1], kind)
 
 

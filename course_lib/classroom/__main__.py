@@ -26,7 +26,7 @@ def grade(chosen: argparse.Namespace) -> None:
     grades = grading.grade(Path(chosen.folder), protected=not chosen.unprotected)
     for one in grades:
         print(f"{one.student}, {one.lesson}: {one.total} of {one.out_of}. {one.reason}".rstrip())
-    print(f"{len(grades)} grades in {time.perf_counter() - start:.0f} s:")
+    print(f"Graded: {len(grades)}, in {time.perf_counter() - start:.0f} s.")
     print(f"{assignments.COURSE / 'grades.csv'} and a page a student in feedback/ beside it")
 
 

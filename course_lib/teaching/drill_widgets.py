@@ -141,7 +141,7 @@ class Cards:
 
 def cards(deck: Sequence[Question], evidence: Evidence) -> None:
     """Show ``deck`` as cards; a grade is stored as soon as it is pressed."""
-    widgets._show(Cards(deck, evidence).root)
+    widgets.show(Cards(deck, evidence).root)
 
 
 # --- mock interview -----------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class Interview:
 
 def interview(drawn: Sequence[Question], evidence: Evidence) -> None:
     """Show a mock interview over ``drawn``; nothing happens until the learner starts it."""
-    widgets._show(Interview(drawn, evidence).root)
+    widgets.show(Interview(drawn, evidence).root)
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def predict(name: str, question: str, low: float, high: float, unit: str, step: 
 
     button.on_click(commit)
     asked = ipywidgets.HTML(f"<b>Predict.</b> {question}")
-    _show(ipywidgets.VBox([asked, ipywidgets.HBox([slider, ipywidgets.Label(unit)]), button, said]))
+    show(ipywidgets.VBox([asked, ipywidgets.HBox([slider, ipywidgets.Label(unit)]), button, said]))
     picture = display(_ruler(low, high, unit, earlier, None), raw=True, display_id=True)
 
 
@@ -64,7 +64,7 @@ def explore(
         continuous_update=False,
         style={"description_width": "initial"},
     )
-    _show(slider)
+    show(slider)
     picture = display(figures.picture(draw(start), alt), raw=True, display_id=True)
     slider.observe(
         lambda change: picture.update(figures.picture(draw(change["new"]), alt), raw=True), "value"
@@ -85,7 +85,7 @@ def choose(draw: Callable[..., Figure], choices: Mapping[str, Sequence[str]], al
     def drawn() -> dict:
         return figures.picture(draw(*(row.value for row in rows)), alt)
 
-    _show(ipywidgets.VBox(rows))
+    show(ipywidgets.VBox(rows))
     picture = display(drawn(), raw=True, display_id=True)
     for row in rows:
         row.observe(lambda _: picture.update(drawn(), raw=True), "value")
@@ -121,14 +121,14 @@ def ask(
 
     which.observe(change, "value")
     button.on_click(commit)
-    _show(ipywidgets.VBox([which, asked, ipywidgets.HBox(boxes), button, said]))
+    show(ipywidgets.VBox([which, asked, ipywidgets.HBox(boxes), button, said]))
 
 
 def _remember(name: str, **entry) -> None:
     progress.remember(lambda state: state["predictions"].setdefault(name, {}).update(entry))
 
 
-def _show(widget: ipywidgets.Widget) -> None:
+def show(widget: ipywidgets.Widget) -> None:
     """Display ``widget`` with words that are the same in every run, for readers without it."""
     words = {"text/plain": "(interactive: run this cell to use it)"}
     display(widget._repr_mimebundle_() | words, raw=True)

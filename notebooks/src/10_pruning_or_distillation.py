@@ -448,7 +448,7 @@ for amount in drop_recovery.AMOUNTS["channels"]:
     print(f"without {amount:.0%} of the channels: {ahead[amount]:.1f} points")
 
 # %% [markdown]
-# Where half of the channels stay, they bring three points along; where 15 % stay, nothing.
+# The more channels stay, the more their weights are worth; where 15 % stay, nothing is left of it.
 #
 # From when on is one method at least as good as another?
 #

@@ -27,6 +27,7 @@ from course_lib import recordings
 from course_lib.teaching import drill, drill_widgets, figures, questions, report
 from course_lib.teaching.exercises import EXERCISES, check, hint, solution
 from course_lib.teaching.widgets import choose, predict, reveal
+from course_lib.training import interval
 
 plt.style.use(figures.STYLE)
 
@@ -322,8 +323,7 @@ check("12.5", success_interval)
 def draw(count):
     """What so many questions tell: the share of good answers and its interval."""
     shares = np.linspace(0, 1, 11)
-    interval = EXERCISES["12.5"].reference
-    ends = np.array([interval(round(share * int(count)), int(count)) for share in shares])
+    ends = np.array([interval(100 * share, int(count)) for share in shares])
     figure, axes = plt.subplots(figsize=(7.2, 3.4))
     axes.fill_between(100 * shares, *ends.T, color="#dddddd")
     axes.plot([0, 100], [0, 100], color=figures.COLOURS["dense"])
@@ -334,8 +334,8 @@ def draw(count):
 choose(draw, {"questions": ["10", "30", "150"]}, alt="The interval: wide for ten, narrow for 150.")
 
 # %% [markdown]
-# After ten questions seven good ones mean anything from "half" to "nearly all". Do not read a trend
-# into two evenings; the topics below say more.
+# From here on `training.interval` does this. After ten questions seven good ones mean anything from
+# four in ten to nine in ten. Do not read a trend into two evenings; the topics below say more.
 
 # %% tags=["nbval-ignore-output"]
 rows = drill.by_topic(bank, TODAY)

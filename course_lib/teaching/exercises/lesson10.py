@@ -6,6 +6,7 @@ import statistics
 import torch
 from torch.nn import functional as F
 
+from course_lib.distillation import crossover, remembered_cost
 from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 # --- 10.1 ---------------------------------------------------------------------------------------
@@ -375,16 +376,6 @@ MEAN_INTERVAL = Exercise(
 # --- 10.5 ---------------------------------------------------------------------------------------
 
 
-def crossover(first: dict[float, float], second: dict[float, float]) -> float | None:
-    """Go back from the largest budget for as long as the first is at least as good."""
-    found = None
-    for budget in sorted(first, reverse=True):
-        if first[budget] < second[budget]:
-            break
-        found = budget
-    return found
-
-
 def _curves_cases() -> list[tuple]:
     second = {0.01: 70.0, 0.05: 80.0, 0.2: 88.0, 1.0: 91.0}
     return [
@@ -455,11 +446,6 @@ CROSSOVER = Exercise(
 
 
 # --- 10.6 ---------------------------------------------------------------------------------------
-
-
-def remembered_cost(cost: float, epochs: float, versions: int, students: int) -> float:
-    """The student's own time, and its share of the teacher's, which is spent once."""
-    return 1 + (cost - 1) * versions / (epochs * students)
 
 
 def _remembered_cases() -> list[tuple]:

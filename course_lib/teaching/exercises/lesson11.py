@@ -3,16 +3,10 @@
 import math
 from itertools import combinations
 
+from course_lib.decision import combined
 from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 # --- 11.1 ---------------------------------------------------------------------------------------
-
-
-def together(first: float, second: float, fixed: float) -> float:
-    """Take ``fixed`` out of either time; what is left of both shrinks by both factors."""
-    whole = 1 - fixed
-    factors = [whole / (1 / speedup - fixed) for speedup in (first, second)]
-    return 1 / (fixed + whole / math.prod(factors))
 
 
 def _together_cases() -> list[tuple]:
@@ -31,7 +25,7 @@ TOGETHER = Exercise(
     title="two steps at once",
     difficulty=3,
     minutes=10,
-    reference=together,
+    reference=combined,
     cases=_together_cases,
     hints=(
         "Let the dense time be 1. After the first step it is 1 / first, and `fixed` of that was "
@@ -47,7 +41,7 @@ TOGETHER = Exercise(
             "that part is not shortened twice, it is not shortened at all.",
         ),
         Mistake(
-            lambda first, second, fixed: 1 / together(first, second, fixed),
+            lambda first, second, fixed: 1 / combined(first, second, fixed),
             "You returned the time that is left. A speed-up is the dense time over it.",
         ),
         Mistake(
