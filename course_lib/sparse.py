@@ -68,6 +68,11 @@ class Row(NamedTuple):
     error: float | None = None
     why: str | None = None
 
+    @property
+    def ratio(self) -> float:
+        """The ``speedup`` as a number; NaN where the product was not timed."""
+        return self.speedup.value if self.speedup else math.nan
+
 
 # --- formats ------------------------------------------------------------------------------------
 

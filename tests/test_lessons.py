@@ -350,9 +350,6 @@ ERROR = new_output("error", ename="KeyError", evalue="x", traceback=[])
     [
         ({"execution_count": None}, "code cell 4 has the execution count None"),
         ({"execution_count": 7}, "code cell 4 has the execution count 7"),
-        ({"outputs": []}, "code cell 3 is not compared"),
-        ({"metadata": {"tags": ["nbval-ignore-output"]}}, "code cell 4 is not compared"),
-        ({"metadata": {"tags": ["nbval-skip"]}}, "code cell 3 is not compared (its tag)"),
         ({"outputs": [ERROR]}, "code cell 4 ends in an error"),
         ({"outputs": printed("stderr", "Warning")}, "code cell 4 prints to stderr"),
         ({"outputs": printed("stdout", str(PROJECT / "data"))}, "shows a folder of this machine"),
@@ -363,6 +360,46 @@ def test_each_wrong_cell_is_told(tmp_path, changes, message):
     notebook.cells[4].update(changes)
     told = missing(notebook, tmp_path)
     assert any(message in line for line in told), told
+
+
+LIVE_CELLS = {
+    "a time": "t = timing.compare(runs).speedup('a', over='b')\nprint(t > 1)",
+    "a trained network": "training.fit(net, data)\nprint(accuracy(net))",
+    "by way of a loop": "for row in sparse.measure(held, x):\n    kept.append(row)\nprint(kept)",
+    "by way of a function": "r = cost.roofline()\n\ndef f(x):\n    return r.rate\nprint(f(1))",
+    "by way of an entry": "d = {}\nd['a'] = capstone.run(plan)\nprint(d)",
+    "in a comprehension": "runs = [compare(one) for one in two]\nprint([run for run in runs])",
+    "in a with block": "with hold(net) as held:\n    fit(held)\nprint(held)",
+}
+
+
+@pytest.mark.parametrize("kind", LIVE_CELLS)
+def test_what_is_live_is_not_compared(tmp_path, kind):
+    notebook = complete()
+    *first, last = LIVE_CELLS[kind].split("\nprint")
+    notebook.cells[3].source = "\n".join(first)
+    notebook.cells[4].source = f"print{last}"
+    told = missing(notebook, tmp_path)
+    assert any("is timed or trained here" in line for line in told), told
+    for tag in ("nbval-ignore-output", "stable"):
+        notebook.cells[4].metadata["tags"] = [tag]
+        assert not any("timed or trained" in line for line in missing(notebook, tmp_path))
+
+
+EXACT_CELLS = {
+    "a recording": "row = recordings.points(recorded)\nprint(row)",
+    "a name that is used again": "a = cost.roofline()\na = 3\nprint(a)",
+    "a name of a comprehension": "b = [a for a in timing.compare(x)]\nprint([a for a in [1, 2]])",
+    "a name inside a function": "a = cost.roofline()\n\ndef f():\n    a = 2\n\nprint(f())",
+}
+
+
+@pytest.mark.parametrize("kind", EXACT_CELLS)
+def test_what_is_exact_is_compared(tmp_path, kind):
+    notebook = complete()
+    *first, last = EXACT_CELLS[kind].split("\nprint")
+    notebook.cells[3].source, notebook.cells[4].source = "\n".join(first), f"print{last}"
+    assert not any("timed or trained" in line for line in missing(notebook, tmp_path))
 
 
 def test_first_cell_must_be_text(tmp_path):

@@ -28,6 +28,7 @@ from course_lib.bars import bar
 from course_lib.recipes import RECIPES
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import choose, predict, reveal
 
 plt.style.use(figures.STYLE)
@@ -237,9 +238,9 @@ with masks.hold(repaired, kept):
         progress=bar,
     )
 
-# %%
+# %% tags=["stable"]
 early, end = (looks[epoch] - looks[0.0] for epoch in (0.1, 0.6))
-print("a tenth of an epoch brings over 90 % of what comes back:", early > 0.9 * end)
+print("a tenth of an epoch brings over three quarters of what comes back:", early > 0.75 * end)
 
 # %%
 axes = figures.lines(
@@ -252,7 +253,7 @@ axes = figures.lines(
 )
 axes.axhline(dense_some, color=figures.COLOURS["dense"], linestyle="--")
 axes.set_ylim(0, 100)
-figures.show(axes.figure, alt="Accuracy over epochs of retraining: steep at first, then flat.")
+figures.show(axes.figure, alt="Accuracy over epochs of retraining, and of the dense network.")
 
 # %% [markdown]
 # The dashed line is the dense network. Most of the way back takes less time than one look at all
@@ -529,8 +530,12 @@ for style, amount, here in (("weights", 0.9, tested), ("channels", 0.5, half["ac
         print(f"{named(style, amount)}: here {here:.2f} %, recorded {there['accuracy']:.2f} %")
 print(f"threads: here {torch.get_num_threads()}, recorded {small['machine']['threads']}")
 
-# %%
-print("both agree within one point:", len(away) == 2 and max(away) < 1)
+# %% tags=["nbval-ignore-output"]
+read(
+    max(away) < 1,
+    "Both agree within one point.",
+    "They differ by more than a point: on this processor the short training went another way.",
+)
 
 # %% [markdown]
 # ## Does a difference mean anything?
@@ -582,7 +587,7 @@ print(f"dense minus pruned: {dense - tested:.2f} points")
 print(f"on pictures of their own: {apart[0]:.2f} to {apart[1]:.2f}")
 print(f"on the same pictures:     {paired[0]:.2f} to {paired[1]:.2f}")
 
-# %%
+# %% tags=["stable"]
 print("the same pictures give a narrower interval:", np.ptp(paired) < np.ptp(apart))
 
 # %% [markdown]
@@ -775,7 +780,7 @@ measured = {
 card02 = claims.record("C02", claims.known(measured), f"small_resnet, live and {context}")
 card02
 
-# %%
+# %% tags=["stable"]
 print(card02.here.text)
 
 # %% [markdown]
@@ -842,7 +847,7 @@ for card in (card02, card03, card04, card11, card12, card13):
             close.append(card.claim.id)
             print(f"{card.claim.id} {test.condition}: {value:.2f} points, target {test.target}")
 
-# %%
+# %% tags=["stable"]
 print("some are close:", len(close) > 0)
 
 # %% [markdown]

@@ -36,6 +36,7 @@ from course_lib.cost import front as front_of
 # %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import predict, reveal
 from course_lib.timing import compare
 
@@ -52,7 +53,7 @@ recorded = recordings.load("transformer", "minilm")["cpu-2core"]
 # and then fine-tuned here to tell whether a sentence praises a movie. Six layers, in each 12 heads
 # and an MLP of 1536 neurons.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 for text in ("A film that warms the heart.", "Two hours that I will never get back."):
     ids = minilm.tokenize(tokenizer, [text])
     praise = network(ids).softmax(1)[0, 1].item()
@@ -463,9 +464,14 @@ again = transformer.one_shot(network, "SparseGPT", "70 %", sentences.train)
 validation = minilm.accuracy(again, sentences.validation)
 print(f"SparseGPT, 70 %: {validation:.2f} % of the validation sentences")
 
-# %%
+# %% tags=["nbval-ignore-output"]
 apart = validation - shots["SparseGPT", "70 %"]["validation"]
-print("as recorded, to a point:", abs(apart) < 1)
+read(
+    abs(apart) < 1,
+    "As recorded, to a point.",
+    f"{apart:+.1f} points from what was recorded: sums round differently on this processor, and "
+    "then other weights go.",
+)
 
 # %% [markdown]
 # ## In the runtime
@@ -496,24 +502,29 @@ for name, timing in result.timings.items():
     print(f"{name:26s} {timing.median:6.2f} ms, {faster} faster")
 
 # %%
-faster = result.speedup("small, int8", over="whole vocabulary, float32").value
 smaller = size["whole vocabulary, float32"] / size["small, int8"]
-print("at least 8 times smaller and 4 times faster:", smaller >= 8, faster >= 4)
+print("at least 8 times smaller:", smaller >= 8)
 
 # %% tags=["nbval-ignore-output"]
 best = points["few values", "int8"]
+faster = result.speedup("small, int8", over="whole vocabulary, float32").value
 reveal("08.lost", dense["accuracy"] - best["accuracy"], low=0, high=20, unit="points")
 reveal("08.smaller", smaller, low=1, high=40, unit="x")
 reveal("08.faster", faster, low=1, high=20, unit="x")
 
-# %%
+# %% tags=["nbval-ignore-output"]
 then = best["one thread"]["speedup"]
-print("the recorded speed-up, within a factor of 1.7:", 1 / 1.7 < faster / then < 1.7)
+read(
+    1 / 1.7 < faster / then < 1.7,
+    f"{faster:.1f} times faster; recorded were {then:.1f}.",
+    f"{faster:.1f} times faster, while {then:.1f} were recorded: int8 gains more on processors "
+    "that have an instruction for it (`make doctor` says whether yours has).",
+)
 
 # %% [markdown]
 # What of it runs in int8, and what fell back?
 
-# %%
+# %% tags=["nbval-ignore-output"]
 for kind, operators in quant.operators(files["small, int8"]).items():
     print(f"{kind:8s}", ", ".join(f"{count} {name}" for name, count in sorted(operators.items())))
 
@@ -767,9 +778,6 @@ measurements = {
     "minilm_int8_lost": lost("few values", "int8"),
 }
 claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tokens, one thread")
-
-# %%
-print("more than 8 times smaller and 4 times faster:", smaller > 8 and faster > 4)
 
 # %% [markdown]
 # ## Recap

@@ -25,6 +25,7 @@ from course_lib.capstone import Plan
 from course_lib.decision import BOTTLENECKS, HARDWARE, STEPS, Brief, decide, judge
 from course_lib.teaching import choosing, claims, figures, progress
 from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.reading import read
 from course_lib.teaching.exercises.lesson11 import contradictions
 from course_lib.teaching.widgets import ask, choose, predict, reveal
 
@@ -443,20 +444,14 @@ seconds = {name: capstone.estimate(plan, pictures) for name, plan in plans.items
 for name, plan in plans.items():
     print(f"{name:14s} about {seconds[name]:5.0f} s   {plan}")
 
-# %%
-print(
-    "twenty times the epochs, at least ten times as long:",
-    seconds["longer"] > 10 * seconds["the quick one"],
-)
-
 # %% tags=["nbval-ignore-output"]
 attempt = capstone.run(plans["the quick one"], budget, pictures)
 print(attempt)
 reveal("11.start", attempt.accuracy, low=50, high=95, unit="%")
 
-# %%
+# %% tags=["stable"]
 print("small enough:", attempt.parts["bytes"] == 1)
-print("so little training is not enough:", attempt.accuracy < budget.accuracy)
+print("so little training is not enough:", attempt.accuracy < budget.accuracy - 2)
 
 # %% [markdown]
 # What is missing is accuracy: more training, more channels, or a teacher? The recordings can be
@@ -477,9 +472,6 @@ print("with all epochs and a teacher less than half a point is lost:", min(full)
 
 # %% tags=["nbval-ignore-output"]
 print(capstone.table(capstone.remember(attempt, progress.folder())))
-
-# %%
-print("the first place:", "met" if attempt.passed else "still open")
 
 # %% [markdown]
 # Your turn. Another `seed` is another budget; `capstone.board(progress.folder(), budget)` has the
