@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """``text`` without what no file can hold: half of a character pair becomes its number."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def write_whole(file: Path, content: str | bytes) -> Path:
     """Write ``content`` so that a reader of ``file`` sees the old or the new one, never a part.
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from mutations import mutated
 from submitted import empty, hand_in, hostile, lesson, partly, perfect
 
 from course_lib.classroom import (
@@ -109,8 +110,111 @@ def test_results_that_were_sent_are_judged_as_if_they_had_not(exercise):
 
 @pytest.mark.parametrize("number", [0, 1, 50])
 def test_a_wrong_number_of_results_is_refused(number):
-    outcome = judging._judged("00.1", [[["float", 0.5], False]] * number)
+    outcome = judging._judged("00.1", [Result(0.5)] * number)
     assert outcome.kind == "not yet" and "results for" in outcome.message
+
+
+# --- what a stranger sends back -----------------------------------------------------------------
+
+
+def true_answer(of: wire.Job) -> dict:
+    """What the runner writes for a submission that solved everything."""
+    results = {
+        name: [
+            [wire.encode(one.value), one.changed] for one in run(EXERCISES[name].reference, cases)
+        ]
+        for name, cases in of.cases.items()
+    }
+    return {"errors": [None] * len(of.cells), "results": results, "attempts": []}
+
+
+def judged(of: wire.Job, output: bytes, monkeypatch) -> Grade:
+    """The grade for ``output``, as far as the table and the page of the student."""
+    monkeypatch.setattr(sandbox, "run", lambda *_: sandbox.Ended(output, None))
+    answers = submissions.Answers(of.cells, of.names)
+    notebook = grading.Notebook("ann", None, "01", answers)
+    grade = grading._graded_one(notebook, FIRST, judging.ran(of))
+    for text in (table([grade]), page("ann", [grade])):
+        text.encode()
+    return grade
+
+
+@pytest.fixture(scope="module")
+def whole_lesson():
+    cells = [solved.source for solved in perfect(FIRST).cells if "def " in solved.source]
+    return job(*cells, names=[task.exercise.id for task in FIRST.tasks])
+
+
+def test_a_true_answer_gets_all_points(whole_lesson, monkeypatch):
+    output = json.dumps(true_answer(whole_lesson)).encode()
+    assert judged(whole_lesson, output, monkeypatch).total == FIRST.points
+
+
+@pytest.mark.parametrize(
+    "block", [0, *(pytest.param(n, marks=pytest.mark.sweep) for n in range(1, 10))]
+)
+def test_no_answer_of_a_stranger_stops_the_grading(whole_lesson, monkeypatch, block):
+    truth = true_answer(whole_lesson)
+    for seed in range(50 * block, 50 * block + 50):
+        grade = judged(whole_lesson, mutated(truth, seed), monkeypatch)
+        assert grade.status in ("graded", "zero") and 0 <= grade.total <= FIRST.points
+        assert grade.reason or grade.total
+
+
+def test_lists_that_a_submission_cleared_are_its_own_zero(whole_lesson, monkeypatch):
+    emptied = json.dumps({"errors": [], "results": {}, "attempts": []}).encode()
+    grade = judged(whole_lesson, emptied, monkeypatch)
+    assert grade.status == "zero" and "cannot be read" in grade.reason
+
+
+def test_what_ends_a_judging_process_costs_nobody_else(monkeypatch):
+    """A process that breaks takes its neighbours' answers along: they are judged again, alone."""
+    good = judging.Ran(None, {}, [])
+    broken = iter([[None, good, None], [good], [None]])
+    monkeypatch.setattr(grading, "_ran", lambda jobs, workers: next(broken))
+    found = grading._all_ran([job(), job(), job()], 2)
+    assert found == [good, good, judging.Ran(grading.ENDED_THE_JUDGE)]
+
+
+def test_a_sandbox_that_fails_once_is_an_error_and_always_a_refusal(monkeypatch):
+    failed = ClassroomError("The sandbox cannot be set up: no memory")
+    monkeypatch.setattr(grading, "_ran", lambda jobs, workers: [failed, judging.Ran(None)])
+    found = grading._all_ran([job(), job()], 2)
+    notebook = grading.Notebook("ann", None, "01", submissions.Answers([], {}))
+    grade = grading._graded_one(notebook, FIRST, found[0])
+    assert grade.status == "error" and "no memory" in grade.reason and grade.total == 0
+    monkeypatch.setattr(grading, "_ran", lambda jobs, workers: [failed, failed])
+    with pytest.raises(ClassroomError, match="no memory"):
+        grading._all_ran([job(), job()], 2)
+
+
+def notebook_files(folder, seeds):
+    """Damaged copies of a solved notebook, one for each seed."""
+    content = json.loads(submissions.nbformat.writes(perfect(FIRST)))
+    for seed in seeds:
+        file = folder / f"student{seed}.ipynb"
+        file.write_bytes(mutated(content, seed, changes=4))
+        yield file
+
+
+def test_no_notebook_of_a_stranger_stops_the_reading(tmp_path):
+    known = {FIRST.number: FIRST}
+    for file in notebook_files(tmp_path, range(200)):
+        notebook = grading._read("ann", file, known)
+        if notebook.answers is None:
+            table([grading._zero(notebook, known)]).encode()
+        else:
+            grading._job(notebook, FIRST, SMALL, PROTECTED)
+
+
+@pytest.mark.sweep
+def test_no_notebook_of_a_stranger_stops_the_grading(tmp_path):
+    (tmp_path / "in").mkdir()
+    files = [*notebook_files(tmp_path / "in", range(200))]
+    hand_in(perfect(FIRST), tmp_path / "in" / "perfect.ipynb")
+    grades = grading.grade(tmp_path / "in", tmp_path / "out", SMALL, PROTECTED)
+    by_student = {grade.student: grade for grade in grades}
+    assert len(by_student) == len(files) + 1 and by_student["perfect"].total == FIRST.points
 
 
 # --- one submission in the sandbox --------------------------------------------------------------
@@ -219,6 +323,10 @@ TRICKS = {
         "import os\nfor fd in range(3, 20):\n    try:\n        os.write(fd, b'[' * 200_000)\n"
         "    except OSError:\n        pass",
         "cannot be read",
+    ),
+    "clears what the collector knows": (
+        "import gc\nfor one in gc.get_objects():\n    if type(one) is list:\n        one.clear()",
+        "",
     ),
     "undoes the results": (
         "import os\nfor fd in range(2, 20):\n    try:\n        os.ftruncate(fd, 0)\n"

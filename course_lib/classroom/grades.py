@@ -26,7 +26,11 @@ class Mark(NamedTuple):
 
 
 class Grade(NamedTuple):
-    """A student's notebook of one lesson; ``status`` is "graded", "zero" or "missing"."""
+    """A student's notebook of one lesson.
+
+    The ``status`` is "graded", "zero" or "missing"; or "error", where the grader could not do its
+    work, which is no fault of the student.
+    """
 
     student: str
     lesson: str

@@ -5,12 +5,13 @@ scores that its notebook shows: fine among friends. Here a submission runs in a 
 process that judges never runs any of it.
 """
 
+import hashlib
 import multiprocessing
 import os
 import re
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,8 @@ from course_lib.teaching.exercises.engine import Outcome
 from course_lib.teaching.running import SECONDS
 
 LIMITS = Limits()
+
+ENDED_THE_JUDGE = "It ended the process that judges it."
 
 
 class Notebook(NamedTuple):
@@ -84,7 +87,11 @@ def _read(student: str, file: Path, known: dict[str, Assignment]) -> Notebook:
     if reason or lesson is None:
         why = reason or "It has no exercise of the course."
         return Notebook(student, file, lesson, None, why)
-    return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))
+    try:
+        return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))
+    except Exception as error:  # whatever somebody made of it concerns nobody else
+        why = f"Its answers cannot be read ({type(error).__name__})."
+        return Notebook(student, file, lesson, None, why)
 
 
 def _placed(notebooks: list[Notebook]) -> list[Notebook]:
@@ -99,20 +106,68 @@ def _graded(
 ) -> list[Grade]:
     done = [_zero(one, known) for one in notebooks if one.answers is None]
     to_run = [one for one in notebooks if one.answers is not None]
+    jobs = [_job(one, known[one.lesson], limits, protected) for one in to_run]
+    results = _all_ran(jobs, _workers(limits))
+    pairs = zip(to_run, results, strict=True)
+    return done + [_graded_one(one, known[one.lesson], result) for one, result in pairs]
+
+
+def _all_ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError]:
+    """What came of each job; an error where the sandbox could not be set up for it.
+
+    Raises:
+        ClassroomError: it could not be set up for any.
+    """
+    found = _ran(jobs, workers)
+    for place, result in enumerate(found):
+        if result is None:  # a process ended, with this job or another in it: once more, alone
+            found[place] = _ran([jobs[place]], 1)[0] or Ran(ENDED_THE_JUDGE)
+    if found and all(isinstance(result, ClassroomError) for result in found):
+        raise found[0]
+    return found
+
+
+def _ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError | None]:
+    """What came of each job, in ``workers`` processes; None where its process ended."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(_workers(limits), spawn, sandbox.adopt_orphans) as pool:
-        waiting = [
-            pool.submit(ran, _job(one, known[one.lesson], limits, protected)) for one in to_run
-        ]
+    with ProcessPoolExecutor(workers, spawn, sandbox.adopt_orphans) as pool:
         try:
-            for one, future in zip(to_run, bar(waiting, "submissions"), strict=True):
-                done.append(_marked(one, known[one.lesson], future.result()))
-        except BrokenProcessPool:
-            why = "A submission ended the grader itself; nothing was written."
-            raise ClassroomError(why) from None
+            waiting = [_submitted(pool, job) for job in jobs]
+            return [_result(future) for future in bar(waiting, "submissions")]
         finally:
             pool.shutdown(cancel_futures=True)
-    return done
+
+
+def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future:
+    try:
+        return pool.submit(ran, job)
+    except BrokenProcessPool as error:
+        future: Future = Future()
+        future.set_exception(error)
+        return future
+
+
+def _result(future: Future) -> Ran | ClassroomError | None:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
+    except ClassroomError as error:
+        return error
+    except Exception as error:
+        return Ran(f"It could not be judged ({type(error).__name__}).")
+
+
+def _graded_one(notebook: Notebook, assignment: Assignment, result: Ran | ClassroomError) -> Grade:
+    known = {assignment.number: assignment}
+    if isinstance(result, ClassroomError):
+        why = f"The grader failed, not the student; grade this one again. {result}"
+        return _zero(notebook._replace(reason=why), known)._replace(status="error")
+    try:
+        return _marked(notebook, assignment, result)
+    except Exception as error:
+        why = f"Its marks could not be made ({type(error).__name__})."
+        return _zero(notebook._replace(reason=why), known)
 
 
 def _workers(limits: Limits) -> int:
@@ -197,4 +252,8 @@ def _write(grades: list[Grade], known: dict[str, Assignment], out: Path) -> None
 
 
 def _file_name(student: str) -> str:
-    return student.encode()[:200].decode(errors="ignore")
+    """The name, or of a very long one the beginning and what tells it from others."""
+    if len(student.encode()) <= 200:
+        return student
+    digest = hashlib.sha256(student.encode()).hexdigest()[:12]
+    return f"{student.encode()[:180].decode(errors='ignore')}-{digest}"

@@ -3,14 +3,13 @@
 Apart from the rest of the grading, since every process that does this loads it.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from course_lib.classroom import sandbox
-from course_lib.classroom.wire import Job, decode
+from course_lib.classroom.wire import Forged, Job, returned
 from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.exercises.engine import Outcome, assess
 from course_lib.teaching.running import Result
@@ -37,14 +36,13 @@ def ran(job: Job) -> Ran:
     if ended.reason or not ended.output:
         return Ran(ended.reason or ENDED)
     try:
-        data = json.loads(ended.output)
-        if data["attempts"]:
-            return Ran(f"It tried what no exercise needs: {str(data['attempts'][0])[:200]}")
-        errors = [error and str(error)[:300] for error in data["errors"]]
-        found = {number: _judged(number, data["results"][number]) for number in job.names}
-    except Exception as error:  # whatever a submission made of its results
-        return Ran(f"Its results cannot be read ({type(error).__name__}).")
-    return Ran(None, found, errors)
+        back = returned(ended.output, job)
+    except Forged as error:
+        return Ran(f"Its results cannot be read ({error}).")
+    if back.attempts:
+        return Ran(f"It tried what no exercise needs: {back.attempts[0]}")
+    outcomes = {number: _judged(number, results) for number, results in back.results.items()}
+    return Ran(None, outcomes, back.errors)
 
 
 def _pickled(job: Job) -> bytes:
@@ -61,12 +59,14 @@ def _pickled(job: Job) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _judged(number: str, data: list | None) -> Outcome | None:
+def _judged(number: str, results: list[Result] | None) -> Outcome | None:
     """The outcome of an exercise from the results of its function; None without a function."""
-    if data is None:
+    if results is None:
         return None
-    results = [Result(decode(value), changed is True) for value, changed in data]
     cases = len(EXERCISES[number].cases())
     if not results or len(results) > cases or (len(results) < cases and not results[-1].ends):
         return Outcome("not yet", f"There are {len(results)} results for {cases} cases.")
-    return assess(EXERCISES[number], results)
+    try:
+        return assess(EXERCISES[number], results)
+    except Exception as error:  # a value that no comparison foresees, such as a giant number
+        return Outcome("not yet", f"What it returned cannot be compared ({type(error).__name__}).")

@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 
 from course_lib.classroom.assignments import CHECK, Assignment
 from course_lib.classroom.errors import ClassroomError
+from course_lib.files import printable
 
 LARGEST = 20 << 20  # bytes of a notebook; an executed lesson has a tenth of it
 GRADE_ID = re.compile(r"-(\d\d)-\w+$")
@@ -46,9 +47,9 @@ def find(folder: Path) -> dict[str, list[Path]]:
         if entry.name.startswith((".", "__")):
             continue
         if entry.is_dir():
-            found.setdefault(entry.name, []).extend(_notebooks(entry))
+            found.setdefault(printable(entry.name), []).extend(_notebooks(entry))
         elif entry.suffix == ".ipynb":
-            found.setdefault(entry.stem, []).append(entry)
+            found.setdefault(printable(entry.stem), []).append(entry)
     if not found:
         raise ClassroomError(
             f"{folder} holds no submissions: neither STUDENT.ipynb nor folders of students."
@@ -77,17 +78,21 @@ def read(file: Path) -> list[NotebookNode]:
         if (size := file.stat().st_size) > LARGEST:
             raise Unreadable(f"It has {size >> 20} MB; a notebook has at most {LARGEST >> 20}.")
         cells = nbformat.reads(file.read_text(encoding="utf-8-sig"), as_version=4).cells
-        return [cell for cell in cells if cell.cell_type == "code" and _is_whole(cell)]
+        whole = [cell for cell in cells if cell.cell_type == "code" and _is_whole(cell)]
     except Unreadable:
         raise
     except OSError as error:
         raise Unreadable(f"It cannot be read ({error.strerror}).") from None
     except Exception as error:  # whatever somebody made of it
         raise Unreadable(f"It is not a notebook ({type(error).__name__}).") from None
+    for cell in whole:
+        cell.source = printable(cell.source)
+    return whole
 
 
 def _is_whole(cell: NotebookNode) -> bool:
-    return isinstance(cell.source, str) and isinstance(cell.metadata, dict)
+    parts = (cell.source, str), (cell.metadata, dict), (cell.get("id", ""), str)
+    return all(isinstance(part, kind) for part, kind in parts)
 
 
 def lesson_of(file: Path, cells: list[NotebookNode], known: set[str]) -> str | None:
@@ -134,7 +139,7 @@ def _imports(source: str) -> list[str]:
     """Imports of Python's own library, each as a cell; none of what cannot be read."""
     try:
         nodes = ast.parse(source).body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested too deep
         return []
     return [
         ast.unparse(node)

@@ -5,13 +5,15 @@ running anything: a pickle would run code of whoever wrote it.
 """
 
 import base64
+import json
 import math
 from typing import Any, NamedTuple
 
 import torch
 
 from course_lib.classroom.sandbox import Limits
-from course_lib.teaching.running import Failure
+from course_lib.files import printable
+from course_lib.teaching.running import Failure, Result
 
 PLAIN = (type(None), bool, int, str)
 MOST = 1_000_000  # numbers in a tensor; no exercise asks for more
@@ -37,6 +39,60 @@ class Job(NamedTuple):
     seconds: float
     limits: Limits
     protected: bool
+
+
+class Forged(ValueError):
+    """What came back is not what the runner writes; a submission has changed it."""
+
+
+class Returned(NamedTuple):
+    """What came back: how each cell failed, what each function returned, and what was forbidden.
+
+    An exercise whose function is not there has None for its results.
+    """
+
+    errors: list[str | None]
+    results: dict[str, list[Result] | None]
+    attempts: list[str]
+
+
+def returned(output: bytes, job: Job) -> Returned:
+    """Read what the process of ``job`` wrote. A submission may have written all of it.
+
+    Raises:
+        Forged: it has not the shape that the answer to ``job`` has.
+    """
+    try:
+        data = json.loads(output)
+        attempts = [printable(one)[:200] for one in _listed(data["attempts"], str)]
+        errors = [one and printable(one)[:300] for one in _listed(data["errors"], str | None)]
+        _require(len(errors) == len(job.cells), f"{len(errors)} cells of {len(job.cells)}")
+        _require(data["results"].keys() == job.names.keys(), "other exercises")
+        results = {
+            number: _results(data["results"][number], len(cases))
+            for number, cases in job.cases.items()
+        }
+    except Exception as error:  # a stranger's data may raise anything
+        raise Forged(f"{type(error).__name__}: {printable(str(error))[:100]}") from error
+    return Returned(errors, results, attempts)
+
+
+def _results(rows: list | None, cases: int) -> list[Result] | None:
+    if rows is None:
+        return None
+    _require(len(_listed(rows, list)) <= cases, f"{len(rows)} results for {cases} cases")
+    return [Result(decode(value), changed is True) for value, changed in rows]
+
+
+def _listed(value: Any, kind: Any) -> list:
+    _require(isinstance(value, list), f"a {type(value).__name__} is no list")
+    _require(all(isinstance(one, kind) for one in value), "an entry of another kind")
+    return value
+
+
+def _require(true: bool, otherwise: str) -> None:
+    if not true:
+        raise ValueError(otherwise)
 
 
 def encode(value: Any) -> list:
@@ -103,12 +159,12 @@ def _decoded_tensor(dtype: str, shape: list[int], data: str) -> torch.Tensor:
 def _decoded_plain(value: Any) -> Any:
     if type(value) not in PLAIN:
         raise TypeError(f"a {type(value).__name__} is not plain")
-    return value
+    return printable(value) if isinstance(value, str) else value
 
 
 def _stand_in(name: str) -> Any:
     """An object that equals nothing and whose type has the ``name``, which a message shows."""
-    return type(name[:60], (), {})()
+    return type(printable(name)[:60], (), {})()
 
 
 DECODERS = {
@@ -116,6 +172,6 @@ DECODERS = {
     "float": float,
     "bytes": base64.b64decode,
     "tensor": _decoded_tensor,
-    "failure": lambda error, message: Failure(str(error), str(message)[:500]),
+    "failure": lambda error, message: Failure(printable(error), printable(message)[:500]),
     "other": _stand_in,
 }
