@@ -1,7 +1,7 @@
 # Pruning, Measured. "make" lists what there is; each command first installs what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help lab drill test run notebooks classroom grade bench coverage doctor lint format empty-venv
+.PHONY: help lab drill check test test-lessons test-all run notebooks classroom grade bench coverage doctor lint format empty-venv
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 PYTHON := python3.13 python3.12 python3.11 python3 python
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 lab: $(VENV)/installed ## open JupyterLab on the first lesson (PORT=8900: there; IP=0.0.0.0: from outside)
 	@$(RUN) -m course_lib lab $(if $(PORT),--port $(PORT)) $(if $(IP),--ip $(IP))
@@ -25,11 +25,31 @@ doctor: $(VENV)/installed ## check this machine, and say what to repair
 run: $(VENV)/installed ## run every lesson without a browser and write your report (LESSON=01: that one)
 	@$(RUN) -m course_lib.teaching.lessons run $(LESSON)
 
+# Tests run in WORKERS processes of one thread each. Threads that share two busy cores wait for each
+# other at every barrier; processes do not.
+WORKERS := 2
+
+# The lessons that take longest begin first, so that no process ends with one of them.
+LESSONS := $(sort $(wildcard notebooks/*.ipynb))
+LONG := $(wildcard $(addprefix notebooks/,08_*.ipynb 09_*.ipynb 10_*.ipynb 07_*.ipynb))
+LONGEST_FIRST = $(LONG) $(filter-out $(LONG),$(LESSONS))
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+
+check: $(VENV)/installed-classroom lint ## style and the quick tests, in a minute (FILE=masks: those of one module)
+	@$(if $(FILE),OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_$(FILE).py,$(TEST)) -q -m "not slow and not sweep"
+
 test: $(VENV)/installed-classroom lint ## run all checks: style, tests, and every lesson against its stored outputs
-	@$(RUN) -m pytest
+	@$(TEST) -m "not sweep"
+	@$(MAKE) --no-print-directory test-lessons
+
+test-all: $(VENV)/installed-classroom lint ## the same with everything that is tried by the hundred, before a release
+	@$(TEST)
+	@$(MAKE) --no-print-directory test-lessons
+
+test-lessons: $(VENV)/installed-classroom
 	@rm -rf build/lesson-state
 	@PRUNING_COURSE_STATE="$(CURDIR)/build/lesson-state" COURSE_QUIET=1 \
-		$(RUN) -m pytest --nbval --nbval-current-env notebooks
+		$(TEST) --dist loadfile --nbval --nbval-current-env $(LONGEST_FIRST)
 
 notebooks: $(VENV)/installed ## build the lessons that changed from notebooks/src (LESSON=01: that one)
 	@$(RUN) -m course_lib.teaching.lessons build $(LESSON)
@@ -40,8 +60,9 @@ classroom: $(VENV)/installed-classroom ## write the exercises as an nbgrader cou
 grade: $(VENV)/installed-classroom ## grade submitted notebooks (SUBMISSIONS=folder; UNPROTECTED=1: without sandbox)
 	@$(RUN) -m course_lib.classroom grade $(if $(UNPROTECTED),--unprotected) "$(SUBMISSIONS)"
 
-bench: $(VENV)/installed ## measure the tables that README.md quotes
+bench: $(VENV)/installed ## measure the tables that README.md quotes, and how long things take to load
 	@$(RUN) tests/benchmarks/bench_masks.py
+	@$(RUN) tests/benchmarks/bench_loading.py
 
 coverage: $(VENV)/installed-dev ## prune all 80 classification models of torchvision (MODELS="resnet18 ...": those)
 	@$(RUN) tests/benchmarks/bench_coverage.py $(MODELS)

@@ -226,6 +226,7 @@ def test_taylor_keeps_no_gradient_and_says_what_it_lacks():
 # --- the truth ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_loss_changes_are_those_of_a_really_pruned_network(make):
     model = make().double()

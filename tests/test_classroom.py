@@ -158,6 +158,7 @@ def test_the_release_shows_stubs_and_no_solutions(course):
     assert released == {task.stub for task in lesson("01").tasks}
 
 
+@pytest.mark.slow
 def test_nbgrader_validates_the_source_and_not_the_release(course):
     name = "00_start_here/00_start_here.ipynb"
     said = nbgrader(course, "validate", f"source/{name}", f"release/{name}").stdout
@@ -165,6 +166,7 @@ def test_nbgrader_validates_the_source_and_not_the_release(course):
     assert "Success" in source and "Success" not in release
 
 
+@pytest.mark.slow
 def test_nbgrader_grades_by_itself(course):
     done = nbgrader(course, "autograde", "00_start_here")
     assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ def most_values(model: nn.Module) -> int:
     return max(len(weight[weight != 0].unique()) for weight in masks.prunable(model).values())
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_trained_network(pictures):
     network, images = models.load_trained("small_resnet"), pictures.test.images[:8]
     with compression.teacher("small_resnet", pictures) as logits, torch.no_grad():
@@ -136,6 +137,7 @@ INTERRUPTIONS = [(steps, "fit", 0), (compression, "measure", 0)]
 INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
@@ -201,6 +203,7 @@ def packed(tmp_path_factory, pictures):
     return steps.save(half, "small_resnet", tmp_path_factory.mktemp("a") / "half.pruned")
 
 
+@pytest.mark.slow
 def test_a_score_is_that_of_the_packed_network(packed, pictures):
     found = compression.score(packed, pictures)
     assert found.bytes == packed.stat().st_size
@@ -217,6 +220,7 @@ def test_the_challenge_asks_for_both(size, accuracy, passed):
     assert compression.Score(size, accuracy, 1.0, "int8").passed == passed
 
 
+@pytest.mark.slow
 def test_the_faster_form_that_is_accurate_enough_counts(packed, pictures, monkeypatch):
     known = {"yours.onnx": 92.0, "yours-int8.onnx": 80.0}
     monkeypatch.setattr(compression.quantization, "accuracy", lambda file, data: known[file.name])
@@ -242,6 +246,7 @@ def test_the_networks_of_the_course_reach_their_targets():
     assert all(entry["bytes"] <= 1.05 * entry["bound"] for entry in recording["packed"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS["resnet18"])
 def test_each_network_of_the_course_is_as_accurate_as_it_was_recorded(name):
     recording = recordings.load("compression", "resnet18")["cpu-2core"]

@@ -2,16 +2,13 @@
 
 import gzip
 import hashlib
-import json
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
-from course_lib import PROJECT, data
+from course_lib import data
 
 IMAGE_FILES = [
     "fashion-mnist/train-images-idx3-ubyte.gz",
@@ -54,6 +51,7 @@ def test_training_pictures_are_standardised(images):
     assert abs(images.train.images.std() - 1) < 0.01
 
 
+@pytest.mark.slow
 def test_parts_are_those_of_an_independent_reader(images, torchvision_parts):
     training, test = torchvision_parts
     expected = [
@@ -221,23 +219,3 @@ def test_checksum_of_a_file_without_a_row_is_refused_and_nothing_is_changed(tmp_
 def test_every_listed_file_is_as_listed():
     for name in data.checksums():
         data.verified(name)
-
-
-# --- time ---------------------------------------------------------------------------------------
-
-
-def test_pictures_load_in_three_seconds_at_first_and_one_second_later():
-    script = (
-        "import json, time; from course_lib.data import fashion_mnist\n"
-        "seconds = []\n"
-        "for _ in range(4):\n"
-        "    start = time.perf_counter(); fashion_mnist()\n"
-        "    seconds.append(time.perf_counter() - start)\n"
-        "print(json.dumps(seconds))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    first, *later = json.loads(done.stdout)
-    assert first < 3
-    assert min(later) < 1

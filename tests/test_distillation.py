@@ -1,14 +1,14 @@
 """Each student begins, learns and takes as long as it should, and a recording goes on."""
 
-import time
 from contextlib import nullcontext
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 from interruptions import interrupt
 
-from course_lib import compression, distillation, models, recordings
+from course_lib import compression, distillation, models, recordings, timing
 from course_lib.__main__ import main
 from course_lib.compression import network_file
 from course_lib.data import Images, Splits
@@ -157,25 +157,28 @@ def test_a_run_says_what_it_is():
 # --- what a teacher costs -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def one_thread():
-    """Threads that wait for each other take ten times as long beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.mark.slow
+def test_the_cost_of_a_slow_teacher_is_seen(pictures, monkeypatch):
+    """On a clock that only the trainings move: a second each, and two more for every look."""
+    now = [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    train = distillation._fit
 
+    def fit(*arguments, **how) -> None:
+        now[0] += 1
+        train(*arguments, **how)
 
-def test_the_cost_of_a_slow_teacher_is_seen(pictures, one_thread):
     def slow(images: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.3)
+        now[0] += 2
         return says(images)
 
+    monkeypatch.setattr(distillation, "_fit", fit)
+    looks = round(0.5 * (len(pictures.train.labels) // 128))
     how = {"epochs": 0.5, "rounds": 6, "seconds": 0}
     found = distillation.teacher_cost("small_resnet", pictures.train, slow, **how)
-    assert 1.2 < found["interval"][0] <= found["ratio"] <= found["interval"][1]
-    assert found["teacher"] > found["labels"]
-    assert found["rounds"] == 6
+    assert found["ratio"] == pytest.approx(1 + 2 * looks)
+    assert found["interval"] == [found["ratio"]] * 2
+    assert (found["labels"], found["rounds"]) == (2, 6)
 
 
 # --- the recording ------------------------------------------------------------------------------
@@ -252,6 +255,7 @@ INTERRUPTIONS = [(distillation, "save", 0), (compression, "measure", 0)]
 INTERRUPTIONS += [(recordings, "write", after) for after in (0, 3, 8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after

@@ -24,6 +24,7 @@ def run_doctor(**environment):
     )
 
 
+@pytest.mark.slow
 def test_a_good_machine_passes_and_exits_0():
     result = run_doctor()
     assert result.returncode == 0, result.stdout + result.stderr
@@ -69,6 +70,7 @@ def test_torch_that_does_not_start(tmp_path):
     assert "ok      memory" in result.stdout
 
 
+@pytest.mark.slow
 def test_torchvision_made_for_another_torch(tmp_path):
     facts = tmp_path / "torchvision-0.1.dist-info"
     facts.mkdir()
@@ -153,6 +155,7 @@ def test_a_folder_that_is_read_only(tmp_path):
     assert not doctor.writable("folder", tmp_path).ok
 
 
+@pytest.mark.slow
 def test_progress_that_cannot_be_stored_exits_1(tmp_path):
     (tmp_path / "taken").write_text("a file")
     result = run_doctor(PRUNING_COURSE_STATE=str(tmp_path / "taken"))

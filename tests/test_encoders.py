@@ -287,6 +287,7 @@ choices = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vision", "sdpa"])
 @settings(max_examples=20)
 @given(removed=choices, dropped=st.sets(st.integers(0, LAYERS - 1), max_size=LAYERS - 1))
@@ -445,6 +446,7 @@ def test_ablation_leaves_the_network_as_it_was_even_if_it_is_interrupted():
 # --- export -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pruned_bert_runs_in_onnx_runtime(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     smaller = encoders.prune(bert(), REMOVED, [2])

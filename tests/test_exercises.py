@@ -106,7 +106,7 @@ def test_an_endless_loop_is_stopped():
     before = threading.active_count()
     outcome = examine(exercises.EXERCISES["00.1"], endless, seconds=0.2)
     assert outcome.kind == "not yet" and "still ran after 0.2 seconds" in outcome.message
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120  # it ends at once, but a busy machine may wait
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before, "the thread of the endless loop still runs"

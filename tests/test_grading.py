@@ -30,7 +30,7 @@ from course_lib.teaching.exercises.engine import assess, examine
 from course_lib.teaching.running import Result, run
 
 PROTECTED = sandbox.missing() is None
-SMALL = sandbox.Limits(seconds=3, memory=400 << 20, file=1 << 20, files=20)
+SMALL = sandbox.Limits(seconds=6, memory=400 << 20, file=1 << 20, files=20)
 FIRST = lesson("01")
 
 needs_landlock = pytest.mark.skipif(not PROTECTED, reason="needs Landlock (Linux 6.2)")
@@ -44,7 +44,7 @@ VALUES = [
     {"a": (1,), 2: [3], 0.5: {}},
     *(torch.arange(6).reshape(2, 3), torch.tensor(1.5), torch.zeros(0, 2), torch.tensor([True])),
     torch.tensor([1.0], dtype=torch.bfloat16),
-    torch.randn(3, 4).T,
+    torch.arange(12.0).view(3, 4).T,
 ]
 
 
@@ -197,6 +197,7 @@ def notebook_files(folder, seeds):
         yield file
 
 
+@pytest.mark.slow
 def test_no_notebook_of_a_stranger_stops_the_reading(tmp_path):
     known = {FIRST.number: FIRST}
     for file in notebook_files(tmp_path, range(200)):
@@ -277,6 +278,7 @@ spied = [read, course]
 TELLS = "def sparsity(tensor):\n    return [own >= 0, spied]"
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_past_python_the_system_still_denies(tmp_path):
     file = tmp_path / "file"
@@ -307,12 +309,13 @@ def adopting():
     sandbox._prctl(sandbox.PR_SET_CHILD_SUBREAPER, 0)
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_submission(adopting):
     before = sandbox._descendants()
     started = time.monotonic()
     result = judging.ran(job(LEAVES_A_CHILD))
     assert result.reason == "It started another process and was stopped."
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300, "the child would have slept for 600"
     if sys.platform == "linux":
         assert not sandbox._descendants() - before
 
@@ -341,12 +344,14 @@ TRICKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_trick_is_a_zero_with_its_reason(trick):
     code, words = TRICKS[trick]
     assert words in judging.ran(job(code, RIGHT)).reason
 
 
+@pytest.mark.slow
 def test_unprotected_python_still_refuses(tmp_path):
     (tmp_path / "file").touch()
     unprotected = job(f"import os\nos.remove({str(tmp_path / 'file')!r})")._replace(protected=False)
@@ -354,6 +359,7 @@ def test_unprotected_python_still_refuses(tmp_path):
     assert (tmp_path / "file").exists()
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_cannot_be_set_up_is_nobodys_zero(tmp_path):
     with pytest.raises(ClassroomError, match=r"cannot be set up:\n(.|\n)*Unpickling"):
         sandbox.run(judging.RUNNER, b"no job", tmp_path, SMALL)
@@ -507,7 +513,7 @@ def test_everybody_gets_what_they_earned(graded):
         ("Zoë <b>", "graded", "The best of several"),
         ("=cmd", "zero", "not a notebook"),
         ("is no notebook", "zero", "not a notebook"),
-        ("loops for ever", "zero", "still ran after 3 seconds"),
+        ("loops for ever", "zero", "still ran after 6 seconds"),
         ("fills memory", "zero", "filling the memory"),
         ("deletes files", "zero", "shutil.rmtree"),
         ("forges a score", "graded", "Return a Tensor; your function returned a bool."),

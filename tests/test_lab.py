@@ -57,10 +57,10 @@ def served(port, folder):
     finally:
         stop.cancel()
         process.terminate()
-        process.wait(30)
+        process.wait(240)
 
 
-def wait_until_it_listens(port, seconds=30):
+def wait_until_it_listens(port, seconds=240):
     """Jupyter prints the address a moment before it listens there."""
     end = time.monotonic() + seconds
     while True:
@@ -85,6 +85,7 @@ def fetch(address, path):
         return answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_first_lesson_arrives(tmp_path):
     port = free_port()
     with served(port, tmp_path) as address:
@@ -107,6 +108,7 @@ def sources(notebook):
     return ["".join(cell["source"]) for cell in notebook["cells"]]
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_passed_over(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

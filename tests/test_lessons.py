@@ -212,6 +212,7 @@ def test_build_keeps_what_a_learner_wrote_into_the_notebook(course, executed, st
 # Running (two kernels)
 
 
+@pytest.mark.slow
 def test_run_goes_on_after_a_failure_and_writes_the_report(course, state, capsys):
     root, write = course
     write("01_fails", "# %%\nprint('before')\n\n# %%\nraise KeyError('the reason')\n")

@@ -87,6 +87,7 @@ def test_a_network_is_measured_before_it_trains(network, data):
     assert not torch.equal(before["logits"], made(data.test.ids))
 
 
+@pytest.mark.slow
 def test_distilling_brings_a_network_near_its_teacher(network, data):
     goal = network(data.test.ids).softmax(1)
 

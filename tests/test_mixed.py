@@ -114,6 +114,7 @@ def test_two_of_four_weights_of_attention_go(network, scored_on):
         assert ((weight.unflatten(1, (-1, 4)) != 0).sum(2) == 2).all()
 
 
+@pytest.mark.slow
 def test_a_removal_is_exact(network, graph, scored_on, pictures):
     cut = PLAN["both structured 75"]
     removed = mixed.removed(network, graph, cut, scored_on)
@@ -239,6 +240,7 @@ INTERRUPTIONS = [(mixed, "take", after) for after in (0, 1, 2)] + [(mixed, "meas
 INTERRUPTIONS += [(recordings, "write", after) for after in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after

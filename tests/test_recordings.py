@@ -373,6 +373,7 @@ def test_the_command_names_a_damaged_recording(shelf, monkeypatch, capsys):
     assert "sparse_vs_dense.json is no recording" in said.err and not said.out
 
 
+@pytest.mark.slow
 def test_the_recordings_of_the_course_are_whole():
     done = subprocess.run(
         [sys.executable, "-m", "course_lib", "recordings"],

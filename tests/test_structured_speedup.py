@@ -132,6 +132,7 @@ def quick(monkeypatch):
     return {"rounds": 6, "seconds": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["outputs", "chain", "small_resnet"])
 def test_points_say_what_each_width_costs(quick, part):
     removed = (0.0, 0.25, 0.75)

@@ -175,6 +175,7 @@ def assert_trains(network: nn.Module, x: torch.Tensor) -> None:
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(architectures, st.floats(0.05, 0.95), st.integers(0, 9))
 def test_random_networks_are_pruned_exactly(tmp_path_factory, architecture, ratio, seed):
@@ -205,6 +206,7 @@ def test_random_networks_are_pruned_exactly(tmp_path_factory, architecture, rati
 # --- torchvision --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     [

@@ -302,6 +302,7 @@ def test_adamw_takes_the_step_of_its_formula():
     torch.testing.assert_close(model.weight, before * (1 - 0.01 * 0.5) - 0.01 * direction)
 
 
+@pytest.mark.slow
 def test_a_few_passes_over_2000_pictures_teach_a_fresh_network():
     parts = fashion_mnist()
     few = Images(parts.train.images[:2_000], parts.train.labels[:2_000])

@@ -123,6 +123,7 @@ def test_products_run_in_int8_and_the_rest_falls_back(measured):
     assert found["between", "DynamicQuantizeLinear"] > 0
 
 
+@pytest.mark.slow
 def test_accuracy_in_the_runtime_is_that_of_torch(network, data, tmp_path):
     exact, quantized = transformer.deployed(network, "a", tmp_path).values()
     expected = minilm.accuracy(network, data.test)
@@ -198,6 +199,7 @@ INTERRUPTIONS = [(minilm, "fine_tune", 0), (minilm, "fine_tune", 1), (transforme
 INTERRUPTIONS += [(recordings, "write", after) for after in range(9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
@@ -230,6 +232,7 @@ def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, monkeypat
     assert aside.read_bytes() == damaged and aside.name in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
     path = transformer.record(tmp_path / "a.json")
     other = SMALL_PLAN | {"few": SMALL_PLAN["few"]._replace(values=3)}
@@ -240,6 +243,7 @@ def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
     assert len([*network_file(path, "few").parent.glob("few*")]) == 2
 
 
+@pytest.mark.slow
 def test_a_recording_of_other_weights_is_set_aside(quick, tmp_path, monkeypatch, capsys):
     path = transformer.record(tmp_path / "a.json")
     before = path.read_text()
@@ -277,6 +281,7 @@ def test_the_networks_of_the_course_reach_their_targets(of_the_course):
     assert min(run["accuracy"], stored["accuracy"]) >= whole["accuracy"] - 2
 
 
+@pytest.mark.slow
 def test_the_network_that_is_kept_is_as_accurate_as_it_was_recorded(of_the_course):
     file = recorded_file("few values", "minilm", "transformer")
     point = of_the_course["few values", "packed"]

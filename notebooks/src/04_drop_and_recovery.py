@@ -38,10 +38,7 @@ pictures = data.fashion_mnist()
 net = models.load_trained("small_resnet")
 recipe = RECIPES["small_resnet"]
 some = data.Images(*(tensor[:2000] for tensor in pictures.validation))  # for quick looks
-COLOUR = {
-    "weights": figures.COLOURS["unstructured"],
-    "channels": figures.COLOURS["structured"],
-}
+COLOUR = {"weights": figures.COLOURS["unstructured"], "channels": figures.COLOURS["structured"]}
 print(f"Its recipe: {recipe.epochs} epochs, learning rates up to {recipe.lr}")
 
 # %% [markdown]

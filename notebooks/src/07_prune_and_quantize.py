@@ -31,9 +31,9 @@ from course_lib.compression import IN_A_ROW, recorded_file
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
-from course_lib.teaching.widgets import choose, predict, reveal
 
 # %%
+from course_lib.teaching.widgets import choose, predict, reveal
 from course_lib.timing import compare
 from course_lib.training import accuracy
 
