@@ -81,7 +81,7 @@ def taylor(model: nn.Module, graph: Graph, batches: Iterable[Batch]) -> Scores:
         loss = _losses(model, images, labels).mean()
         slopes = torch.autograd.grad(loss, [weights[slot.name] for slot in slots])
         products = {
-            slot.name: weights[slot.name].detach() * slope
+            slot.name: _precise(weights[slot.name].detach()) * _precise(slope)
             for slot, slope in zip(slots, slopes, strict=True)
         }
         changes.append(sum_by_channel(graph, slots, products.__getitem__))
@@ -249,9 +249,16 @@ def _before_read(
 def _making(model: nn.Module, graph: Graph) -> tuple[dict[str, torch.Tensor], list[Slot]]:
     """The matrices and filters that make channels (no biases, no norms), and where they do."""
     weights = {
-        name: weight.detach() for name, weight in model.named_parameters() if weight.dim() > 1
+        name: _precise(weight.detach())
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1
     }
     return weights, [slot for slot in graph.slots if slot.name in weights and not slot.reads]
+
+
+def _precise(values: torch.Tensor) -> torch.Tensor:
+    """In single precision at least: squares of small 16-bit numbers are zero, sums infinite."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def sum_by_channel(
@@ -260,7 +267,8 @@ def sum_by_channel(
     """For each channel of the free groups, the sum of the values that its places hold."""
     totals = torch.zeros(1 + max(int(slot.channels.max()) for slot in graph.slots))
     for slot in slots:
-        by_place = values(slot.name).movedim(slot.dim, 0).reshape(len(slot.channels), -1).sum(1)
+        by_place = _precise(values(slot.name)).movedim(slot.dim, 0)
+        by_place = by_place.reshape(len(slot.channels), -1).sum(1)
         totals.index_add_(0, slot.channels, by_place.float().cpu())
     return {name: totals[group.channels] for name, group in graph.free.items()}
 

@@ -520,3 +520,22 @@ def test_rescaled_filters_fool_the_norms_but_not_batchnorm_or_taylor():
         assert torch.allclose(after, factor.float() * before)
     for score in (channels.batchnorm_scale, lambda *args: channels.taylor(*args, batches)):
         assert torch.allclose(score(model, found)[name], score(twin, found)[name], rtol=1e-2)
+
+
+# --- 16-bit networks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-5, 1.0, 1e3], ids=["tiny", "usual", "huge"])
+@pytest.mark.parametrize("score", [channels.l1, channels.l2])
+def test_scores_do_not_depend_on_the_type_of_the_weights(score, size, dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4096, 8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[0].weight.uniform_(0.5, 1).mul_(size * torch.linspace(2, 1, 8)[:, None])
+    half = copy.deepcopy(model).to(dtype)
+    same = copy.deepcopy(half).float()  # the very same weights
+    wiring = trace(same, torch.randn(2, 4096))
+    found, expected = score(half, wiring)["0"], score(same, wiring)["0"]
+    assert found.isfinite().all() and torch.allclose(found, expected, rtol=1e-5)
+    assert len(expected.unique()) == 8

@@ -29,11 +29,11 @@ from course_lib.recipes import RECIPES
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
+
+# %%
 from course_lib.teaching.widgets import choose, predict, reveal
 
 plt.style.use(figures.STYLE)
-
-# %%
 pictures = data.fashion_mnist()
 net = models.load_trained("small_resnet")
 recipe = RECIPES["small_resnet"]
