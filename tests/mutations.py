@@ -28,12 +28,9 @@ def mutated(data: Any, seed: int, changes: int = 2) -> bytes:
 
 
 def _changed(data: Any, draw: random.Random) -> Any:
-    places = [*_places([data])]
-    holder, key = draw.choice(places)
+    root = [data]
+    holder, key = draw.choice([*_places(root)])
     action = draw.choice(("junk", "junk", "remove", "repeat", "wrap"))
-    top = [data] if holder == [data] else None
-    if top is not None:
-        return draw.choice(JUNK)
     if action == "junk":
         holder[key] = draw.choice(JUNK)
     elif action == "remove":
@@ -42,7 +39,7 @@ def _changed(data: Any, draw: random.Random) -> Any:
         holder[key] = [holder[key]]
     elif isinstance(holder, list):
         holder.insert(key, holder[key])
-    return data
+    return root[0] if root else None
 
 
 def _places(holder: Any) -> Iterator[tuple[Any, Any]]:

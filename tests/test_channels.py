@@ -539,3 +539,13 @@ def test_scores_do_not_depend_on_the_type_of_the_weights(score, size, dtype):
     found, expected = score(half, wiring)["0"], score(same, wiring)["0"]
     assert found.isfinite().all() and torch.allclose(found, expected, rtol=1e-5)
     assert len(expected.unique()) == 8
+
+
+def test_taylor_does_not_vanish_in_small_numbers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2)).half()
+    with torch.no_grad():
+        model[2].weight.mul_(1e-4)  # times a gradient of a thousandth, nothing in 16 bits
+    batch = torch.randn(16, 64).half(), torch.arange(16) % 2
+    found = channels.taylor(model, trace(model, torch.randn(2, 64)), [batch])["0"]
+    assert (found > 0).sum() >= 7, "a neuron may be off for all inputs"

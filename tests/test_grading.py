@@ -329,7 +329,7 @@ TRICKS = {
     ),
     "clears what the collector knows": (
         "import gc\nfor one in gc.get_objects():\n    if type(one) is list:\n        one.clear()",
-        "",
+        "cannot be read",
     ),
     "undoes the results": (
         "import os\nfor fd in range(2, 20):\n    try:\n        os.ftruncate(fd, 0)\n"

@@ -513,3 +513,8 @@ def test_a_layer_of_zeros_stays_as_it_is():
 def test_the_choice_is_measured(network):
     _, choices = sparse.converted(network, PICTURE, ["CSR"], rounds=6, seconds=0)
     assert choices["blocks.0.fc1"].reason.startswith("CSR: ")
+
+
+def test_a_row_without_a_time_has_no_ratio():
+    assert math.isnan(sparse.Row(why="not here").ratio)
+    assert sparse.Row(speedup=Speedup(2.0, 1.5, 2.5)).ratio == 2

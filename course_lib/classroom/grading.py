@@ -80,18 +80,16 @@ def grade(
 
 def _read(student: str, file: Path, known: dict[str, Assignment]) -> Notebook:
     try:
-        cells, reason = submissions.read(file), ""
+        cells = submissions.read(file)
+        lesson = submissions.lesson_of(file, cells, set(known))
+        if lesson is not None:
+            return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))
+        reason = "It has no exercise of the course."
     except submissions.Unreadable as error:
-        cells, reason = [], str(error)
-    lesson = submissions.lesson_of(file, cells, set(known))
-    if reason or lesson is None:
-        why = reason or "It has no exercise of the course."
-        return Notebook(student, file, lesson, None, why)
-    try:
-        return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))
+        reason = str(error)
     except Exception as error:  # whatever somebody made of it concerns nobody else
-        why = f"Its answers cannot be read ({type(error).__name__})."
-        return Notebook(student, file, lesson, None, why)
+        reason = f"Its answers cannot be read ({type(error).__name__})."
+    return Notebook(student, file, submissions.lesson_of(file, [], set(known)), None, reason)
 
 
 def _placed(notebooks: list[Notebook]) -> list[Notebook]:

@@ -6,7 +6,6 @@ wants no browser: copies in ``build/lessons``, and then the report.
 """
 
 import argparse
-import ast
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from nbformat import NotebookNode
 from course_lib import PROJECT
 from course_lib.files import write_whole
 from course_lib.teaching import claims, progress, report
+from course_lib.teaching.live import Live
 
 CELL_SECONDS = 600  # a cell that takes longer hangs: whole lessons are made to take 90 s
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -263,18 +263,6 @@ IGNORED = {"nbval-ignore-output", "nbval-skip"}
 #: The tag of a cell that reads something live and says what neither machine nor seed can move.
 STABLE = "stable"
 
-#: What times, trains, or runs in a runtime that chooses its routines by the processor, as lessons
-#: call it.
-LIVE = {"compare", "timing.compare", "timing.self_test", "cost.roofline", "time.perf_counter"}
-LIVE |= {"sparse.measure", "sparse.chosen", "sparse.converted", "widths.measure"}
-LIVE |= {"widths.staircase", "mixed.time_of_parts", "distillation.teacher_cost", "capstone.run"}
-LIVE |= {"capstone.estimate", "compression.score", "quant.accuracy", "quant.sensitivity"}
-LIVE |= {"quant.operators", "training.fit", "fit", "drop_recovery.point", "distillation.train"}
-LIVE |= {"mixed.take", "steps.take", "transformer.one_shot", "doctor.examine"}
-
-#: Methods that put something into what they are called on.
-CHANGING = {"append", "extend", "update", "setdefault"}
-
 
 class Parts(NamedTuple):
     """A lesson as the checks read it: ``code`` holds the code cells that are not empty."""
@@ -351,89 +339,20 @@ def _live(lesson: Parts) -> list[str]:
     """Cells whose text is compared, though it comes from a time or from a training."""
     live, found = Live(), []
     for number, cell in enumerate(lesson.code, start=1):
-        reads = live.reads(cell.source)
+        name = live.reads(cell.source)
         free = {*IGNORED, STABLE} & set(cell.metadata.get("tags", []))
-        if reads and not free and any(output.get("text") for output in cell.outputs):
+        if name and not free and any(map(_shows_text, cell.outputs)):
             found.append(
-                f"code cell {number} is compared, though {reads} is timed or trained here: "
+                f"code cell {number} is compared, though {name} is timed or trained here: "
                 f'tag it "nbval-ignore-output", or "{STABLE}" if no machine and no seed moves it'
             )
     return found
 
 
-class Live:
-    """Follows through the cells of a lesson which names hold something timed or trained."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def reads(self, source: str) -> str | None:
-        """The first live name or call in the cell ``source``; what it assigns from one is live."""
-        return next(filter(None, [self._read(one) for one in ast.parse(source).body]), None)
-
-    def _read(self, statement: ast.stmt) -> str | None:
-        if isinstance(statement, ast.For | ast.With):  # first what is gone through, then the rest
-            heads = [statement] if isinstance(statement, ast.For) else statement.items
-            found = [self._noted(*_head(each)) for each in heads]
-            return next(filter(None, found + [self._read(one) for one in statement.body]), None)
-        return self._noted([statement], [statement])
-
-    def _noted(self, read: list[ast.AST], bound: list[ast.AST]) -> str | None:
-        """What ``read`` reads that is live; the names of ``bound`` become so, or cease to be."""
-        local = {name for node in read for name in _local(node)}
-        found = [name for node in read for name in _read(node) if name not in local]
-        live = next((name for name in found if name in LIVE | self.names), None)
-        names = {name for node in bound for name in _bound(node)} - local
-        self.names = self.names | names if live else self.names - names
-        return live
-
-
-def _head(of: ast.For | ast.withitem) -> tuple[list[ast.AST], list[ast.AST]]:
-    """What a loop or a ``with`` reads, and what it binds."""
-    if isinstance(of, ast.For):
-        return [of.iter], [of.target]
-    return [of.context_expr], [of.optional_vars] if of.optional_vars else []
-
-
-def _read(statement: ast.AST) -> Iterator[str]:
-    """The names that are read, and the functions that are called, as they are written."""
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            yield node.id
-
-
-def _local(statement: ast.AST) -> Iterator[str]:
-    """The names that mean something inside of the statement only: in comprehensions, functions."""
-    for node in ast.walk(statement):
-        if isinstance(node, ast.comprehension):
-            yield from _names(node.target)
-        elif isinstance(node, ast.arg):
-            yield node.arg
-        elif isinstance(node, ast.FunctionDef):
-            stored = (one for one in ast.walk(node) if isinstance(one, ast.Name))
-            yield from (one.id for one in stored if isinstance(one.ctx, ast.Store))
-
-
-def _names(node: ast.AST) -> list[str]:
-    return [one.id for one in ast.walk(node) if isinstance(one, ast.Name)]
-
-
-def _bound(statement: ast.AST) -> Iterator[str]:
-    """The names that are assigned, defined, filled or trained."""
-    for node in ast.walk(statement):
-        changed = None
-        if isinstance(node, ast.Name | ast.Subscript) and isinstance(node.ctx, ast.Store):
-            changed = node
-        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("fit"):
-            changed = node.args[0]
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGING:
-            changed = node.func.value
-        elif isinstance(node, ast.FunctionDef):
-            yield node.name
-        if changed is not None:
-            yield from _names(changed)
+def _shows_text(output: NotebookNode) -> bool:
+    """Text, and not the text that stands for a picture."""
+    data = output.get("data", {})
+    return "text" in output or ("text/plain" in data and "image/png" not in data)
 
 
 def main(arguments: list[str] | None = None) -> int:

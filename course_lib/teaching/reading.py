@@ -10,6 +10,6 @@ from IPython.display import Markdown, display
 def read(found: bool, if_so: str, otherwise: str) -> None:
     """Display the sentence for what was ``found``: ``if_so`` where it is true, else ``otherwise``.
 
-    Both are Markdown. Where pictures of text are not rendered, the plain sentence is shown.
+    Both are Markdown.
     """
     display(Markdown(if_so if found else otherwise))

@@ -52,7 +52,7 @@ read(
 )
 
 # %% [markdown]
-# `ready: True` means that every lesson will run. A missing GPU is no problem: where one matters,
+# A missing GPU is no problem: where one matters,
 # the lesson says so and shows a recording.
 #
 # ## Predict first

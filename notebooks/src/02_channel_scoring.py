@@ -472,15 +472,14 @@ print("the effect is the best choice:", max(every, key=every.get) == "effect")
 # %% tags=["nbval-ignore-output"]
 read(
     every["L1"] - every["random"] > 10,
-    "With the first block, L1 is better than these draws.",
-    "With the first block, L1 is no better than a draw.",
+    "With the first block, L1 is over ten points better than these draws.",
+    "With the first block, L1 is not even ten points better than these draws.",
 )
 
 # %% [markdown]
-# Leave that one block alone, and L1 recovers. One layer in which a score
-# is blind is enough to ruin the network, however good it is elsewhere. That is also why the rank
-# correlation in a typical layer does not tell you the accuracy: compare Taylor with BatchNorm in
-# both pictures.
+# Leave that one block alone, and L1 recovers. One layer in which a score is blind is enough to ruin
+# the network, however good it is elsewhere. That is also why the rank correlation in a typical
+# layer does not tell you the accuracy: compare Taylor with BatchNorm in both pictures.
 #
 # The effect takes a pass over the pictures for every channel; L1 takes none.
 #

@@ -229,7 +229,7 @@ read(
     f"It is {faster:.1f} times faster: less than half of that arrives as time. The arithmetic of "
     "this network takes a small part of its time.",
     f"It is {faster:.1f} times faster: arithmetic takes most of the time of even this small "
-    "network here. The smaller it gets, the less that is so.",
+    "network here.",
 )
 
 # %% [markdown]
@@ -295,7 +295,7 @@ read(
     max(gains) > 1.5 * min(gains),
     f"'Half of the channels is twice as fast' (dashed) is no single number: {min(gains):.1f} to "
     f"{max(gains):.1f} here, by network and batch.",
-    f"From {min(gains):.1f} to {max(gains):.1f}: the six agree better here than on most machines.",
+    f"From {min(gains):.1f} to {max(gains):.1f}: the six lie close together here.",
 )
 
 # %% [markdown]

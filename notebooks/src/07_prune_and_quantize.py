@@ -225,7 +225,7 @@ read(
     lost < 0.5,
     f"After 500 pictures int8 costs {max(lost, 0):.2f} points.",
     f"After 500 pictures int8 still costs {lost:.2f} points: a processor without VNNI adds "
-    "products in 16 bits, which can overflow. `make doctor` says whether yours has it.",
+    "products in 16 bits, which can overflow.",
 )
 
 # %% [markdown]

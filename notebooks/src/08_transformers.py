@@ -517,8 +517,8 @@ then = best["one thread"]["speedup"]
 read(
     1 / 1.7 < faster / then < 1.7,
     f"{faster:.1f} times faster; recorded were {then:.1f}.",
-    f"{faster:.1f} times faster, while {then:.1f} were recorded: int8 gains more on processors "
-    "that have an instruction for it (`make doctor` says whether yours has).",
+    f"{faster:.1f} times faster, while {then:.1f} were recorded: what int8 gains depends on the "
+    "instructions that the processor has for it.",
 )
 
 # %% [markdown]

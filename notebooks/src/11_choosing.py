@@ -25,7 +25,6 @@ from course_lib.capstone import Plan
 from course_lib.decision import BOTTLENECKS, HARDWARE, STEPS, Brief, decide, judge
 from course_lib.teaching import choosing, claims, figures, progress
 from course_lib.teaching.exercises import check, hint, solution
-from course_lib.teaching.reading import read
 from course_lib.teaching.exercises.lesson11 import contradictions
 from course_lib.teaching.widgets import ask, choose, predict, reveal
 
