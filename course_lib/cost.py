@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_lib.timing import compare
+from course_lib.timing import compare, once
 
 
 @torch.no_grad()
@@ -97,14 +97,22 @@ def _bytes(value: object) -> int:
 # --- what limits --------------------------------------------------------------------------------
 
 
+#: The ceiling of arithmetic is measured with products from this size on, and none of them takes
+#: longer than so many seconds.
+SMALLEST_PRODUCT = 256
+LONGEST_PRODUCT = 0.5
+
+
 class Roofline(NamedTuple):
     """The two ceilings of a machine, measured (Williams, Waterman and Patterson, 2009).
 
-    ``bandwidth`` in bytes per second, ``rate`` in MACs per second.
+    ``bandwidth`` in bytes per second, ``rate`` in MACs per second, the latter with matrices of
+    ``size`` rows and columns.
     """
 
     bandwidth: float
     rate: float
+    size: int = 2048
 
     @property
     def ridge(self) -> float:
@@ -121,17 +129,36 @@ class Roofline(NamedTuple):
 
 
 def roofline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Roofline:
-    """Measure both ceilings: copying far more than a cache holds, and a product of matrices."""
-    size, megabytes = (8192, 1024) if device == "cuda" else (2048, 256)
+    """Measure both ceilings: copying far more than a cache holds, and a product of matrices.
+
+    Not every processor has arithmetic in every ``dtype``: where products are slow, they are smaller
+    ones.
+    """
+    megabytes, largest = (1024, 8192) if device == "cuda" else (256, 2048)
     source = torch.rand(megabytes * 2**18, device=device)
-    first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     target = torch.empty_like(source)
     copying = compare({"copy": target.copy_}, source, rounds=10, seconds=1.0)
-    product = compare({"product": torch.mm}, first, second, rounds=10, seconds=1.0)
+    matrices = _matrices(device, dtype, largest)
+    product = compare({"product": torch.mm}, *matrices, rounds=10, seconds=1.0)
+    size = len(matrices[0])
     return Roofline(
         bandwidth=2 * _bytes(source) / (copying.timings["copy"].median / 1000),
         rate=size**3 / (product.timings["product"].median / 1000),
+        size=size,
     )
+
+
+def _matrices(device: str, dtype: torch.dtype, largest: int) -> tuple[torch.Tensor, ...]:
+    """Two matrices, as large as can be multiplied in :data:`LONGEST_PRODUCT`, ``largest`` at most.
+
+    Twice the size takes eight times as long.
+    """
+    size = SMALLEST_PRODUCT
+    while True:
+        pair = tuple(torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        if size == largest or 8 * once(torch.mm, *pair) > LONGEST_PRODUCT:
+            return pair
+        size *= 2
 
 
 # --- comparing ----------------------------------------------------------------------------------

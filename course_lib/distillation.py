@@ -158,7 +158,7 @@ def teacher_cost(
     trainings = {
         name: partial(_fit, student, data, objective=goal, **how) for name, goal in goals.items()
     }
-    found = compare(trainings, rounds=rounds, seconds=seconds)
+    found = compare(trainings, rounds=rounds, seconds=seconds, limit=10 * seconds)
     ratio = found.speedup("labels", over="teacher")
     return {
         "ratio": digits(ratio.value),

@@ -18,10 +18,14 @@ from torch import nn
 
 from course_lib.attention import layered
 from course_lib.masks import lowest_overall, nm_mask, zeros_asked
-from course_lib.timing import Speedup, Timing, compare
+from course_lib.timing import Speedup, Timing, affordable, compare, once, too_slow
 
 #: How far a product may be from the dense one, as a fraction of its largest value.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+#: A product is first tried with one column, then with so many times as many, and so on.
+MORE = 8
 
 
 class Unsupported(RuntimeError):
@@ -223,15 +227,21 @@ def _first_sentence(error: Exception) -> str:
 
 
 def measure(
-    held: Mapping[str, Held], inputs: torch.Tensor, *, rounds: int = 30, seconds: float = 2.0
+    held: Mapping[str, Held],
+    inputs: torch.Tensor,
+    *,
+    rounds: int = 30,
+    seconds: float = 2.0,
+    limit: float = 30.0,
 ) -> dict[str, Row]:
     """Time the product of everything that :func:`hold` gave with ``inputs``, in turns.
 
     Every product is first compared with that of the same zeros held dense. One that is wrong, that
-    torch refuses or that has no weight left is not timed, and says why.
+    torch refuses, that has no weight left or that is too slow is not timed, and says why.
 
     Args:
         inputs: (columns, batch), of the dtype and on the device of the weight.
+        rounds, seconds, limit: as in :func:`course_lib.timing.compare`.
 
     Raises:
         ValueError: shapes that do not fit, or a dense product that is no number or of zeros only.
@@ -242,7 +252,10 @@ def measure(
             "The weight is (rows, columns) and the inputs are (columns, batch); got "
             f"{tuple(weight.shape)} and {tuple(inputs.shape)}."
         )
-    rows = {name: _checked(one, inputs) for name, one in held.items()}
+    taken = _foreseen(weight, inputs, limit)
+    if not affordable(taken, limit):
+        return {name: Row(why=f"the dense product is {too_slow(taken)}") for name in held}
+    rows = {name: _checked(one, inputs, limit) for name, one in held.items()}
     if rows["dense"].why:
         raise ValueError(f"The dense product cannot be timed: {rows['dense'].why}.")
     runs = {
@@ -250,24 +263,46 @@ def measure(
         for name, row in rows.items()
         if row.why is None
     }
-    result = compare(runs, inputs, rounds=rounds, seconds=seconds)
+    result = compare(runs, inputs, rounds=rounds, seconds=seconds, limit=limit)
     for name in runs:
-        speedup = result.speedup(name, over="dense")
-        rows[name] = rows[name]._replace(timing=result.timings[name], speedup=speedup)
+        timing, speedup = result.timings[name], result.speedup(name, over="dense")
+        if math.isnan(speedup.low):
+            rows[name] = rows[name]._replace(why=too_slow(timing.median / 1000))
+        else:
+            rows[name] = rows[name]._replace(timing=timing, speedup=speedup)
     return rows
 
 
-def _checked(held: Held, inputs: torch.Tensor) -> Row:
+def _foreseen(matrix: torch.Tensor, inputs: torch.Tensor, limit: float) -> float:
+    """Seconds that ``matrix @ inputs`` may take; 0 where that is surely not too slow.
+
+    Foreseen from fewer columns, because a product that is too slow must not be waited for.
+    """
+    columns, wide = inputs.shape[1], 1
+    while wide < columns:
+        few = inputs[:, :wide].contiguous()
+        if not affordable(MORE * once(torch.matmul, matrix, few), limit):
+            taken = once(torch.matmul, matrix, few)  # the first call may load its routine
+            if not affordable(MORE * taken, limit):
+                return taken * columns / wide
+        wide *= MORE
+    return 0.0
+
+
+def _checked(held: Held, inputs: torch.Tensor, limit: float) -> Row:
     """The row of a product that is not timed yet: its error, or why it will not be timed."""
     if held.why is not None:
         return Row(why=held.why)
     if not held.dense.any():
         return Row(why="nothing but zeros is left")
-    expected = held.dense @ inputs
     try:
+        taken = _foreseen(held.tensor, inputs, limit)
+        if not affordable(taken, limit):
+            return Row(why=too_slow(taken))
         found = held.tensor @ inputs
     except (RuntimeError, NotImplementedError) as problem:
         return Row(why=_first_sentence(problem))
+    expected = held.dense @ inputs
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not error <= TOLERANCE[inputs.dtype]:
         return Row(error=error, why=f"its product is wrong by {error:.0%} of the largest value")

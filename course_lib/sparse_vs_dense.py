@@ -47,6 +47,9 @@ TOKENS = 32
 #: Seconds in which a comparison of all formats aims to end, by device.
 SECONDS = {"cpu": 1.0, "cuda": 0.1}
 
+#: Seconds that it may take; products that do not fit are recorded as too slow.
+LIMIT = 120.0
+
 
 class Case(NamedTuple):
     """A matrix at one sparsity, to be multiplied with inputs of so many columns."""
@@ -152,7 +155,7 @@ def _ceilings(device: str) -> dict:
         dtype = getattr(torch, name)
         found = roofline(device, dtype)
         rooflines.append({"dtype": name} | found._asdict())
-        size = SIZES[device][0]
+        size = min(SIZES[device][0], found.size)
         result = against_zeros(size, device, dtype)
         ratio = result.speedup("zeros", over="random")
         entry = {"dtype": name, "size": size} | as_recorded(result.timings["zeros"], ratio)
@@ -180,7 +183,8 @@ def _measured(case: Case, device: str) -> Iterator[tuple[list[dict], list[dict]]
     weight = weight_of(case.matrix, case.dtype, device)
     held = sparse.hold(weight, case.sparsity)
     for batch in case.batches:
-        rows = sparse.measure(held, inputs_of(weight, batch), seconds=SECONDS[device])
+        inputs = inputs_of(weight, batch)
+        rows = sparse.measure(held, inputs, seconds=SECONDS[device], limit=LIMIT)
         product = {"matrix": case.matrix, "rows": weight.shape[0], "columns": weight.shape[1]}
         product |= {"batch": batch, "dtype": case.dtype, "asked": case.sparsity}
         points = [

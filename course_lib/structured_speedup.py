@@ -3,6 +3,7 @@
 Lesson 06 shows what this experiment recorded, and runs some of it again.
 """
 
+import math
 from collections.abc import Iterable
 from datetime import date
 from functools import partial
@@ -18,7 +19,7 @@ from course_lib.cost import Roofline, macs, roofline, work
 from course_lib.data import checksums
 from course_lib.drop_recovery import EXAMPLE, prune
 from course_lib.models import load_trained
-from course_lib.timing import as_recorded, compare, digits
+from course_lib.timing import as_recorded, compare, digits, too_slow
 
 #: Fractions of the channels that are removed: the widths 100 to 20 %.
 REMOVED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -36,6 +37,9 @@ BATCHES = (1, 8, 64)
 STAIRCASE = tuple(range(48, 73))
 
 DTYPES = {"cpu": ("float32",), "cuda": ("float16", "float32")}
+
+#: Seconds that a recorded comparison may take.
+LIMIT = 300.0
 
 
 def build(part: str, removed: float) -> nn.Module:
@@ -81,11 +85,13 @@ def measure(
     dtype: torch.dtype = torch.float32,
     rounds: int = 30,
     seconds: float = 5.0,
+    limit: float = 30.0,
 ) -> list[dict]:
     """Time a ``part`` at several widths, all in turns; a point for each, times in milliseconds.
 
     ``predicted`` is what ``roof`` allows at best, the layers one after the other; ``speedup`` is
-    over the first of ``removed``.
+    over the first of ``removed``. What does not fit into ``limit`` seconds is run once, see
+    :func:`course_lib.timing.compare`, and has no interval.
     """
     models = {fraction: placed(build(part, fraction), device, dtype) for fraction in removed}
     inputs = {fraction: example(model, batch) for fraction, model in models.items()}
@@ -93,6 +99,7 @@ def measure(
         {str(each): partial(models[each], inputs[each]) for each in models},
         rounds=rounds,
         seconds=seconds,
+        limit=limit,
     )
     first = next(iter(result.timings))
     points = []
@@ -115,6 +122,7 @@ def staircase(
     dtype: torch.dtype = torch.float32,
     rounds: int = 30,
     seconds: float = 5.0,
+    limit: float = 30.0,
 ) -> list[dict]:
     """Time a convolution that reads and writes so many ``channels``, for each of them, in turns.
 
@@ -126,6 +134,7 @@ def staircase(
         {str(each): partial(models[each], inputs[each]) for each in models},
         rounds=rounds,
         seconds=seconds,
+        limit=limit,
     )
     last = [*result.timings][-1]
     return [
@@ -174,17 +183,31 @@ def record(path: Path | None = None, device: str = "") -> Path:
         for batch in BATCHES
         for part in (*PARTS, "staircase")
     ]
+    refused = recording.setdefault("refused", [])
     for part, batch, dtype in bar(wanted, "comparisons"):
-        where = {"device": device, "dtype": getattr(torch, dtype)}
+        where = {"device": device, "dtype": getattr(torch, dtype), "limit": LIMIT}
         found = recording["staircase" if part == "staircase" else "points"]
-        if any(_is(point, part, batch, dtype) for point in found):
+        if any(_is(point, part, batch, dtype) for point in [*found, *refused]):
             continue
         if part == "staircase":
-            found += staircase(batch, **where)
+            points = staircase(batch, **where)
         else:
-            found += measure(part, batch, roof=rooflines[dtype], **where)
+            points = measure(part, batch, roof=rooflines[dtype], **where)
+        found += [point for point in points if not _too_slow(point)]
+        refused += [_refused(point) for point in points if _too_slow(point)]
         recordings.write(recording, path)
     return path
+
+
+def _too_slow(point: dict) -> bool:
+    return math.isnan(point["interval"][0])
+
+
+def _refused(point: dict) -> dict:
+    """What is recorded of a point that was run once: what it is, and why it has no times."""
+    about = ("part", "removed", "channels", "batch", "dtype")
+    kept = {key: point[key] for key in about if key in point}
+    return kept | {"why": too_slow(point["median"] / 1000)}
 
 
 def _is(point: dict, part: str, batch: int, dtype: str) -> bool:

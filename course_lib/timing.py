@@ -3,11 +3,12 @@
 Lesson 05 builds the heart of it. What goes wrong without: a machine that slows down while the
 second candidate runs, a GPU that has only *begun* when the clock is read, a cache that still holds
 the data of the last run, zeros (a GPU multiplies them with less power, and so faster), one lucky
-run.
+run, a neighbour that takes the processor away.
 """
 
 import gc
 import math
+import os
 import random
 import statistics
 import time
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from course_lib.bars import say
 from course_lib.recordings import machine
 
 #: With fewer rounds than this no 95 % interval of a median exists (Conover, 1999, section 3.2).
@@ -35,11 +37,18 @@ GRAPH_BELOW = 0.05
 #: Warmed up is a candidate whose newest runs are not faster by more than this fraction.
 STABLE_WITHIN = 0.05
 
+#: A machine is disturbed if in half of the rounds the same work took longer by this fraction the
+#: one or the other time.
+DISTURBED = 0.15
+
+#: Runs of a candidate that come before the rounds: two or three of the warm-up.
+BEFORE = 3
+
 Run = Callable[..., object]
 
 
 class Timing(NamedTuple):
-    """How long a candidate took, in ``milliseconds``, in each round."""
+    """How long a candidate took, in ``milliseconds``, in each round; once, if it is too slow."""
 
     milliseconds: tuple[float, ...]
 
@@ -51,31 +60,56 @@ class Timing(NamedTuple):
     @property
     def quartiles(self) -> tuple[float, float]:
         """A quarter of the rounds was faster than the first, a quarter slower than the second."""
+        if len(self.milliseconds) == 1:
+            return self.milliseconds * 2
         low, _, high = statistics.quantiles(self.milliseconds, n=4, method="inclusive")
         return low, high
 
 
 class Speedup(NamedTuple):
-    """A ratio of two times and its 95 % interval; above 1 is faster."""
+    """A ratio of two times and its 95 % interval; above 1 is faster.
+
+    The ends of the interval are NaN where one of the two was so slow that it was run once.
+    """
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.value:.2g}x (run once: too slow here for an interval)"
         return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
 
 
 class Comparison(NamedTuple):
-    """The ``timings`` of all candidates, and ``where``: machine, clock, threads, versions."""
+    """The ``timings`` of all candidates, and ``where``: machine, clock, threads, versions.
+
+    ``repeats`` holds a ratio for each round: how long the quickest candidate took when its turn
+    came again, over the first time. On a quiet machine all of them are close to one.
+    """
 
     timings: dict[str, Timing]
     where: dict[str, str]
+    repeats: tuple[float, ...] = ()
+
+    @property
+    def disturbance(self) -> float:
+        """By which fraction the same work differs from itself, the median over the rounds."""
+        return statistics.median([max(each, 1 / each) - 1 for each in self.repeats or [1.0]])
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else keeps the machine so busy that no time is to be believed."""
+        return self.disturbance > DISTURBED
 
     def speedup(self, name: str, over: str) -> Speedup:
         """How many times faster ``name`` is than ``over``: the median over the rounds."""
-        pairs = zip(self.timings[over].milliseconds, self.timings[name].milliseconds, strict=True)
-        return median_interval([slow / fast for slow, fast in pairs])
+        slow, fast = self.timings[over], self.timings[name]
+        if min(len(slow.milliseconds), len(fast.milliseconds)) < LEAST_ROUNDS:
+            return Speedup(slow.median / fast.median, math.nan, math.nan)
+        pairs = zip(slow.milliseconds, fast.milliseconds, strict=True)
+        return median_interval([before / after for before, after in pairs])
 
     def __str__(self) -> str:
         lines = [f"{'':24s} {'median':>10s}  {'quartiles':>21s}  {'rounds':>6s}"]
@@ -85,7 +119,22 @@ class Comparison(NamedTuple):
                 f"{name:24s} {timing.median:7.3f} ms  {low:8.3f} to {high:7.3f} ms"
                 f"  {len(timing.milliseconds):6d}"
             )
+        if self.disturbed:
+            lines.append(disturbance(self.disturbance))
         return "\n".join([*lines, ", ".join(f"{key}: {one}" for key, one in self.where.items())])
+
+
+def disturbance(share: float) -> str:
+    """What a reader has to know of a machine on which the same work differs by ``share``."""
+    return (
+        f"Disturbed: the same work took {share:.0%} longer the one or the other time. Something "
+        "else keeps this machine busy: close it and measure again, do not believe these times."
+    )
+
+
+def too_slow(seconds: float) -> str:
+    """Why a candidate that takes so many ``seconds`` was not timed."""
+    return f"too slow here: {seconds:.2g} s a call"
 
 
 def median_interval(values: Sequence[float]) -> Speedup:
@@ -112,13 +161,18 @@ def compare(
     seconds: float = 2.0,
     zeros: bool = False,
     in_a_row: int = 1,
+    limit: float = 30.0,
 ) -> Comparison:
     """Time every candidate on the same ``inputs``, in turns: A B, B A, A B ...
 
     Turns, because a machine slows down and speeds up by itself: whatever happens to it happens to
     all candidates. Every round has an order of its own, because a candidate finds in the cache
     what the one before it left there. The first rounds, until the times are stable, are not
-    counted. On a GPU the clock are CUDA events, and its cache is emptied before every run.
+    counted. On a CUDA GPU the clock are its events, and its cache is emptied before every run; any
+    other device is waited for.
+
+    The quickest candidate has a second turn in every round. Where the two disagree, others keep the
+    machine busy: the result is then ``disturbed``, and that is said at once.
 
     Args:
         candidates: called with ``inputs``. What they compute must not depend on the turn. Whether
@@ -126,6 +180,8 @@ def compare(
             parameters of a module: nothing else that lies on a GPU may be in a candidate.
         rounds: at most so many.
         seconds: after this long it stops as soon as it has :data:`LEAST_ROUNDS`.
+        limit: seconds that all of it may take. The slowest candidates that do not fit are run once,
+            and have no interval.
         zeros: time tensors of nothing but zeros as well.
         in_a_row: on a CPU, a turn is at least so many calls. With one, a small candidate pays for
             what a large one before it threw out of the cache; with some, each finds its own there.
@@ -141,13 +197,28 @@ def compare(
     tensors = [tensor for run in candidates.values() for tensor in _tensors(run, inputs)]
     if not zeros:
         _refuse_zeros(tensors)
-    clock = CudaClock() if any(tensor.is_cuda for tensor in tensors) else CpuClock(in_a_row)
+    clock = _clock_of(tensors, in_a_row)
+    runs = {name: partial(run, *inputs) for name, run in candidates.items()}
     with torch.no_grad(), _no_garbage_collection():
-        samples = {name: clock.sampler(partial(run, *inputs)) for name, run in candidates.items()}
-        _warm_up(samples.values(), seconds / 2)
-        times = _in_turns(samples, rounds, seconds)
-    timings = {name: Timing(tuple(taken)) for name, taken in times.items()}
-    return Comparison(timings, machine() | {"clock": clock.name})
+        first = {name: clock.once(run) for name, run in runs.items()}
+        samples = {name: clock.sampler(runs[name]) for name in _fitting(first, limit)}
+        times, repeats = _timed(samples, rounds, seconds)
+    timings = {name: Timing(tuple(times.get(name, [first[name]]))) for name in runs}
+    result = Comparison(timings, machine() | {"clock": clock.name}, repeats)
+    if result.disturbed and not os.environ.get("COURSE_QUIET"):
+        say(disturbance(result.disturbance))
+    return result
+
+
+def once(run: Run, *inputs: torch.Tensor) -> float:
+    """Seconds that one call takes, waited for: enough to see whether more can be afforded."""
+    with torch.no_grad():
+        return _clock_of(_tensors(run, inputs), 1).once(partial(run, *inputs)) / 1000
+
+
+def affordable(seconds: float, limit: float) -> bool:
+    """Whether :func:`compare` has time within ``limit`` for a call of so many ``seconds``."""
+    return seconds * (LEAST_ROUNDS + BEFORE) <= limit
 
 
 def as_recorded(timing: Timing, speedup: Speedup) -> dict:
@@ -167,6 +238,33 @@ def digits(value: float) -> float:
 
 
 # --- in turns -----------------------------------------------------------------------------------
+
+#: The name of the second turn of the quickest candidate.
+AGAIN = object()
+
+
+def _fitting(first: Mapping[str, float], limit: float) -> list[str]:
+    """The candidates that all fit into ``limit`` seconds, the quickest first.
+
+    Args:
+        first: milliseconds of one call of each.
+    """
+    ranked = sorted(first, key=first.__getitem__)
+    sums = accumulate(first[name] / 1000 for name in ranked)
+    return [name for name, total in zip(ranked, sums, strict=True) if affordable(total, limit)]
+
+
+def _timed(
+    samples: dict, rounds: int, seconds: float
+) -> tuple[dict[str, list[float]], tuple[float, ...]]:
+    """The milliseconds of each sample by name, and the ratios of two turns of the first one."""
+    if not samples:
+        return {}, ()
+    _warm_up(samples.values(), seconds / 2)
+    first = next(iter(samples))
+    times = _in_turns(samples | {AGAIN: samples[first]}, rounds, seconds)
+    pairs = zip(times.pop(AGAIN), times[first], strict=True)
+    return times, tuple(again / before for again, before in pairs)
 
 
 def _in_turns(samples: Mapping[str, Callable[[], float]], rounds: int, seconds: float) -> dict:
@@ -233,6 +331,14 @@ def _refuse_zeros(tensors: Sequence[torch.Tensor]) -> None:
 # --- clocks -------------------------------------------------------------------------------------
 
 
+def _clock_of(tensors: Iterable[torch.Tensor], in_a_row: int) -> "CpuClock | CudaClock":
+    """The clock of the device on which the ``tensors`` lie."""
+    kinds = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
+    if "cuda" in kinds:
+        return CudaClock()
+    return DeviceClock(in_a_row) if kinds else CpuClock(in_a_row)
+
+
 class CpuClock:
     """The clock of the processor. A short call is repeated until the sample is long enough."""
 
@@ -241,20 +347,41 @@ class CpuClock:
     def __init__(self, in_a_row: int = 1):
         self._in_a_row = in_a_row
 
+    def once(self, run: Callable[[], object]) -> float:
+        """Milliseconds of the first call of ``run``."""
+        return self._time(run, 1)
+
     def sampler(self, run: Callable[[], object]) -> Callable[[], float]:
         """A function that runs ``run`` and returns the milliseconds that one call took."""
-        run()
         calls = self._in_a_row
         while self._time(run, calls) * calls < SHORTEST_SAMPLE:
             calls *= 2
         return partial(self._time, run, calls)
 
-    @staticmethod
-    def _time(run: Callable[[], object], calls: int) -> float:
+    def _time(self, run: Callable[[], object], calls: int) -> float:
+        self._wait()
         start = time.perf_counter()
         for _ in range(calls):
             run()
+        self._wait()
         return 1000 * (time.perf_counter() - start) / calls
+
+    def _wait(self) -> None:
+        """Nothing: a call on the processor returns when it is done."""
+
+
+class DeviceClock(CpuClock):
+    """The clock of the processor, which waits for a device that works on by itself (mps, xpu)."""
+
+    name = "time.perf_counter, device waited for"
+
+    def once(self, run: Callable[[], object]) -> float:
+        """Milliseconds of the second call of ``run``; the first one may compile."""
+        self._time(run, 1)
+        return self._time(run, 1)
+
+    def _wait(self) -> None:
+        torch.accelerator.synchronize()
 
 
 class CudaClock:
@@ -266,11 +393,14 @@ class CudaClock:
         size = torch.cuda.get_device_properties().L2_cache_size
         self._flush = torch.empty(4 * size, dtype=torch.int8, device="cuda")
 
+    def once(self, run: Callable[[], object]) -> float:
+        """Milliseconds of the second call of ``run``; the first one may load what it needs."""
+        self._time(run)
+        return self._time(run)
+
     def sampler(self, run: Callable[[], object]) -> Callable[[], float]:
         """A function that runs ``run`` and returns the milliseconds that the GPU took."""
-        for _ in range(3):
-            taken = self._time(run)
-        if taken < GRAPH_BELOW:
+        if self._time(run) < GRAPH_BELOW:
             run = graphed(run)
         return partial(self._time, run)
 

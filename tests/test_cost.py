@@ -184,6 +184,25 @@ def test_ceilings_are_bytes_read_and_written_and_macs_of_a_product(monkeypatch, 
 
 
 @pytest.mark.parametrize(
+    ("rate", "size"), [(5e10, 2048), (3e9, 1024), (8e7, 256), (1e3, 256)], ids=str
+)
+def test_where_products_are_slow_the_ceiling_is_measured_with_smaller_ones(monkeypatch, rate, size):
+    def pretended(candidates, *inputs, **_):
+        name = next(iter(candidates))
+        milliseconds = 1000 * len(inputs[0]) ** 3 / rate if name == "product" else 100.0
+        return Comparison({name: Timing((milliseconds,) * 6)}, {})
+
+    waited = []
+    monkeypatch.setattr(
+        cost, "once", lambda run, a, b: waited.append(len(a) ** 3 / rate) or waited[-1]
+    )
+    monkeypatch.setattr(cost, "compare", pretended)
+    found = cost.roofline("meta", torch.float16)
+    assert found.size == size and found.rate == pytest.approx(rate)
+    assert rate < 1e8 or sum(waited) < 1, "slower than that, the smallest product has to do"
+
+
+@pytest.mark.parametrize(
     ("points", "names"),
     [
         ({}, []),

@@ -23,7 +23,7 @@ from course_lib.sparse import (
     pruned,
     two_four,
 )
-from course_lib.timing import Speedup
+from course_lib.timing import Comparison, Speedup, Timing
 
 SHAPES = [(64, 96), (96, 32), (1, 8), (8, 1), (33, 17)]
 ANYWHERE = [name for name, each in FORMATS.items() if each.block == 1]
@@ -518,3 +518,52 @@ def test_the_choice_is_measured(network):
 def test_a_row_without_a_time_has_no_ratio():
     assert math.isnan(sparse.Row(why="not here").ratio)
     assert sparse.Row(speedup=Speedup(2.0, 1.5, 2.5)).ratio == 2
+
+
+# --- too slow -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Calls, which take as many seconds as ``slow[layout]`` says for each column."""
+    rates = {}
+
+    def once(run, matrix, inputs):
+        rates.setdefault("asked", []).append(inputs.shape[1])
+        return rates.get(matrix.layout, 0.0) * inputs.shape[1]
+
+    monkeypatch.setattr(sparse, "once", once)
+    return rates
+
+
+def test_a_product_that_is_too_slow_is_never_run(slow, monkeypatch):
+    held = sparse.hold(torch.randn(16, 16), 0.9, ["CSR", "COO"])
+    slow[torch.sparse_csr] = 0.05
+    rows = sparse.measure(held, torch.randn(16, 512), rounds=6, seconds=0)
+    assert rows["CSR"].why == "too slow here: 26 s a call" and rows["CSR"].timing is None
+    assert rows["COO"].speedup and rows["dense"].speedup.value == 1
+
+
+def test_a_dense_product_that_is_too_slow_leaves_nothing_to_compare(slow):
+    held = sparse.hold(torch.randn(16, 16), 0.9, ["CSR"])
+    slow[torch.strided] = 1.0
+    rows = sparse.measure(held, torch.randn(16, 100))
+    assert {row.why for row in rows.values()} == {
+        "the dense product is too slow here: 1e+02 s a call"
+    }
+    assert max(slow["asked"]) == 1
+
+
+def test_one_column_is_tried_at_once(slow):
+    held = sparse.hold(torch.randn(16, 16), 0.9, ["CSR"])
+    assert sparse.measure(held, torch.randn(16, 1), rounds=6, seconds=0)["CSR"].speedup
+    assert "asked" not in slow
+
+
+def test_what_turns_out_too_slow_says_so(monkeypatch):
+    def compared(runs, *_, **__):
+        return Comparison({"dense": Timing((1.0,) * 6), "CSR": Timing((9000.0,))}, {})
+
+    monkeypatch.setattr(sparse, "compare", compared)
+    rows = sparse.measure(sparse.hold(torch.randn(8, 8), 0.5, ["CSR"]), torch.randn(8, 2))
+    assert rows["CSR"].why == "too slow here: 9 s a call" and rows["CSR"].speedup is None

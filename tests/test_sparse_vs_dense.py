@@ -231,7 +231,7 @@ def test_a_recording_begins_with_the_ceilings_of_every_dtype(few, monkeypatch, t
     path = sparse_vs_dense.record(tmp_path / "a.json", device="cpu")
     found = recordings.read(path, "sparse_vs_dense")
     dtypes = ["float32", "bfloat16", "float16"]
-    ceilings = {"bandwidth": 1e9, "rate": 2e9}
+    ceilings = {"bandwidth": 1e9, "rate": 2e9, "size": 2048}
     assert found["rooflines"] == [{"dtype": name} | ceilings for name in dtypes]
     asked = [(entry["dtype"], entry["size"]) for entry in found["zeros"]]
     assert asked == [(name, 32) for name in dtypes]

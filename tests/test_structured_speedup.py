@@ -179,13 +179,13 @@ def test_speedups_are_over_the_whole_width(quick, pretended):
     points = measure("chain", 1, (0.0, 0.5, 0.75), roof=ROOF, **quick)
     assert [point["median"] for point in points] == [1, 2, 3]
     assert [point["speedup"] for point in points] == [1, 0.5, 0.3333]
-    assert pretended == [(("0.0", "0.5", "0.75"), quick)]
+    assert pretended == [(("0.0", "0.5", "0.75"), quick | {"limit": 30})]
 
 
 def test_speedups_of_the_staircase_are_over_the_most_channels(quick, pretended):
     points = staircase(1, (4, 5, 6), **quick)
     assert [point["speedup"] for point in points] == [3, 1.5, 1]
-    assert pretended == [(("4", "5", "6"), quick)]
+    assert pretended == [(("4", "5", "6"), quick | {"limit": 30})]
 
 
 # --- the recording ------------------------------------------------------------------------------
@@ -233,13 +233,30 @@ def test_a_recording_holds_every_part_at_every_width(few, monkeypatch, tmp_path)
     path = structured_speedup.record(tmp_path / "a.json", device="cpu")
     found = recordings.read(path, "structured_speedup")
     assert len(said(found)) == len(EXPECTED) and {*said(found)} == EXPECTED
-    ceilings = {"bandwidth": 1e9, "rate": 2e9}
+    ceilings = {"bandwidth": 1e9, "rate": 2e9, "size": 2048}
     assert found["rooflines"] == [
         {"dtype": "float32"} | ceilings,
         {"dtype": "bfloat16"} | ceilings,
     ]
     assert found["model"] == "resnet18" and found["machine"] == recordings.machine()
     assert all(point["median"] > 0 for point in [*found["points"], *found["staircase"]])
+
+
+def test_what_is_too_slow_is_recorded_as_that_and_not_tried_again(few, monkeypatch, tmp_path):
+    def pretend(candidates, **options):
+        times = dict.fromkeys(candidates, Timing((2.0,) * 6))
+        return Comparison(times | {next(iter(candidates)): Timing((90_000.0,))}, {})
+
+    monkeypatch.setattr(structured_speedup, "compare", pretend)
+    path = structured_speedup.record(tmp_path / "a.json", device="cpu")
+    found = recordings.read(path, "structured_speedup")
+    assert found["points"] == [], "a ratio over what was run once has no interval"
+    assert [step["channels"] for step in found["staircase"]] == [5] * 4
+    assert {each["why"] for each in found["refused"] if "channels" in each} == {
+        "too slow here: 90 s a call"
+    }
+    monkeypatch.setattr(structured_speedup, "compare", None)
+    structured_speedup.record(path, device="cpu")
 
 
 def test_the_ceiling_is_that_of_the_dtype(few, pretended, monkeypatch, tmp_path):

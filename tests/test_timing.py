@@ -76,16 +76,16 @@ def made_up(**milliseconds: list[float]) -> Comparison:
 
 def test_candidates_take_turns(clock):
     names = ["a", "b", "c"]
-    result = compare({name: clock.candidate(name, lambda: 1) for name in names}, rounds=8)
-    counted = clock.runs[-24:]
-    assert all(sorted(counted[at : at + 3]) == names for at in range(0, 24, 3))
+    result = compare(durations(clock, a=1, b=2, c=3), rounds=8)
+    counted = clock.runs[-32:]
+    assert all(sorted(counted[at : at + 4]) == ["a", *names] for at in range(0, 32, 4))
     assert [len(result.timings[name].milliseconds) for name in names] == [8] * 3
 
 
 def test_no_candidate_always_follows_the_same_one(clock):
     names = ["a", "b", "c", "d"]
     compare({name: clock.candidate(name, lambda: 1) for name in names}, rounds=30)
-    counted = clock.runs[-120:]
+    counted = clock.runs[-150:]
     followed = Counter(pairwise(counted))
     assert max(followed[pair] for pair in permutations(names, 2)) < 20
 
@@ -107,21 +107,135 @@ def test_warm_up_lasts_until_no_candidate_gets_faster_and_is_not_counted(clock):
 def test_warm_up_ends_when_times_never_get_stable(clock):
     step = count()
     run = clock.candidate("a", lambda: 200 * 0.94 ** next(step))
-    result = compare({"a": run}, rounds=10, seconds=1)
-    counted = sum(result.timings["a"].milliseconds)
-    # before: two runs that say how long one takes, one to compare with, half a second, one over it
-    assert 500 < 1000 * clock.now - counted < 3 * 200 + 500 + 200
+    rounds = len(compare({"a": run}, rounds=10, seconds=1).repeats)
+    before = sum(200 * 0.94**number for number in range(len(clock.runs) - 2 * rounds))
+    # two runs that say how long one takes, one to compare with, half a second, one over it
+    assert 500 < before < 3 * 200 + 500 + 200
 
 
 def test_it_stops_after_so_many_seconds(clock):
-    result = compare({"a": clock.candidate("a", lambda: 300)}, rounds=30, seconds=2)
-    assert len(result.timings["a"].milliseconds) == 7
+    result = compare({"a": clock.candidate("a", lambda: 150)}, rounds=30, seconds=2)
+    assert len(result.timings["a"].milliseconds) == 7  # and 7 repeats
 
 
 @pytest.mark.parametrize("seconds", [0, 2])
 def test_it_never_stops_before_an_interval_is_possible(clock, seconds):
-    result = compare({"a": clock.candidate("a", lambda: 60_000)}, seconds=seconds)
+    result = compare({"a": clock.candidate("a", lambda: 3_000)}, seconds=seconds)
     assert len(result.timings["a"].milliseconds) == LEAST_ROUNDS
+
+
+# --- a limit ------------------------------------------------------------------------------------
+
+
+def durations(clock, **milliseconds):
+    """Candidates that take so long."""
+    return {name: clock.candidate(name, lambda ms=ms: ms) for name, ms in milliseconds.items()}
+
+
+def test_what_is_too_slow_is_run_once(clock):
+    result = compare(durations(clock, slow=60_000, a=10, b=20))
+    assert clock.runs.count("slow") == 1 and clock.now < 60 + 30
+    assert result.timings["slow"].milliseconds == pytest.approx((60_000,))
+    assert len(result.timings["a"].milliseconds) == 30
+    assert [*result.timings] == ["slow", "a", "b"]
+
+
+def test_what_was_run_once_has_a_ratio_without_an_interval(clock):
+    result = compare(durations(clock, slow=60_000, a=10))
+    speedup = result.speedup("a", over="slow")
+    assert speedup.value == pytest.approx(6000) and math.isnan(speedup.low)
+    assert "run once: too slow here" in str(speedup) and "60000.000 ms" in str(result)
+    assert not math.isnan(result.speedup("a", over="a").low)
+
+
+def test_all_candidates_together_fit_into_the_limit(clock):
+    result = compare(durations(clock, a=1000, b=2000, c=3000), seconds=2)
+    rounds = {name: len(timing.milliseconds) for name, timing in result.timings.items()}
+    assert rounds == {"a": LEAST_ROUNDS, "b": LEAST_ROUNDS, "c": 1}
+    assert clock.now < 30 + 3 + 9  # the one run, and the repeats of the quickest
+
+
+def test_with_more_time_it_is_timed(clock):
+    result = compare(durations(clock, slow=60_000), limit=600)
+    assert len(result.timings["slow"].milliseconds) == LEAST_ROUNDS
+
+
+def test_nothing_fits(clock):
+    result = compare(durations(clock, a=60_000, b=90_000))
+    assert clock.runs == ["a", "b"] and not result.disturbed
+    assert result.speedup("a", over="b").value == pytest.approx(1.5)
+
+
+def test_once_is_one_call_in_seconds(clock):
+    assert timing.once(clock.candidate("a", lambda: 250)) == pytest.approx(0.25)
+    assert clock.runs == ["a"]
+
+
+# --- a disturbed machine ------------------------------------------------------------------------
+
+
+def noisy(clock, spread: float):
+    dice = random.Random(0)
+    return {"a": clock.candidate("a", lambda: dice.lognormvariate(0, spread))}
+
+
+@pytest.mark.parametrize(("spread", "disturbed"), [(0.02, False), (0.6, True)])
+def test_a_disturbed_machine_disagrees_with_itself(clock, monkeypatch, capsys, spread, disturbed):
+    monkeypatch.delenv("COURSE_QUIET")
+    result = compare(noisy(clock, spread))
+    assert result.disturbed is disturbed and len(result.repeats) == 30
+    for text in (str(result), capsys.readouterr().out):
+        assert ("do not believe these times" in text) is disturbed
+
+
+def test_a_build_is_not_told(clock, capsys):
+    assert compare(noisy(clock, 0.6)).disturbed
+    assert capsys.readouterr().out == ""
+
+
+def test_a_few_slow_rounds_are_no_disturbance(clock):
+    times = iter([2.0, 2, 2, 2, 2, *([2] * 11 + [9]) * 100])
+    assert not compare({"a": clock.candidate("a", lambda: next(times))}).disturbed
+
+
+def test_a_machine_of_another_pace_is_not_disturbed(clock):
+    run = clock.candidate("a", lambda: 2 if clock.now < 0.08 else 6)
+    assert not compare({"a": run}).disturbed
+
+
+# --- other devices ------------------------------------------------------------------------------
+
+
+def test_a_device_that_works_on_by_itself_is_waited_for(clock, monkeypatch):
+    queue = []
+
+    def wait(*_):
+        clock.now += sum(queue)
+        queue.clear()
+
+    monkeypatch.setattr(torch.accelerator, "synchronize", wait)
+    found = timing.DeviceClock().sampler(lambda: queue.append(0.003))
+    assert found() == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (["cpu", "cpu"], "CpuClock"),
+        ([], "CpuClock"),
+        (["cpu", "meta"], "CpuClock"),
+        (["cpu", "mps"], "DeviceClock"),
+        (["xpu"], "DeviceClock"),
+        (["cpu", "cuda"], "CudaClock"),
+    ],
+)
+def test_the_clock_is_that_of_the_device(monkeypatch, kinds, expected):
+    class CudaClock:
+        """On a machine without a GPU."""
+
+    monkeypatch.setattr(timing, "CudaClock", CudaClock)
+    tensors = [SimpleNamespace(device=torch.device(kind)) for kind in kinds]
+    assert type(timing._clock_of(tensors, 1)).__name__ == expected
 
 
 def test_a_slow_round_moves_neither_median_nor_interval(clock):
