@@ -49,8 +49,12 @@ class SelfAttention(nn.Module):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
+        key_padding_mask: None = None,
         need_weights: bool = False,
+        attn_mask: None = None,
     ) -> tuple[torch.Tensor, None]:
+        if key_padding_mask is not None or attn_mask is not None:
+            raise ValueError("Attention that has lost heads takes no mask.")
         inputs = [x if self.batch_first else x.transpose(0, 1) for x in (query, key, value)]
         if query is key and key is value:  # one product is faster than three
             whole = F.linear(inputs[0], self.in_proj_weight, self.in_proj_bias)
@@ -88,8 +92,12 @@ class LayeredAttention(nn.Module):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
+        key_padding_mask: None = None,
         need_weights: bool = False,
+        attn_mask: None = None,
     ) -> tuple[torch.Tensor, None]:
+        if key_padding_mask is not None or attn_mask is not None:
+            raise ValueError("Attention that has lost heads takes no mask.")
         if not (query is key and key is value):
             raise ValueError("This is self-attention: queries, keys and values have one input.")
         inputs = query if self.batch_first else query.transpose(0, 1)

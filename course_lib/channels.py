@@ -340,6 +340,26 @@ def lowest_overall(
     return chosen
 
 
+def spared(
+    graph: Graph, scores: Scores, removed: Mapping[str, Iterable[int]]
+) -> dict[str, list[int]]:
+    """``removed`` without the best channel of each layer that would lose all of its channels.
+
+    The channels of a group may be made by several layers, one part of them by each, as where maps
+    are concatenated before an addition.
+    """
+    value = torch.full((graph.trail.count,), -math.inf)
+    gone = torch.zeros(graph.trail.count, dtype=torch.bool)
+    for name, score in scores.items():
+        value[graph.groups[name].channels] = score.float().cpu()
+        gone[graph.groups[name].channels[list(removed.get(name, ()))]] = True
+    for slot in graph.slots:
+        if gone[slot.channels].all():
+            gone[slot.channels[value[slot.channels].argmax()]] = False
+    found = {name: gone[graph.groups[name].channels].nonzero().squeeze(1) for name in removed}
+    return {name: places.tolist() for name, places in found.items()}
+
+
 def _order(scores: torch.Tensor, group: str) -> torch.Tensor:
     if scores.isnan().any():
         raise ValueError(f"A score of {group} is NaN, so its channels have no order.")

@@ -12,7 +12,7 @@ torchvision's VisionTransformer. ``transformers`` itself is not needed here.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from torch import nn
 from course_lib import surgery
 from course_lib.channels import Scores, silent, sum_by_channel
 from course_lib.graph import Graph, Group, Slot, Trail
-from course_lib.models import write_tensors
+from course_lib.models import open_tensors, write_tensors
 from course_lib.surgery import Removed
 
 
@@ -254,24 +254,12 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     Raises:
         ValueError: the file is damaged, was not written by :func:`save`, or holds another network.
     """
-    dropped = _read_dropped(_metadata(path).get("dropped_layers"), path)
+    dropped = _read_dropped(open_tensors(path)[1].get("dropped_layers"), path)
     try:
         whole = prune(model, {}, dropped)
     except ValueError as error:
         raise ValueError(f"{path} holds another network: {error}") from error
     return surgery.load(whole, path)
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged, or no safetensors file: {error}. Save the network again."
-        ) from error
 
 
 def _read_dropped(text: str | None, path: Path) -> list[int]:

@@ -7,32 +7,22 @@ turn). A layer that makes new channels gives each a new label; whatever only mov
 (view, permute, chunk, concatenate, shuffle) moves the labels the same way, because it is executed
 on them; whatever joins two channels value by value (an addition, a product) unites their labels;
 and a layer that reads channels notes which label each of its inputs has. Labels that are united
-are one *channel* of the graph. Channels that are made by the same layers form a *group*, and
-pruning chooses among the channels of a group.
+are one *channel*. Channels made by the same layers form a *group*; pruning chooses among these.
 
 The graph refuses what it does not know, and leaves alone what cannot be removed exactly. Lesson 03
 builds the idea; the name dependency graph is from DepGraph (Fang et al., 2023).
 """
 
 import copy
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
-from course_lib.graph_rules import (
-    LAYERS,
-    OPERATIONS,
-    QUESTIONS,
-    TOLD_SIZES,
-    compact,
-    first_along,
-    fixed_sizes,
-    numbers_in,
-    tensors_in,
-    varying,
-)
+from course_lib import graph_rules as rules
+from course_lib.layers import changed, overridden
 
 
 class UnknownOperation(ValueError):
@@ -72,7 +62,7 @@ class Graph(NamedTuple):
 
     groups: dict[str, Group]
     slots: list[Slot]
-    shape: torch.Size  # of the example input
+    shapes: tuple[torch.Size, ...]  # of the example inputs
     trail: Trail
 
     @property
@@ -84,34 +74,44 @@ class Graph(NamedTuple):
         lines = []
         for group in self.groups.values():
             joined = f" with {len(group.layers) - 1} more" if len(group.layers) > 1 else ""
-            state = group.reason or "free"
-            lines.append(f"{group.name}{joined}: {len(group.channels)} channels, {state}")
+            about = f"{len(group.channels)} channels, {group.reason or 'free'}"
+            lines.append(f"{group.name}{joined}: {about}")
         return "\n".join(lines)
 
 
-def trace(model: nn.Module, example: torch.Tensor) -> Graph:
+def trace(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]) -> Graph:
     """The dependency graph of ``model``, found with the shape (not the values) of ``example``.
+
+    Args:
+        example: the input; a tuple if there are several.
 
     Raises:
         UnknownOperation: the network cannot be traced, or holds an operation that the graph does
             not know; the message names the operation and the layer.
     """
+    for name, layer in model.named_modules():
+        if why := changed(layer):
+            raise UnknownOperation(f"{name or type(layer).__name__}: {why}. Nothing was pruned.")
+    examples = example if isinstance(example, tuple) else (example,)
     labels = Labels(model)
     for graph in _symbolic(model):
-        labels.follow(graph, example)
-    return labels.result(example.shape)
+        labels.follow(graph, examples)
+    return labels.result(tuple(each.shape for each in examples))
 
 
 def _symbolic(model: nn.Module) -> list[fx.Graph]:
     """What torch.fx reads in training mode and, where the code differs, in evaluation mode."""
     modes = {module: module.training for module in model.modules()}
-    graphs = []
+    graphs, tracer = [], _Tracer()
     try:
         for training in (True, False):
             model.train(training)
-            graphs.append(_Tracer().trace(copy.copy(model)))  # fx may leave constants on a model
+            graphs.append(tracer.trace(copy.copy(model)))  # fx may leave constants on a model
     except Exception as error:
-        raise UnknownOperation(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
+        place, _ = next(reversed(tracer.module_stack.values()), (type(model).__name__, None))
+        raise UnknownOperation(
+            f"torch.fx cannot trace what {place} does: {error}. Nothing was pruned."
+        ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -119,9 +119,25 @@ def _symbolic(model: nn.Module) -> list[fx.Graph]:
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # what is made from a buffer is no constant
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        ours = type(module).__module__.partition(".")[0] in ("torchvision", "course_lib")
-        return (ours and type(module).__name__ in LAYERS) or super().is_leaf_module(module, name)
+        known = type(module).__module__.partition(".")[0] in ("torchvision", "timm", "course_lib")
+        leaf = known and type(module).__name__ in rules.LAYERS
+        return leaf or super().is_leaf_module(module, name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return (_Chunks if node.target in ("chunk", torch.chunk) else fx.Proxy)(node, self)
+
+
+class _Chunks(fx.Proxy):
+    """The parts of a tensor; for a ``list`` of them, fx would have to know how many there are."""
+
+    def __len__(self) -> int:
+        return (*self.node.args[1:2], self.node.kwargs.get("chunks"))[0]
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return (self[part] for part in range(len(self)))
 
 
 class Labels(fx.Interpreter):
@@ -144,17 +160,22 @@ class Labels(fx.Interpreter):
         self.reached: set[str] = set()
         self.steps: list[tuple] = []
 
-    def follow(self, graph: fx.Graph, example: torch.Tensor) -> None:
+    def follow(self, graph: fx.Graph, examples: tuple[torch.Tensor, ...]) -> None:
         """Follow one traced graph; whatever is not foreseen here is a refusal too."""
         self.graph = graph
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        needed = [node.target for node in inputs if not node.args]
+        if not len(needed) <= len(examples) <= len(inputs):
+            raise UnknownOperation(
+                f"The network takes the inputs {', '.join(needed)}; the example has "
+                f"{len(examples)}. Give a tuple with one tensor for each. Nothing was pruned."
+            )
         try:
-            self.run(example)
-        except UnknownOperation:
-            raise
+            self.run(*examples)
         except Exception as error:
+            if isinstance(error, UnknownOperation):
+                raise
             raise self.refuse(f"what {self.node.name} does ({error})") from error
-
-    # --- what happens to labels -----------------------------------------------------------------
 
     def new(self, layer: str, count: int) -> torch.Tensor:
         """Labels of ``count`` channels that ``layer`` makes."""
@@ -166,11 +187,18 @@ class Labels(fx.Interpreter):
         self.count += count
         return torch.arange(self.count - count, self.count)
 
+    def fixed(self, shape: torch.Size, reason: str) -> torch.Tensor:
+        """What is no channel of any layer, and stays."""
+        label = self.number(1)
+        self.lock(label, reason)
+        return label.expand(shape)
+
     def unite(self, a: torch.Tensor, b: torch.Tensor) -> None:
         for dim in range(a.dim()):
             if not a.stride(dim) and not b.stride(dim):  # the same pairs over and over
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
-        pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
+        codes = (a.reshape(-1) * self.count + b.reshape(-1)).unique()
+        pairs = torch.stack([codes // self.count, codes % self.count])
         step = torch.full_like(pairs[:1], len(self.steps))
         self.united.append(torch.cat([step, pairs]))
 
@@ -178,23 +206,19 @@ class Labels(fx.Interpreter):
         self.unite(labels, labels[:, :1].expand_as(labels))
 
     def lock(self, labels: torch.Tensor, reason: str) -> None:
-        self.locked.append((compact(labels).unique(), reason))
+        self.locked.append((rules.compact(labels).unique(), reason))
 
     def lock_along(self, x: torch.Tensor, dims: Iterable[int], reason: str) -> None:
-        if {dim % x.dim() for dim in dims} & varying(x):
+        if {dim % x.dim() for dim in dims} & rules.varying(x):
             self.lock(x, reason)
 
     def slot(self, name: str, dim: int, labels: torch.Tensor, reads: bool = False) -> None:
         """Note that ``labels`` lie along dimension ``dim`` of the parameter or buffer ``name``."""
         if name not in self.tensors:
-            if name.endswith("bias"):
-                return  # a layer without one
-            raise self.refuse(f"a weight that is computed ({name}), as by a parametrization")
+            return  # a layer without a bias
         if self.tensors[name].shape[dim] != len(labels):
-            raise UnknownOperation(
-                f"{name} has the shape {tuple(self.tensors[name].shape)}, but {len(labels)} "
-                f"channels lie along its dimension {dim}."
-            )
+            shape = tuple(self.tensors[name].shape)
+            raise self.refuse(f"why {len(labels)} channels come to {name} of the shape {shape}")
         if (name, dim) in self.slots:  # a layer that is used twice
             self.unite(self.slots[name, dim][0], labels)
         self.slots[name, dim] = labels, reads
@@ -203,7 +227,7 @@ class Labels(fx.Interpreter):
         """The label of each place along ``dim``, where a layer reads its inputs."""
         dim %= x.dim()
         self.lock_along(x, set(range(x.dim())) - {dim}, f"{self.where} mixes what is not channels")
-        return first_along(x, dim)
+        return rules.first_along(x, dim)
 
     def refuse(self, what: str) -> UnknownOperation:
         return UnknownOperation(
@@ -219,8 +243,6 @@ class Labels(fx.Interpreter):
         stack = list(self.node.meta.get("nn_module_stack", ()))
         return (stack and stack[-1]) or "the network itself"
 
-    # --- torch.fx calls one of these for every node ---------------------------------------------
-
     def run_node(self, node: fx.Node) -> Any:
         self.node = node
         return super().run_node(node)
@@ -229,9 +251,7 @@ class Labels(fx.Interpreter):
         example = super().placeholder(target, args, kwargs)
         if not isinstance(example, torch.Tensor):
             return example
-        label = self.number(1)
-        self.lock(label, "input of the network")
-        return label.expand(example.shape)
+        return self.fixed(example.shape, "input of the network")
 
     def get_attr(self, target: str, args: tuple, kwargs: dict) -> torch.Tensor:
         self.reached.add(target)
@@ -244,21 +264,22 @@ class Labels(fx.Interpreter):
 
     def call_module(self, target: str, args: tuple, kwargs: dict) -> Any:
         self.reached.add(target)
-        self.steps.append((target,))
+        self.steps.append((f"the layer {target}",))
         layer = self.fetch_attr(target)
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            raise self.refuse("a forward hook")
+        if type(layer).__name__ not in rules.LAYERS and overridden(layer):
+            raise self.refuse(f"what this layer does: {overridden(layer)}")
+        given = inspect.signature(layer.forward).bind(*args, **kwargs)  # input=x, too
         for kind in type(layer).__mro__:
-            if kind.__name__ in LAYERS:
-                return LAYERS[kind.__name__](self, layer, *args, **kwargs)
+            if kind.__name__ in rules.LAYERS:
+                return rules.LAYERS[kind.__name__](self, layer, *given.args, **given.kwargs)
         raise self.refuse(f"the layer {type(layer).__name__}")
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
         if isinstance(target, type) and issubclass(target, tuple):  # several outputs, side by side
             return target(*args, **kwargs)
-        if not tensors_in((args, kwargs)):  # a calculation with sizes
+        if not rules.held((args, kwargs)):  # a calculation with sizes
             result = target(*args, **kwargs)
-            if tensors_in(result):
+            if rules.held(result):
                 raise self.refuse(f"a tensor that {target.__name__}() makes from nothing")
             return result
         origin = (getattr(target, "__module__", None) or "torch").partition(".")[0]
@@ -271,35 +292,39 @@ class Labels(fx.Interpreter):
 
     def operation(self, name: str, run: Any, args: tuple, kwargs: dict) -> Any:
         name = name if name.startswith("_") else name.rstrip("_")  # relu_ is relu in place
-        if name in QUESTIONS:
+        if name in rules.QUESTIONS:
             return run(*args, **kwargs)
-        if name not in OPERATIONS:
+        if name not in rules.OPERATIONS:
             raise self.refuse(f"the operation {name}()")
-        self.steps.append((name,))
-        result = OPERATIONS[name](self, run, *args, **kwargs)
-        numbers = numbers_in((args, kwargs)) if name not in TOLD_SIZES else fixed_sizes(result)
-        self.steps[-1] = (name, *numbers)
+        kwargs = {rules.NUMPY_NAMES.get(key, key): value for key, value in kwargs.items()}
+        args = (kwargs.pop("input"), *args) if "input" in kwargs else args
+        self.steps.append(())  # operations inside of it belong to this step
+        result = rules.OPERATIONS[name](self, run, *args, **kwargs)
+        numbers = (
+            rules.held((args, kwargs), int | float)
+            if name not in rules.TOLD_SIZES
+            else rules.fixed_sizes(result)
+        )
+        self.steps[-1] = (f"{name}() in {self.where}", *numbers)
         return result
 
     def output(self, target: str, args: tuple, kwargs: dict) -> None:
-        self.steps.append(("output", *numbers_in(args)))
-        for labels in tensors_in(args):
+        self.steps.append(("the output", *rules.held(args, int | float)))
+        for labels in rules.held(args):
             self.lock(labels, "output of the network")
 
-    # --- the result -----------------------------------------------------------------------------
-
-    def result(self, shape: torch.Size) -> Graph:
+    def result(self, shapes: tuple[torch.Size, ...]) -> Graph:
         """Turn labels into channels and groups, once the whole network has been followed."""
         self._check_all_reached()
         channel = _components(self.count, [pairs[1:] for pairs in self.united])
         for name, labels in self.values.items():
             own = [made for (owner, _), (made, _) in self.slots.items() if owner == name]
-            dims = varying(channel[labels])
+            dims = rules.varying(channel[labels])
             if own or len(dims) > 1:  # a layer's own parameter, or one with no dimension to cut
                 for part in (labels, *own):
                     self.lock(part, f"{name} is used as a whole")
             else:
-                self.slots |= {(name, dim): (first_along(labels, dim), False) for dim in dims}
+                self.slots |= {(name, dim): (rules.first_along(labels, dim), False) for dim in dims}
         slots = [
             Slot(name, dim, channel[labels], reads)
             for (name, dim), (labels, reads) in self.slots.items()
@@ -311,33 +336,36 @@ class Labels(fx.Interpreter):
             torch.cat(self.united, dim=1),
             torch.cat([labels for labels, _ in self.locked]),
         )
-        return Graph(self._groups(channel), slots, shape, trail)
+        return Graph(self._groups(channel), slots, shapes, trail)
 
     def _groups(self, channel: torch.Tensor) -> dict[str, Group]:
-        reasons: dict[int, str] = {}
-        for labels, reason in self.locked:
-            reasons = dict.fromkeys(channel[labels].unique().tolist(), reason) | reasons
+        reasons, first = [reason for _, reason in self.locked], torch.full((self.count,), -1)
+        for number, (labels, _) in reversed([*enumerate(self.locked)]):
+            first[channel[labels]] = number
         made = [(layer, channel[labels]) for layer, labels in self.sources]
         alike = [torch.stack([labels, labels[:1].expand_as(labels)]) for _, labels in made]
         group_of = _components(self.count, [self.united[0][1:], *alike])
         members: dict[int, dict[str, None]] = {}
         for layer, labels in made:
             members.setdefault(int(group_of[labels[0]]), {})[layer] = None
-        every = channel.unique()
+        every = torch.cat([labels for _, labels in made]).unique()
         groups = {}
         for root, layers in members.items():
             channels = every[group_of[every] == root]
             reason = "its channels cannot be told apart" if len(channels) == 1 else None
-            reason = next((reasons[one] for one in channels.tolist() if one in reasons), reason)
+            reason = next((reasons[one] for one in first[channels].tolist() if one >= 0), reason)
             groups[next(iter(layers))] = Group(next(iter(layers)), tuple(layers), channels, reason)
         return groups
 
     def _check_all_reached(self) -> None:
-        if len({id(tensor) for tensor in self.tensors.values()}) < len(self.tensors):
-            raise UnknownOperation("Two layers share a parameter. Nothing was pruned.")
-        for name, _ in self.module.named_parameters():
+        names: dict[int, str] = {}
+        for name, tensor in self.tensors.items():
+            other = names.setdefault(id(tensor), name)
+            if other != name:
+                raise UnknownOperation(f"{other} and {name} are one tensor. Nothing was pruned.")
             parts = name.split(".")
-            if not self.reached & {".".join(parts[:end]) for end in range(1, len(parts) + 1)}:
+            used = self.reached & {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+            if not used and isinstance(tensor, nn.Parameter):
                 raise UnknownOperation(
                     f"The forward pass never uses {name}, so the graph cannot tell what it reads. "
                     "Take it out of the network. Nothing was pruned."

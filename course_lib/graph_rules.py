@@ -1,22 +1,21 @@
 """What each layer and each operation does to the labels of channels: the rules of the graph.
 
-A rule is called with the labels that arrive and returns the labels that leave; the module
-:mod:`course_lib.graph` runs a network on labels instead of numbers. ``run`` collects what is
-united, locked, made and read. ``op`` is the layer or the operation itself; ``run.where`` names it.
-The tables at the end say which rule is whose; what is in no table is refused.
+A rule is called with the labels that arrive and returns those that leave, see
+:mod:`course_lib.graph`. ``run`` collects what is united, locked, made and read. ``op`` is the layer
+or the operation itself. What is in no table at the end is refused.
 """
 
-from collections.abc import Iterator
+import operator
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 if TYPE_CHECKING:
     from course_lib.graph import Labels
-
-# --- questions about labels ---------------------------------------------------------------------
 
 
 def varying(labels: torch.Tensor) -> set[int]:
@@ -41,34 +40,17 @@ def first_along(labels: torch.Tensor, dim: int) -> torch.Tensor:
     return labels[tuple(slice(None) if one == dim else 0 for one in range(labels.dim()))]
 
 
-def leaves(value: Any) -> Iterator[Any]:
-    """What nested tuples, lists, dictionaries and slices hold."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    elif isinstance(value, slice):
-        value = (value.start, value.stop, value.step)
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from leaves(item)
-    else:
-        yield value
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """All tensors that ``value`` holds."""
-    return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def numbers_in(value: Any) -> list[float]:
-    """All numbers that ``value`` holds."""
-    return [leaf for leaf in leaves(value) if isinstance(leaf, int | float)]
+def held(value: Any, kind: Any = torch.Tensor) -> list[Any]:
+    """What is of this ``kind`` in nested tuples, lists, dictionaries and slices."""
+    leaves = tree_leaves(tree_map_only(slice, lambda x: (x.start, x.stop, x.step), value))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
 
 def fixed_sizes(value: Any) -> list[int | None]:
     """The sizes of all tensors in ``value``; None where channels lie along the dimension."""
     return [
         None if dim in varying(labels) else labels.shape[dim]
-        for labels in tensors_in(value)
+        for labels in held(value)
         for dim in range(labels.dim())
     ]
 
@@ -111,18 +93,15 @@ def _new_features(run: "Labels", name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _per_channel(run: "Labels", op: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Every channel has its own numbers and sees no other: BatchNorm, PReLU."""
+    """Every channel has its own numbers and sees no other: BatchNorm, InstanceNorm, PReLU."""
+    if isinstance(op, nn.modules.instancenorm._InstanceNorm):
+        run.lock_along(x, _picture(op), f"{run.where} normalises across them")
     channels = run.along(x, 1)
     for own in ("weight", "bias", "running_mean", "running_var"):
         tensor = getattr(op, own, None)
         if tensor is not None and tensor.numel() == len(channels):
             run.slot(f"{run.where}.{own}", 0, channels)
     return x
-
-
-def _instance_norm(run: "Labels", op: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    run.lock_along(x, _picture(op), f"{run.where} normalises across them")
-    return _per_channel(run, op, x)
 
 
 def _group_norm(run: "Labels", op: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
@@ -140,14 +119,15 @@ def _layer_norm(run: "Labels", op: Any, x: torch.Tensor, shape: Any = (), **_: A
 
 
 def _attention(
-    run: "Labels", op: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **others
+    run: "Labels", op: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any
 ) -> tuple[torch.Tensor, None]:
     """A head is a channel of the inside: its rows of q, k and v, its columns of the output."""
     special = getattr(op, "bias_k", None) is not None or getattr(op, "add_zero_attn", False)
+    special |= bool(held([others, named])) or True in [*others[4:], named.get("is_causal")]
     # The result is a pair: (0,) takes the output, (1,) the weights.
     users = [user for user in run.node.users if user.users or user.op == "output"]
     used = {user.args[1:] for user in users}
-    if op.in_proj_weight is None or special or others.keys() - {"need_weights"} or used - {(0,)}:
+    if op.in_proj_weight is None or special or used - {(0,)}:
         raise run.refuse("attention with masks, extra keys, unlike inputs, or its weights used")
     name = run.where
     for x in (query, key, value):
@@ -159,7 +139,7 @@ def _attention(
     return _new_features(run, f"{name}.out_proj", query), None
 
 
-def _window_attention(run: "Labels", op: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _window_attention(run: "Labels", op: nn.Module, x: torch.Tensor, *_: Any) -> torch.Tensor:
     """Swin's and MaxViT's attention: a head is as wide as the block divided by the heads."""
     run.lock(x, f"{type(op).__name__} fixes the width of its heads")
     return x
@@ -173,7 +153,7 @@ def _channel_shuffle(run: "Labels", op: nn.ChannelShuffle, x: torch.Tensor) -> t
 
 def _elementwise(run: "Labels", op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Values that meet in one place belong together."""
-    operands = sorted(tensors_in((args, kwargs)), key=torch.numel, reverse=True)
+    operands = sorted(held((args, kwargs)), key=torch.numel, reverse=True)
     whole, *others = torch.broadcast_tensors(*operands)
     for own, other in zip(operands[1:], others, strict=True):
         alone = varying(whole) - varying(other)  # here one label of the other meets many
@@ -224,7 +204,7 @@ def _split(run: "Labels", op: Any, x: torch.Tensor, size: Any, dim: int = 0) -> 
 def _index(run: "Labels", op: Any, x: Any, index: Any) -> Any:
     items = index if isinstance(index, tuple) else (index,)
     if not all(item is None or isinstance(item, int | slice | type(...)) for item in items):
-        raise run.refuse("indexing by a list or a tensor")
+        return _whole(run, op, x, index)
     out = op(x, index)
     if isinstance(x, torch.Tensor) and len(compact(out).unique()) < len(compact(x).unique()):
         run.lock(x, f"{run.where} takes some of them by number")
@@ -237,6 +217,34 @@ def _reduce(
     dims = range(x.dim()) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     run.lock_along(x, dims, f"{run.where} adds them up")
     return x.amin(dim=tuple(dims), keepdim=keepdim)
+
+
+def _unbind(run: "Labels", op: Any, x: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
+    """Parts of size one, without their dimension."""
+    return [part.squeeze(dim) for part in _chunk(run, torch.chunk, x, x.shape[dim], dim)]
+
+
+def _matmul(run: "Labels", op: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What is multiplied and added up stays: no weight of either side could be set to zero."""
+    run.lock_along(a, [-1], "a product of activations adds them up")
+    run.lock_along(b, [-2], "a product of activations adds them up")
+    return _elementwise(run, op, a.narrow(-1, 0, 1), b.narrow(-2, 0, 1))
+
+
+def _whole(run: "Labels", op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """What enters stays, and so does what leaves: exact, whatever happens in between."""
+    reason = f"{run.where} uses them as a whole, in {op.__name__}()"
+    for labels in held((args, kwargs)):
+        run.lock(labels, reason)
+    dtype = torch.int64 if op is operator.getitem else torch.float32
+    args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta", dtype), (args, kwargs))
+    return run.fixed(op(*args, **kwargs).shape, reason)
+
+
+def _attend(run: "Labels", op: Any, q: Any, k: Any, v: Any, mask: Any = None, *_, **__) -> Any:
+    """Attention without weights of its own: two products."""
+    scores = _matmul(run, op, q, k.transpose(-2, -1))
+    return _matmul(run, op, scores if mask is None else _elementwise(run, op, scores, mask), v)
 
 
 def _softmax(run: "Labels", op: Any, x: torch.Tensor, dim: Any = None, **_: Any) -> torch.Tensor:
@@ -252,7 +260,7 @@ def _pool(run: "Labels", op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) ->
 
 def _picture(op: Any) -> range:
     """The dimensions that a layer or function whose name ends in 1d, 2d or 3d works across."""
-    return range(-int(getattr(op, "__name__", type(op).__name__)[-2]), 0)
+    return range(-int(re.search(r"(\d)d", getattr(op, "__name__", type(op).__name__))[1]), 0)
 
 
 def _resize(run: "Labels", op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -279,44 +287,53 @@ def _table(text: str, rule: Any) -> dict[str, Any]:
 
 
 LAYERS = {
-    "_ConvNd": _convolution,
+    **_table("_ConvNd Conv2dSame", _convolution),
     "Linear": _linear,
     "GroupNorm": _group_norm,
-    "_InstanceNorm": _instance_norm,
     "Upsample": _resize,
     "ChannelShuffle": _channel_shuffle,
     "Flatten": _move,
     **_table("LayerNorm RMSNorm", _layer_norm),
-    **_table("_NormBase PReLU", _per_channel),
+    **_table("_NormBase PReLU FrozenBatchNorm2d BatchNormAct2d", _per_channel),
     **_table("MultiheadAttention SelfAttention", _attention),
-    **_table("ShiftedWindowAttention ShiftedWindowAttentionV2", _window_attention),
+    **_table("ShiftedWindowAttention ShiftedWindowAttentionV2 WindowAttention", _window_attention),
     **_table("RelativePositionalMultiHeadAttention", _window_attention),
     **_table("Softmax LogSoftmax", _softmax),
     **_table("AvgPool1d AvgPool2d AvgPool3d MaxPool1d MaxPool2d MaxPool3d", _pool),
     **_table("AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool2d", _pool),
     **_table("CELU ELU GELU Hardsigmoid Hardswish Hardtanh Identity LeakyReLU Mish", _elementwise),
     **_table("ReLU ReLU6 SELU SiLU Sigmoid Softplus Softsign Tanh", _elementwise),
-    **_table("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout", _elementwise),
+    **_table("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout DropPath", _elementwise),
 }
 
 OPERATIONS = {
     **_table("add sub mul div truediv pow neg abs exp sqrt iadd isub imul itruediv", _elementwise),
-    **_table("maximum minimum clamp contiguous clone detach to float double", _elementwise),
-    **_table("relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid hardtanh", _elementwise),
+    **_table("addcmul square maximum minimum clamp contiguous clone detach to float", _elementwise),
+    **_table(
+        "double relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid hardtanh", _elementwise
+    ),
     **_table("sigmoid tanh softplus mish dropout dropout2d stochastic_depth", _elementwise),
     **_table("flatten permute transpose swapaxes movedim squeeze unsqueeze cat stack", _move),
-    **_table("expand expand_as roll flip _patch_merging_pad", _move),
+    **_table("expand expand_as reshape_as view_as roll flip _patch_merging_pad", _move),
     **_table("view reshape", _reshape),
     **_table("mean sum amax", _reduce),
     **_table("max_pool1d max_pool2d avg_pool1d avg_pool2d", _pool),
     **_table("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d", _pool),
     **_table("pad interpolate", _resize),
+    **_table("linear conv1d conv2d einsum group_norm batch_norm normalize norm repeat", _whole),
+    "repeat_interleave": _whole,
+    "matmul": _matmul,
+    "scaled_dot_product_attention": _attend,
+    "unbind": _unbind,
     "chunk": _chunk,
     "split": _split,
     "getitem": _index,
     "softmax": _softmax,
     "layer_norm": _layer_norm,
 }
+
+#: What some arguments are called by NumPy, whose names torch takes, too.
+NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input"}
 
 #: Questions about the shape, answered by the labels themselves.
 QUESTIONS = {"size", "dim", "getattr", "numel", "len"}

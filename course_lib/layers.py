@@ -17,7 +17,12 @@ def peculiarity(layer: nn.Module) -> str | None:
     A phrase for an error, such as "its forward was replaced", that says what to do where something
     helps.
     """
-    checks = (_wrapped, _lazy, computed, _replaced, _hooked, _overridden)
+    return changed(layer) or overridden(layer)
+
+
+def changed(layer: nn.Module) -> str | None:
+    """What was done to this ``layer`` after its class had made it; None if nothing."""
+    checks = (_wrapped, _lazy, computed, _replaced, _hooked)
     return next(filter(None, (check(layer) for check in checks)), None)
 
 
@@ -64,8 +69,11 @@ def _hooked(layer: nn.Module) -> str | None:
     return "it has a forward hook (remove it first)" if hooked else None
 
 
-def _overridden(layer: nn.Module) -> str | None:
-    """Its class is not torch's own, and computes in its own way: a quantization-aware layer."""
+def overridden(layer: nn.Module) -> str | None:
+    """How the class of ``layer`` differs from the one of torch that it extends; None: not at all.
+
+    A quantization-aware layer is one that differs.
+    """
     base = next((kind for kind in type(layer).__mro__ if _is_of_torch(kind)), None)
     names = ("forward", "_conv_forward") if base is not None else ()
     own = [name for name in names if _method(type(layer), name) is not _method(base, name)]

@@ -5,7 +5,6 @@ was made by ``python -m course_lib.recipes NAME``.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.data import DATA, DataError, verified
+from course_lib.files import write_whole
 
 #: What a network takes: a tensor, or tensors by name, as ``transformers`` wants them.
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
@@ -232,14 +232,50 @@ def halved(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path, about: dict[str, str]) -> None:
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], path: str | Path, about: Mapping[str, str]
+) -> Path:
     """Write ``tensors`` to ``path`` as safetensors, with ``about`` as metadata.
 
-    The file appears complete or not at all: it is written beside its place and then renamed.
-    """
-    from safetensors.torch import save_file
+    The file appears complete or not at all. A tensor with two names (tied) is written under both.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, about)
-    os.replace(partial, path)
+    Raises:
+        ValueError: a tensor of a kind that the format lacks, or ``about`` is not of texts.
+    """
+    return write_whole(Path(path), as_safetensors(tensors, about))
+
+
+def as_safetensors(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str] = {}) -> bytes:
+    """What a safetensors file of ``tensors`` holds. Errors: :func:`write_tensors`."""
+    from safetensors.torch import save
+
+    for name, text in about.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{name!r} has to be a text; it is {text!r:.60}.")
+    for name, value in tensors.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(f"{name} cannot be written: it is no dense tensor with numbers.")
+    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    try:
+        return save(copies, dict(about))
+    except (KeyError, ValueError) as error:
+        kinds = ", ".join(sorted({str(value.dtype) for value in tensors.values()}))
+        raise ValueError(f"Tensors of {kinds} cannot be written as safetensors.") from error
+
+
+def open_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and what it says about them.
+
+    Raises:
+        ValueError: it is not there, damaged, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is missing, damaged, or no safetensors file: {error}. Save the network again."
+        ) from error

@@ -11,7 +11,7 @@ read the removed channels are zero (:func:`silence`).
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from course_lib import channels
 from course_lib.attention import SelfAttention
 from course_lib.graph import Graph, Trail, UnknownOperation, trace
-from course_lib.models import write_tensors
+from course_lib.models import open_tensors, write_tensors
 
 #: By name of the parameter or buffer, and by dimension: the places that are kept, in order.
 Plan = dict[str, dict[int, list[int]]]
@@ -45,7 +45,8 @@ def shrink(
     graph = trace(model, example)
     if not graph.free:
         raise ValueError(f"No channel of this network can be removed exactly:\n{graph}")
-    return prune(model, graph, channels.lowest(score(model, graph), ratio))
+    scores = score(model, graph)
+    return prune(model, graph, channels.spared(graph, scores, channels.lowest(scores, ratio)))
 
 
 def prune(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
@@ -192,38 +193,38 @@ def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
     """
     before = graph.trail
     try:
-        after = trace(smaller, torch.empty(graph.shape)).trail
-        same = _same_steps(before, after) and _same_labels(before, after, plan)
-    except (RuntimeError, IndexError) as error:
+        after = trace(smaller, tuple(map(torch.empty, graph.shapes))).trail
+        place = _other_step(before, after) or _other_labels(before, after, plan)
+    except (UnknownOperation, IndexError) as error:
+        raise UnknownOperation(f"It does not run with fewer channels. {error}") from error
+    if place:
         raise UnknownOperation(
-            f"The network does not run with fewer channels: {error}. Nothing was pruned."
-        ) from error
-    if not same:
-        raise UnknownOperation(
-            "With fewer channels the network computes something else than before, because its code "
-            "uses the number of channels in a calculation. Nothing was pruned."
+            "With fewer channels the network computes something else, because its code calculates "
+            f"with their number: see {place}. Nothing was pruned."
         )
 
 
-def _same_steps(before: Trail, after: Trail) -> bool:
-    """Whether the same was done, with the same numbers but for those that may change."""
-    if [len(step) for step in before.steps] != [len(step) for step in after.steps]:
-        return False
-    pairs = zip(chain(*before.steps), chain(*after.steps), strict=True)
-    return all(one is None or one == other for one, other in pairs)
+def _other_step(before: Trail, after: Trail) -> str | None:
+    """The first step that differs, or uses numbers that may not change and did; None: no step."""
+    for one, other in zip_longest(before.steps, after.steps, fillvalue=()):
+        same = (kept is None or kept == now for kept, now in zip(one, other, strict=False))
+        if len(one) != len(other) or not all(same):
+            return (one or other)[0]
+    return None
 
 
-def _same_labels(before: Trail, after: Trail, plan: Plan) -> bool:
-    """Whether the labels that are left lie and meet where they did."""
-    lies = []
+def _other_labels(before: Trail, after: Trail, plan: Plan) -> str | None:
+    """Where the labels that are left lie or meet otherwise than they did; None: nowhere."""
+    lies = {}
     for (name, dim), labels in after.labels.items():
         if (name, dim) in before.labels:  # if not: a grouped convolution of which one is left
             kept = plan.get(name, {}).get(dim, range(len(labels)))
-            lies.append(labels * before.count + before.labels[name, dim][list(kept)])
-    both = torch.cat(lies).unique()
+            lies[name, dim] = labels * before.count + before.labels[name, dim][list(kept)]
+    both = torch.cat([*lies.values()]).unique()
     new, old = both // before.count, both % before.count
-    if not len(new.unique()) == len(old.unique()) == len(new):
-        return False
+    twice = both[(new.bincount()[new] > 1) | (old.bincount()[old] > 1)]
+    if len(twice):
+        return next(name for (name, _), codes in lies.items() if torch.isin(codes, twice).any())
     named = torch.full((after.count,), -1).scatter(0, new, old)
     step, a, b = after.united[:, (named[after.united[1:]] >= 0).all(0)]
     met = torch.isin(
@@ -231,27 +232,24 @@ def _same_labels(before: Trail, after: Trail, plan: Plan) -> bool:
         (before.united[0] * before.count + before.united[1]) * before.count + before.united[2],
     )
     fixed = torch.isin(named[a], before.locked) | torch.isin(named[b], before.locked)
-    return bool((met | fixed).all())
+    elsewhere = step[~(met | fixed)]
+    return after.steps[elsewhere[0] - 1][0] if len(elsewhere) else None
 
 
-def save(model: nn.Module, path: Path) -> None:
+def save(model: nn.Module, path: str | Path) -> None:
     """Write a pruned network to ``path``: safetensors, with its plan as JSON in the metadata."""
     about = {"pruning_plan": json.dumps(getattr(model, "pruning_plan", {}))}
     write_tensors(model.state_dict(), path, about)
 
 
-def load(model: nn.Module, path: Path) -> nn.Module:
+def load(model: nn.Module, path: str | Path) -> nn.Module:
     """The pruned network that :func:`save` wrote, made from ``model``, freshly built and whole.
 
     Raises:
-        ValueError: the file holds no plan, or one for another network.
+        ValueError: the file is damaged, holds no plan, or one for another network.
     """
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        plan = _read_plan((file.metadata() or {}).get("pruning_plan"), path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    smaller = remove(model, plan)
+    tensors, about = open_tensors(path)
+    smaller = remove(model, _read_plan(about.get("pruning_plan"), path))
     state = smaller.state_dict()
     try:
         if state.keys() != tensors.keys():

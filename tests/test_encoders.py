@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from course_lib import channels, encoders, surgery
 from course_lib.encoders import Layer, encoder_graph
 from course_lib.graph import trace
-from course_lib.models import logits
+from course_lib.models import logits, open_tensors
 
 LAYERS, HEADS, NEURONS = 3, 4, 10
 VIT = "encoder.layers.encoder_layer_"
@@ -322,7 +322,7 @@ def test_network_that_was_never_pruned_is_saved_and_loaded_whole(tmp_path):
 
 
 def test_file_says_what_is_left_in_json(saved):
-    metadata = encoders._metadata(saved)
+    metadata = open_tensors(saved)[1]
     assert json.loads(metadata["dropped_layers"]) == [0]
     plan = json.loads(metadata["pruning_plan"])
     assert plan[f"{VIT}2.mlp.0.weight"] == {"0": [9]}
@@ -332,7 +332,7 @@ def test_file_says_what_is_left_in_json(saved):
 @pytest.mark.parametrize("keep", [0, 7, 400, -1])
 def test_damaged_file_is_refused(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=f"{saved} is damaged, or no safetensors file"):
+    with pytest.raises(ValueError, match=f"{saved} is missing, damaged, or no safetensors file"):
         encoders.load(vision(), saved)
 
 
@@ -352,7 +352,7 @@ def test_file_without_a_plan_is_refused(saved):
 
 @pytest.mark.parametrize("dropped", ["[7]", "[1]", "[]", "[0, 1, 2]"])
 def test_file_with_other_layers_is_refused(saved, dropped):
-    plan = encoders._metadata(saved)["pruning_plan"]
+    plan = open_tensors(saved)[1]["pruning_plan"]
     save_file(load_file(saved), saved, {"pruning_plan": plan, "dropped_layers": dropped})
     with pytest.raises(ValueError, match=f"{saved} holds another network|plan is for another"):
         encoders.load(vision(), saved)

@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torchvision
 from networks import PICTURES, TOKENS, Net, between, conv, example, randomised, relative_error
 from torch import fx, nn
+from torch.ao.nn import qat
+from torch.ao.quantization import get_default_qat_qconfig
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
@@ -482,6 +485,14 @@ class LayerNorm(nn.Module):
         return x - x.mean(1, keepdim=True)
 
 
+def heads(qkv: torch.Tensor, count: int) -> torch.Tensor:
+    """Attention as most networks write it: queries, keys and values from one linear layer."""
+    batch, tokens, width = qkv.shape
+    parts = qkv.reshape(batch, tokens, 3, count, width // 3 // count).permute(2, 0, 3, 1, 4)
+    q, k, v = parts.unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 #: A network, the group that has to stay, and a part of the reason.
 STAY = {
     "output": (between(lambda net, x: x), "head", "output of the network"),
@@ -575,6 +586,38 @@ STAY = {
         "map",
         "for many channels",
     ),
+    "convolution without a layer": (
+        between(
+            lambda net, x: F.conv2d(x, net.weight), weight=nn.Parameter(torch.ones(8, 8, 1, 1))
+        ),
+        "stem",
+        r"as a whole, in conv2d\(\)",
+    ),
+    "indexing by a list": (
+        between(lambda net, x: x[:, [1, 0, 3, 2, 5, 4, 7, 6]]),
+        "stem",
+        "as a whole, in getitem",
+    ),
+    "indexing by a tensor": (
+        between(lambda net, x: x[:, net.order], order=torch.arange(8)),
+        "stem",
+        "as a whole, in getitem",
+    ),
+    "norm over channels": (between(lambda net, x: x / x.norm(2, 1, True)), "stem", "in norm"),
+    "product of activations": (
+        between(lambda net, x: x * (x.flatten(2).transpose(1, 2) @ x.flatten(2)).mean()),
+        "stem",
+        "a product of activations adds them up",
+    ),
+    "heads of one's own": (
+        Net(
+            lambda net, x: net.out(heads(net.embed(x), 2)),
+            embed=nn.Linear(8, 24),
+            out=nn.Linear(8, 8),
+        ),
+        "embed",
+        "told apart|adds them up",
+    ),
     "width between two attention layers": (
         Net(
             lambda net, x: net.block(net.embed(x)),
@@ -623,6 +666,12 @@ def tied(network: Net) -> Net:
     return network
 
 
+def with_another_forward(network: nn.Module) -> nn.Module:
+    old = network[-1].forward
+    network[-1].forward = lambda x: 2 * old(x)
+    return network
+
+
 def with_plain_tensor(network: Net) -> Net:
     network.scale = torch.ones(8, 1, 1)
     return network
@@ -659,20 +708,6 @@ REFUSED = {
         between(lambda net, x: of_ones_own(x)),
         r"of_ones_own\(\) of test_graph",
     ),
-    "convolution without a layer": (
-        between(
-            lambda net, x: F.conv2d(x, net.weight), weight=nn.Parameter(torch.ones(8, 8, 1, 1))
-        ),
-        r"conv2d\(\) \(in the network itself",
-    ),
-    "indexing by a list": (
-        between(lambda net, x: x[:, [1, 0, 3, 2, 5, 4, 7, 6]]),
-        "list or a tensor",
-    ),
-    "indexing by a tensor": (
-        between(lambda net, x: x[:, net.order], order=torch.arange(8)),
-        "list or a tensor",
-    ),
     "padding of channels": (
         between(lambda net, x: F.pad(x, (0, 0, 0, 0, 2, 2)), 8, 12),
         "along the channels",
@@ -692,15 +727,15 @@ REFUSED = {
     ),
     "control flow by values": (
         between(lambda net, x: x if x.sum() > 0 else -x),
-        "cannot trace Net: .*control flow",
+        "cannot trace what Net does: .*control flow",
     ),
     "control flow by sizes": (
         between(lambda net, x: x if x.shape[1] == 8 else -x),
-        "cannot trace Net: .*control flow",
+        "cannot trace what Net does: .*control flow",
     ),
     "parameter of two layers": (
         tied(between(lambda net, x: net.second(net.first(x)), first=conv(8, 8), second=conv(8, 8))),
-        "share a parameter",
+        "first.weight and second.weight are one tensor",
     ),
     "parameter of no layer": (
         between(lambda net, x: x, spare=conv(8, 8)),
@@ -708,15 +743,15 @@ REFUSED = {
     ),
     "parametrized weight": (
         between(lambda net, x: net.norm(x), norm=parametrizations.weight_norm(conv(8, 8))),
-        r"norm\.weight.*parametrization",
+        "norm: its weight is computed by a parametrization",
     ),
     "masked weight": (
         between(
             lambda net, x: net.sparse(x), sparse=prune.l1_unstructured(conv(8, 8), "weight", 0.5)
         ),
-        r"hook \(in sparse\)",
+        "sparse: its weight is computed before each call",
     ),
-    "hook": (with_hook(between(lambda net, x: x)), r"hook \(in stem\)"),
+    "hook": (with_hook(between(lambda net, x: x)), "stem: it has a forward hook"),
     "attention with a mask": (
         attending(lambda net, x: net.attention(x, x, x, attn_mask=net.mask)[0]),
         r"attention.*in attention",
@@ -739,13 +774,116 @@ def test_what_is_not_known_is_refused_by_name(network, message):
         trace(network, torch.zeros(shape))
 
 
-def test_network_with_two_inputs_is_refused():
-    class Sum(nn.Module):
-        def forward(self, x, y):
-            return x + y
+class Sum(nn.Module):
+    """Takes two inputs, and a third that may be left out."""
 
-    with pytest.raises(UnknownOperation):
-        trace(Sum(), example())
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = conv(3, 8), conv(3, 8), conv(8, 2)
+
+    def forward(self, x, y, scale=1.0):
+        return self.head(self.one(x) + self.two(y) * scale)
+
+
+def test_a_network_with_two_inputs_takes_a_pair_of_examples():
+    network, inputs = randomised(Sum()), (example(), example())
+    graph = trace(network, inputs)
+    assert graph.groups["one"].layers == ("one", "two")
+    smaller = surgery.prune(network, graph, {"one": [0, 3]})
+    expected = surgery.silence(network, graph, {"one": [0, 3]})(*inputs)
+    assert relative_error(smaller(*inputs), expected) < 1e-9
+
+
+@pytest.mark.parametrize("given", [(example(),), (example(),) * 4])
+def test_as_many_examples_as_inputs_are_asked_for(given):
+    with pytest.raises(UnknownOperation, match=f"inputs x, y; the example has {len(given)}"):
+        trace(Sum(), given)
+
+
+def halves_added(x: torch.Tensor) -> torch.Tensor:
+    first, second = x.view(x.shape[0], 2, -1, 6, 6).unbind(1)
+    return first + second
+
+
+SPELLINGS = {
+    "axis": lambda net, x: x * x.mean(axis=(2, 3), keepdims=True),
+    "dim": lambda net, x: x * x.mean((2, 3), True),
+    "function by name": lambda net, x: F.relu(input=x) + torch.mul(input=x, other=x),
+    "layer by name": lambda net, x: net.norm(input=x),
+    "list of chunks": lambda net, x: torch.cat(list(x.chunk(2, 1))[::-1], 1),
+    "chunks by name": lambda net, x: torch.cat(list(torch.chunk(x, chunks=2, dim=1))[::-1], 1),
+    "number of chunks": lambda net, x: x / len(x.chunk(2, 1)),
+    "unbound": lambda net, x: halves_added(x),
+    "tensors by name": lambda net, x: torch.cat(tensors=[x, x], dim=1),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_same_may_be_written_in_many_ways(spelling):
+    after = {"unbound": 4, "tensors by name": 16}.get(spelling, 8)
+    network = between(SPELLINGS[spelling], 8, after, norm=nn.BatchNorm2d(8))
+    network = randomised(network if spelling == "layer by name" else without(network, "norm"))
+    graph = trace(network, example())
+    removed = half_of_all(graph)
+    smaller = surgery.prune(network, graph, removed)
+    expected = surgery.silence(network, graph, removed)(example())
+    assert relative_error(smaller(example()), expected) < 1e-9
+    assert removed, graph
+
+
+def without(network: Net, name: str) -> Net:
+    delattr(network, name)
+    return network
+
+
+@pytest.mark.parametrize("norm", [torchvision.ops.FrozenBatchNorm2d(8), nn.BatchNorm2d(8)])
+def test_frozen_statistics_go_with_their_channel(norm):
+    network = randomised(between(lambda net, x: net.norm(x), norm=norm))
+    smaller = surgery.prune(network, trace(network, example()), {"stem": [1, 2]})
+    assert len(smaller.norm.running_mean) == len(smaller.norm.weight) == 6
+    surgery.silence(network, trace(network, example()), {"stem": [1, 2]})
+    assert relative_error(smaller(example()), network(example())) < 1e-9
+
+
+def test_attention_may_be_called_by_position():
+    network = randomised(attending(lambda net, x: net.attention(x, x, x, None, False)[0]))
+    graph = trace(network, example(TOKENS))
+    smaller = surgery.prune(network, graph, {"attention.heads": [0]})
+    expected = surgery.silence(network, graph, {"attention.heads": [0]})(example(TOKENS))
+    assert relative_error(smaller(example(TOKENS)), expected) < 1e-9
+    with pytest.raises(ValueError, match="takes no mask"):
+        smaller.attention(*[example(TOKENS)] * 3, attn_mask=torch.zeros(5, 5))
+
+
+CHANGED = {
+    "compiled": (torch.compile(nn.Sequential(conv(3, 4))), "OptimizedModule: torch.compile wraps"),
+    "scripted": (torch.jit.script(nn.Sequential(conv(3, 4))), "TorchScript hides its code"),
+    "lazy": (nn.Sequential(nn.LazyConv2d(4, 3)), "0: it is lazy and has no weights yet"),
+    "parallel": (nn.DataParallel(nn.Sequential(conv(3, 4))), "DataParallel wraps it"),
+    "quantization-aware": (
+        nn.Sequential(qat.Conv2d(3, 4, 3, qconfig=get_default_qat_qconfig()), conv(4, 2)),
+        "other than that of Conv2d.*in 0",
+    ),
+    "bias with a parametrization": (
+        nn.Sequential(parametrizations.weight_norm(conv(3, 4), "bias"), conv(4, 2)),
+        "0: its bias is computed by a parametrization",
+    ),
+    "replaced forward": (
+        with_another_forward(nn.Sequential(conv(3, 4), conv(4, 2))),
+        "1: its forward",
+    ),
+    "replaced forward of the network": (
+        with_another_forward(nn.ModuleList([nn.Sequential(conv(3, 4), conv(4, 2))]))[0],
+        "Sequential: its forward was replaced",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("network", "message"), CHANGED.values(), ids=CHANGED)
+def test_a_layer_that_is_not_what_its_class_says_is_refused_by_name(network, message):
+    with pytest.raises(UnknownOperation, match=f"(?s){message}"):
+        surgery.shrink(network, torch.zeros(PICTURES), 0.5)
 
 
 # --- what would be silently wrong ---------------------------------------------------------------
