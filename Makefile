@@ -69,7 +69,7 @@ bench: $(VENV)/installed ## measure the tables that README.md quotes, and how lo
 	@$(RUN) tests/benchmarks/bench_masks.py
 	@$(RUN) tests/benchmarks/bench_loading.py
 
-coverage: $(VENV)/installed-dev ## prune all 80 classification models of torchvision (MODELS="resnet18 ...": those)
+coverage: $(VENV)/installed-dev ## prune 80 models of torchvision and 71 of timm (MODELS="resnet18 ...": those)
 	@$(RUN) tests/benchmarks/bench_coverage.py $(MODELS)
 
 lint: $(VENV)/installed ## check the style of the code

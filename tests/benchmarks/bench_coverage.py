@@ -1,10 +1,11 @@
-"""Which of torchvision's classification models can be pruned, beside the package torch-pruning.
+"""Which classification models of torchvision and timm can be pruned, beside torch-pruning.
 
 Each model gets random weights in which nothing hides (no parameter is constant, as those of a fresh
 BatchNorm are) and is asked for half of its channels, the lowest by L1 norm. It passes when
 
 - the pruned network computes what the whole one does once the weights that read the removed
-  channels are zero (float64, relative error below 1e-9), auxiliary heads included;
+  channels are zero (float64, relative error below 1e-9), auxiliary heads included; which weights
+  these are is found here from what became smaller, and not asked of the library;
 - it has fewer parameters and fewer multiply-accumulates (MACs);
 - every parameter that is left gets a gradient;
 - saved and loaded into a freshly built model, without pickle, it gives the same output.
@@ -34,6 +35,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the course, installed or not
 
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -43,11 +45,29 @@ from torch.utils._pytree import tree_map_only
 from course_lib import channels, cost, surgery
 from course_lib.graph import Graph, trace
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 RATIO = 0.5
 TOLERANCE = 1e-9
 CLASSES = 1000
+#: How a model does not pass: refused, and the layer named; refused only; an error, or wrong.
+WAYS = ("refused", "without a place", "wrong")
 #: What the table shows of the reason why a group is left alone.
 REASONS = ("output", "LayerNorm", "fixed size", "told apart")
+#: Small members of timm's families, most of them with layers or code of timm's own.
+TIMM = """
+    resnet18 resnet26d seresnet18 resnext26ts ecaresnet26t skresnet18 resnetblur18 resnetrs50
+    resnetv2_18 gcresnext26ts res2net50_26w_4s resnest14d regnetx_002 regnety_002 regnetz_b16
+    densenet121 dla34 dpn68 vgg11_bn inception_v3 inception_v4 inception_resnet_v2 xception41
+    legacy_xception efficientnet_b0 tf_efficientnet_b0 efficientnet_lite0 tf_efficientnetv2_b0
+    mobilenetv1_100 mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small_050
+    mnasnet_small fbnetc_100 semnasnet_075 mixnet_s lcnet_050 tinynet_e ghostnet_050
+    hardcorenas_a rexnet_100 repghostnet_050 mobileone_s0 repvgg_a0 selecsls42 cspresnet50
+    cspdarknet53 hrnet_w18_small hgnet_tiny ese_vovnet19b_dw tresnet_m starnet_s050
+    convnext_atto inception_next_atto convmixer_768_32 vit_tiny_patch16_224
+    deit_tiny_distilled_patch16_224 deit3_small_patch16_224 beit_base_patch16_224 cait_xxs24_224
+    swin_tiny_patch4_window7_224 mixer_s32_224 resmlp_12_224 poolformer_s12 pvt_v2_b0 levit_128s
+    mobilevit_xxs edgenext_xx_small fastvit_t8 nf_resnet26 visformer_tiny
+""".split()  # noqa: SIM905
 SIDES = ("course_lib", "torch-pruning")
 
 
@@ -59,8 +79,9 @@ class Failed(Exception):
 
 
 def names() -> list[str]:
-    """Every classification model of torchvision."""
-    return torchvision.models.list_models(module=torchvision.models)
+    """Every classification model of torchvision, and those of timm, which begin with "timm/"."""
+    ours = torchvision.models.list_models(module=torchvision.models)
+    return ours + [f"timm/{name}" for name in TIMM]
 
 
 def network(name: str, images: torch.Tensor) -> nn.Module:
@@ -70,7 +91,9 @@ def network(name: str, images: torch.Tensor) -> nn.Module:
 
 
 def fresh(name: str) -> nn.Module:
-    """The model ``name`` as torchvision builds it."""
+    """The model ``name`` as its package builds it."""
+    if name.startswith("timm/"):
+        return timm.create_model(name.removeprefix("timm/"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of googlenet and inception_v3
         return torchvision.models.get_model(name)
@@ -88,7 +111,7 @@ def unhide(model: nn.Module, images: torch.Tensor) -> nn.Module:
             centre = 0 if parameter.max() == 0 else 1
             parameter.uniform_(centre - 0.3, centre + 0.3)
     settle(model)
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    norms = [layer for layer in model.modules() if isinstance(layer, NORMS)]
     for norm in norms:
         norm.train().momentum = 1
     model(images)
@@ -101,12 +124,14 @@ def settle(model: nn.Module) -> None:
     """Auxiliary heads run, as in training, but nothing is left to chance."""
     model.train()
     for module in model.modules():
-        if next(module.children(), None) is None:
+        if next(module.children(), None) is None or isinstance(module, NORMS):
             module.eval()
 
 
 def pictures(name: str, side: int | None = None) -> torch.Tensor:
     """Two random pictures of the size that the model ``name`` is made for, or of another one."""
+    if name.startswith("timm/"):
+        side = side or timm.get_pretrained_cfg(name.removeprefix("timm/")).input_size[-1]
     side = side or (299 if name == "inception_v3" else 224)
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
@@ -124,6 +149,24 @@ class InDouble(TorchFunctionMode):
     @staticmethod
     def double(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.double() if tensor.dtype == torch.float32 else tensor
+
+
+@torch.no_grad()
+def silence(model: nn.Module, plan: surgery.Plan) -> nn.Module:
+    """Set to zero, in place, the columns that ``plan`` takes out of the matrices of ``model``.
+
+    A layer's matrix has a column for each input: dimension 1, or 0 where it is transposed. A
+    grouped convolution has none for those of other groups, so it loses outputs and no columns.
+    """
+    for name, kept in plan.items():
+        owner, _, own = name.rpartition(".")
+        layer, weight = model.get_submodule(owner), model.state_dict()[name]
+        dim = 0 if getattr(layer, "transposed", False) else 1
+        if own.endswith("weight") and getattr(layer, "groups", 1) == 1 and dim in kept:
+            gone = torch.ones(weight.shape[dim], dtype=torch.bool)
+            gone[kept[dim]] = False
+            weight.index_fill_(dim, gone.nonzero().squeeze(1), 0)
+    return model
 
 
 @torch.no_grad()
@@ -193,11 +236,13 @@ def parameters(model: nn.Module) -> int:
 # --- one measurement, in its own process --------------------------------------------------------
 
 
-def prune_ours(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, Graph, surgery.Removed]:
+def prune_ours(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, Graph]:
     """What the course does: follow the network, score its channels, choose, and remove them."""
     graph = trace(model, image)
+    if not graph.free:
+        raise ValueError(f"No channel can be removed exactly: {graph}")
     removed = channels.lowest(channels.l1(model, graph), RATIO)
-    return surgery.prune(model, graph, removed), graph, removed
+    return surgery.prune(model, graph, removed), graph
 
 
 def measure_ours(name: str, side: int | None = None) -> dict:
@@ -212,11 +257,11 @@ def measure_ours(name: str, side: int | None = None) -> dict:
     model = network(name, images)
     before = size(model, images)
     start = time.perf_counter()
-    smaller, graph, removed = prune_ours(model, images[:1])
+    smaller, graph = prune_ours(model, images[:1])
     seconds = time.perf_counter() - start
     after = size(smaller, images)
     check_smaller(before, after)
-    expected = outputs(surgery.silence(model, graph, removed), images)
+    expected = outputs(silence(model, smaller.pruning_plan), images)
     del model
     gc.collect()  # torch.fx leaves cycles
     error = check_equal(outputs(smaller, images), expected)
@@ -299,7 +344,16 @@ def measure(side: str, name: str) -> dict:
         return measure_ours(name) if side == "course_lib" else measure_theirs(name)
     except Exception as error:
         kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
-        return {"failed": " ".join(f"{kind}{error}".split())}
+        text = " ".join(f"{kind}{error}".split())
+        return {"failed": text, "how": how(error, name)}
+
+
+def how(error: Exception, name: str) -> str:
+    """In which of the :data:`WAYS` the model ``name`` does not pass."""
+    if isinstance(error, Failed) or not isinstance(error, ValueError):
+        return "wrong"
+    places = ["the network itself", *(layer for layer, _ in fresh(name).named_modules() if layer)]
+    return "refused" if any(place in str(error) for place in places) else "without a place"
 
 
 # --- the comparison -----------------------------------------------------------------------------
@@ -353,9 +407,9 @@ def theirs_as_text(result: dict) -> str:
 
 
 HEADER = (
-    f"{'':<20}{'groups pruned,':>15}{'M parameters':>32}{'G MACs':>16}{'error':>9}{'s':>7}{'GB':>6}"
+    f"{'':<36}{'groups pruned,':>15}{'M parameters':>32}{'G MACs':>16}{'error':>9}{'s':>7}{'GB':>6}"
     f" |{'torch-pruning':>15}\n"
-    f"{'model':<20}{'and left alone':>15}{'before':>25}{'after':>7}{'before':>9}{'after':>7}"
+    f"{'model':<36}{'and left alone':>15}{'before':>25}{'after':>7}{'before':>9}{'after':>7}"
     f"{'':>22} |{'after':>7}{'s':>8}"
 )
 
@@ -367,7 +421,7 @@ def compare(chosen: list[str], memory: float, seconds: float) -> dict[str, dict[
     for name in chosen:
         results[name] = {side: in_own_process(side, name, memory, seconds) for side in SIDES}
         ours, theirs = (results[name][side] for side in SIDES)
-        print(f"{name:<20}{ours_as_text(ours):<85} |{theirs_as_text(theirs)}", flush=True)
+        print(f"{name:<36}{ours_as_text(ours):<85} |{theirs_as_text(theirs)}", flush=True)
     return results
 
 
@@ -388,15 +442,30 @@ def report(results: dict[str, dict[str, dict]]) -> None:
         f"Seconds of pruning, over the {len(shared)} models that both manage: "
         f"course_lib {ours:.1f}, torch-pruning {theirs:.1f}; the ratio is that of these totals."
     )
-    counts = [f"{len(passed[side])} of {len(results)}" for side in SIDES]
     ratio = f"{ours / theirs:.2f}" if shared else "none"
-    print(f"coverage: {counts[0]}, torch-pruning {counts[1]}, time ratio {ratio}")
+    print(f"time ratio {ratio}")
+    for package in ("torchvision", "timm"):
+        own = {
+            name: both
+            for name, both in results.items()
+            if name.startswith("timm/") == (package == "timm")
+        }
+        theirs = sum("failed" not in both["torch-pruning"] for both in own.values())
+        print(f"{package}: {totals(own)}; torch-pruning {theirs} of {len(own)}")
+
+
+def totals(results: dict[str, dict[str, dict]]) -> str:
+    """How many of the models pass, and how the others do not."""
+    ours = [both["course_lib"] for both in results.values()]
+    failed = Counter(result.get("how", "wrong") for result in ours if "failed" in result)
+    others = ", ".join(f"{failed[way]} {way}" for way in WAYS)
+    return f"{len(ours) - failed.total()} of {len(ours)} pruned and equal, {others}"
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help="of torchvision; all, if you name none")
+    parser.add_argument("models", nargs="*", help="such as resnet18 or timm/vit_tiny_patch16_224")
     parser.add_argument("--memory", type=float, default=6, help="GB that a process may take")
     parser.add_argument("--minutes", type=float, default=5, help="that a process may take")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "MODEL"), help="one only")
@@ -408,7 +477,7 @@ def main() -> None:
         sys.exit("The package torch-pruning is missing; make coverage installs it.")
     unknown = set(chosen.models) - set(names())
     if unknown:
-        sys.exit(f"torchvision has no {', '.join(sorted(unknown))}; it has: {', '.join(names())}")
+        sys.exit(f"There is no {', '.join(sorted(unknown))}; there are: {', '.join(names())}")
     results = compare(chosen.models or names(), chosen.memory, 60 * chosen.minutes)
     report(results)
 
