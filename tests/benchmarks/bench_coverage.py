@@ -35,7 +35,6 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the course, installed or not
 
-import timm
 import torch
 import torchvision
 from torch import nn
@@ -93,6 +92,8 @@ def network(name: str, images: torch.Tensor) -> nn.Module:
 def fresh(name: str) -> nn.Module:
     """The model ``name`` as its package builds it."""
     if name.startswith("timm/"):
+        import timm
+
         return timm.create_model(name.removeprefix("timm/"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of googlenet and inception_v3
@@ -131,6 +132,8 @@ def settle(model: nn.Module) -> None:
 def pictures(name: str, side: int | None = None) -> torch.Tensor:
     """Two random pictures of the size that the model ``name`` is made for, or of another one."""
     if name.startswith("timm/"):
+        import timm
+
         side = side or timm.get_pretrained_cfg(name.removeprefix("timm/")).input_size[-1]
     side = side or (299 if name == "inception_v3" else 224)
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -241,7 +244,8 @@ def prune_ours(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, Graph]
     graph = trace(model, image)
     if not graph.free:
         raise ValueError(f"No channel can be removed exactly: {graph}")
-    removed = channels.lowest(channels.l1(model, graph), RATIO)
+    scores = channels.l1(model, graph)
+    removed = channels.spared(graph, scores, channels.lowest(scores, RATIO))
     return surgery.prune(model, graph, removed), graph
 
 
