@@ -16,6 +16,7 @@ from course_lib import masks
 from course_lib.attention import SelfAttention
 from course_lib.masks import (
     apply_masks,
+    coverage,
     cubic_sparsity,
     global_masks,
     hold,
@@ -55,17 +56,16 @@ def zeros(found: masks.Masks) -> int:
 
 
 class Tied(nn.Module):
-    """An embedding and two linear layers share one weight; a third has its own."""
+    """Two linear layers share one weight, another one is that of the embedding."""
 
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(6, 4)
-        self.first, self.second = nn.Linear(4, 6), nn.Linear(4, 6)
-        self.first.weight = self.second.weight = self.embedding.weight
-        self.own = nn.Linear(6, 4)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.first.weight, self.head.weight = self.second.weight, self.embedding.weight
 
     def forward(self, x):
-        return self.first(self.own(self.second(self.embedding(x))))
+        return self.head(self.first(self.second(self.embedding(x))))
 
 
 @pytest.fixture
@@ -101,12 +101,25 @@ def test_matrices_that_attention_holds_itself_are_prunable():
 
 def test_shared_weight_is_counted_once_and_pruned_once():
     model = Tied()
-    assert list(prunable(model)) == ["embedding.weight", "own.weight"]
     found = global_masks(model, 0.5)
-    assert sum(mask.numel() for mask in found.values()) == 48 and zeros(found) == 24
+    assert list(found) == ["first.weight"] and zeros(found) == 8
     apply_masks(model, found)
-    assert sparsity(model) == 0.5
-    assert model.first.weight is model.second.weight is model.embedding.weight
+    assert sparsity(model) == 0.5 and layer_sparsity(model) == {"first.weight": 0.5}
+    assert model.first.weight is model.second.weight
+
+
+def test_embedding_is_pruned_only_where_it_is_named():
+    for use in (global_masks, layer_masks, output_masks):
+        assert "embedding.weight" not in use(Tied(), 0.5)
+    model = Tied()
+    assert "embeddings" in coverage(model).left_out["embedding.weight"]
+    found = layer_masks(model, {"embedding.weight": 0.5})
+    assert zeros({"it": found.pop("embedding.weight")}) == 12 and found["first.weight"].all()
+    ready = {"embedding.weight": torch.rand(6, 4), "first.weight": torch.rand(4, 4)}
+    found = output_masks(model, 0.5, ready)
+    with hold(model, found):
+        assert int((model.head.weight == 0).sum()) == 12
+    assert int((pruned_copy(Tied(), found).head.weight == 0).sum()) == 12
 
 
 def test_sparsity_counts_exact_zeros():
