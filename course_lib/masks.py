@@ -11,6 +11,7 @@ score or a sparsity is given for one by its name. Lesson 01 builds these functio
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -294,7 +295,8 @@ def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
 
 
 def _check_nm(n: int, m: int) -> None:
-    if not 0 <= n <= m or m < 1:
+    whole = isinstance(n, Integral) and isinstance(m, Integral)
+    if not whole or not 0 <= n <= m or m < 1:
         raise ValueError(f"An N:M mask keeps n of m with 0 <= n <= m; got {n}:{m}.")
 
 

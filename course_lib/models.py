@@ -4,9 +4,11 @@ Weights are safetensors files, half precision on disk, checked by SHA-256 and ne
 was made by ``python -m course_lib.recipes NAME``.
 """
 
+import inspect
 import json
 import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,16 +22,38 @@ Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
-    """The logits (N, classes) that ``model`` gives for ``inputs``, which go to its device first.
+    """The logits (N, classes) that ``model`` gives for ``inputs``.
 
+    The inputs go to its device first, and numbers with a fraction to the type of its weights.
     A network of ``transformers`` takes tensors by name and returns an object that holds the logits.
+
+    Raises:
+        ValueError: an argument has another name than the network knows.
     """
-    device = next(model.parameters()).device
+    first = next(chain(model.parameters(), model.buffers()), torch.tensor(0))
     if isinstance(inputs, Mapping):
-        outputs = model(**{name: value.to(device) for name, value in inputs.items()})
+        _check_names(model, inputs)
+        outputs = model(**{name: _placed(value, first) for name, value in inputs.items()})
     else:
-        outputs = model(inputs.to(device))
+        outputs = model(_placed(inputs, first))
     return getattr(outputs, "logits", outputs)
+
+
+def _placed(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    fractions = value.is_floating_point() and like.is_floating_point()
+    return value.to(like.device, like.dtype if fractions else value.dtype)
+
+
+def _check_names(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
+    known = inspect.signature(model.forward).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in known):
+        return
+    unknown = inputs.keys() - {each.name for each in known}
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__} takes no input {', '.join(sorted(unknown))}; "
+            f"it takes: {', '.join(each.name for each in known)}."
+        )
 
 
 class ResidualBlock(nn.Module):
