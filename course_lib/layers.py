@@ -7,7 +7,7 @@ is not what is multiplied.
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import CellType, FunctionType, MethodType
 
@@ -116,7 +116,8 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     """Within the block ``model`` is in ``eval`` mode; afterwards it is bit for bit as it was.
 
     The mode of each layer, the buffers and torch's random numbers are put back, also after an
-    error. Whoever measures a network must not change it.
+    error. Whoever measures a network must not change it. What was compiled runs as it was written,
+    because compiled code does not call the hooks of its parts.
     """
     modes = [(layer, layer.training) for layer in model.modules()]
     buffers = [
@@ -125,7 +126,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         for name, buffer in layer._buffers.items()
     ]
     devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng([device.index for device in devices]):
+    with _uncompiled(model), torch.random.fork_rng([device.index for device in devices]):
         model.eval()
         try:
             yield
@@ -134,6 +135,13 @@ def at_rest(model: nn.Module) -> Iterator[None]:
                 layer.training = mode
             for layer, name, buffer, before in buffers:
                 _restore(layer, name, buffer, before)
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager:
+    compiled = any(
+        hasattr(layer, "_orig_mod") or layer._compiled_call_impl for layer in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _kept(buffer: torch.Tensor | None) -> torch.Tensor | None:
@@ -158,7 +166,7 @@ def copied(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a function in ``model`` holds on to one of its layers or weights, so that the
-            copy would still compute with those of the original.
+            copy would still compute with those of the original; or something has no copy.
     """
     own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for name, layer in model.named_modules():
@@ -169,12 +177,28 @@ def copied(model: nn.Module) -> nn.Module:
                     "layer or weight of the network, so that a copy would compute with that of "
                     "the original. Make it a method of a class, or remove it first."
                 )
-    return copy.deepcopy(model)
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        reasons = [f"{name}: {why}" for name, why in _each_computed(model)]
+        why = "; ".join(reasons) or str(error).partition("\n")[0]
+        raise ValueError(f"{type(model).__name__} cannot be copied. {why}.") from error
+
+
+def _each_computed(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for name, layer in model.named_modules():
+        why = computed(layer)
+        if why:
+            yield name or type(model).__name__, why
 
 
 def _functions(layer: nn.Module) -> Iterator[tuple[str, object]]:
     """What was put on ``layer`` itself: functions among its attributes, and its hooks."""
+    if hasattr(layer, "_orig_mod"):  # what torch.compile puts there is made anew in a copy
+        return
     for name, value in vars(layer).items():
+        if name == "_compiled_call_impl":  # nor has a copy that
+            continue
         if name.endswith("_hooks") and isinstance(value, dict):
             what = name[1:-1].replace("_", " ")
             yield from ((what, each) for each in value.values())

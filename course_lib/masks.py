@@ -159,7 +159,8 @@ def input_norms(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.
 
     def watch(name: str) -> Callable:
         def add(layer: nn.Module, args: tuple, named: dict) -> None:
-            x = calibration.batched(name, layer, first_input(name, args, named)).float()
+            called = name.rpartition(".")[0] or type(model).__name__
+            x = calibration.batched(called, layer, first_input(called, args, named)).float()
             features = -1 if _is_linear(layer) else 1
             seen = x.movedim(features, 0).flatten(1).square().sum(1)
             squares[name] = squares.get(name, 0) + seen
@@ -269,11 +270,12 @@ def _outputs_first(
 
 def _score_of(name: str, tensor: torch.Tensor, score: Callable) -> torch.Tensor:
     found = score(tensor.detach())
-    if not isinstance(found, torch.Tensor) or found.shape != tensor.shape:
-        got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    is_tensor = isinstance(found, torch.Tensor)
+    if not is_tensor or found.shape != tensor.shape or found.is_complex() or found.is_meta:
+        got = f"{tuple(found.shape)} of {found.dtype}" if is_tensor else type(found).__name__
         raise ValueError(
-            f"The score of {name} must have the shape {tuple(tensor.shape)} of the weight, one for "
-            f"each; got {got}."
+            f"The score of {name} must be real numbers of the shape {tuple(tensor.shape)} of the "
+            f"weight, one for each; got {got}."
         )
     return found
 
@@ -424,11 +426,13 @@ def _scored(
     weights, named = prunable(model), embeddings(model)
     if not weights:
         raise ValueError(
-            f"{type(model).__name__} has no linear or convolution layer to prune: "
-            f"{coverage(model)}."
+            f"{type(model).__name__} has no linear or convolution layer to prune; "
+            "masks.coverage says what it has."
         )
     _known(wanted or (), weights | named)
     if not isinstance(score, Mapping):
+        if not callable(score):
+            raise ValueError(f"A score is a function, or scores by name; got {score!r}.")
         return weights | {name: named[name] for name in wanted or () if name in named}, score
     _fit(score, weights | named)
     missing = [name for name in (weights if wanted is None else wanted) if name not in score]
@@ -526,6 +530,8 @@ def cubic_sparsity(progress: float, final: float, initial: float = 0.0) -> float
 
 
 def _fit(given: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"Give tensors by parameter name; got {type(given).__name__}.")
     _known(given, weights)
     for name, tensor in given.items():
         if not isinstance(tensor, torch.Tensor):

@@ -4,7 +4,6 @@ Weights are safetensors files, half precision on disk, checked by SHA-256 and ne
 was made by ``python -m course_lib.recipes NAME``.
 """
 
-import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -28,14 +27,19 @@ def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
     A network of ``transformers`` takes tensors by name and returns an object that holds the logits.
 
     Raises:
-        ValueError: an argument has another name than the network knows.
+        ValueError: the network cannot take the inputs.
     """
     first = next(chain(model.parameters(), model.buffers()), torch.tensor(0))
-    if isinstance(inputs, Mapping):
-        _check_names(model, inputs)
-        outputs = model(**{name: _placed(value, first) for name, value in inputs.items()})
-    else:
-        outputs = model(_placed(inputs, first))
+    by_name = inputs if isinstance(inputs, Mapping) else {}
+    args = () if by_name else (_placed(inputs, first),)
+    try:
+        outputs = model(*args, **{name: _placed(value, first) for name, value in by_name.items()})
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot take {_described(inputs)}: {_first_line(error)}"
+        ) from error
     return getattr(outputs, "logits", outputs)
 
 
@@ -44,16 +48,13 @@ def _placed(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return value.to(like.device, like.dtype if fractions else value.dtype)
 
 
-def _check_names(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
-    known = inspect.signature(model.forward).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in known):
-        return
-    unknown = inputs.keys() - {each.name for each in known}
-    if unknown:
-        raise ValueError(
-            f"{type(model).__name__} takes no input {', '.join(sorted(unknown))}; "
-            f"it takes: {', '.join(each.name for each in known)}."
-        )
+def _described(inputs: Inputs) -> str:
+    named = inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]
+    return ", ".join(f"{name} {tuple(each.shape)} of {each.dtype}" for name, each in named)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class ResidualBlock(nn.Module):

@@ -15,6 +15,7 @@ inputs, such as (2, 4).
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -130,7 +131,7 @@ def _linear(model: nn.Module, layers: Sequence[str] | None) -> dict[str, list[nn
         weights = prunable(model)
         wanted = [name for name in there if _weight_of(name) in weights]
     else:
-        wanted = list(layers)
+        wanted = [layers] if isinstance(layers, str) else list(layers)
     refused = coverage(model).refused
     for name in wanted:
         if name not in there:
@@ -266,7 +267,7 @@ def _lowest(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """The mask that prunes the lowest of all ``scores`` (out, in), or of every m in a row."""
     if isinstance(pattern, tuple):
         return masks.nm_mask(scores, *pattern)
-    return masks.lowest_overall({"": scores}, lambda scores: scores, pattern)[""]
+    return masks.lowest_overall({"it": scores}, lambda scores: scores, pattern)["it"]
 
 
 # --- the best possible --------------------------------------------------------------------------
@@ -347,7 +348,7 @@ def prune(
 
 
 def _check(pattern: Pattern, at_once: int) -> None:
-    if at_once < 1:
+    if not isinstance(at_once, Integral) or at_once < 1:
         raise ValueError(f"Prune 1 layer at once, or more; got {at_once!r}.")
     if not isinstance(pattern, tuple):
         masks.zeros_asked(pattern, 0)
@@ -366,8 +367,7 @@ def _tell_what_stays(model: nn.Module, names: Sequence[str]) -> None:
         share = sum(dense.values()) / sum(each.numel() for each in weights.values())
         warnings.warn(
             f"{share:.0%} of the prunable weights stay dense, because they are in no linear layer "
-            f"that is called: {', '.join(dense)}. (attention.layered makes linear layers of "
-            "nn.MultiheadAttention.) Name the layers to prune, if that is meant.",
+            f"that is called: {', '.join(dense)}. Name the layers to prune, if that is meant.",
             stacklevel=3,
         )
 

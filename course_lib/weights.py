@@ -58,11 +58,11 @@ def coverage(model: nn.Module) -> Coverage:
             refused[name] = f"{type(layer).__name__}: {why}"
         else:
             held.add(_memory(layer._parameters[attribute]))
-    tables = {_memory(table) for table in embeddings(model).values()}
-    prunable, left_out, seen = {}, {}, {}
+    tables = embeddings(model)
+    prunable, left_out, seen = {}, {}, {_memory(each): name for name, each in tables.items()}
     for name, weight in model.named_parameters():
         place = _memory(weight)
-        if place in tables:
+        if name in tables:
             left_out[name] = TABLE
         elif place not in held:
             left_out |= _reason(model, name, weight, refused)
@@ -116,6 +116,8 @@ def effective(model: nn.Module) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: a layer that has no weights yet.
     """
+    for name, why in _scripted(model).items():
+        raise ValueError(f"The zeros of {name} cannot be counted: {why}.")
     tables = {_memory(table) for table in embeddings(model).values()}
     found, seen = {}, set()
     with at_rest(model):  # the step of a spectral_norm would change its buffers
@@ -136,6 +138,8 @@ def zeros(weight: torch.Tensor) -> int:
     """How many numbers of ``weight``, dense, sparse or quantized, are exactly zero."""
     if weight.is_quantized:
         weight = weight.dequantize()
+    elif weight.dtype.itemsize == 1:  # torch does not count the zeros of eight-bit floats
+        weight = weight.float()
     elif weight.layout is not torch.strided or type(weight) not in (torch.Tensor, nn.Parameter):
         weight = weight.to_dense()
     return weight.numel() - int(torch.count_nonzero(weight))
@@ -208,14 +212,21 @@ def _computed_value(layer: nn.Module, attribute: str) -> torch.Tensor:
 
 def _hidden(model: nn.Module) -> dict[str, str]:
     """Weights that no parameter of the network holds as they are, by name, and why."""
-    found = {}
+    found = _scripted(model)
     for name, layer in model.named_modules():
         for attribute, weight in _packed(layer).items():
             why = computed(layer) or f"it is held as {_form(weight)}; prune before that"
             found[_joined(name, attribute)] = f"{type(layer).__name__}: {why}"
-        if isinstance(layer, torch.jit.ScriptModule) and [*layer.parameters()]:
-            found[name] = f"{type(layer).__name__}: {wrapped(layer)}"
     return found
+
+
+def _scripted(model: nn.Module) -> dict[str, str]:
+    """The parts that are TorchScript and have weights, by name, and what that means."""
+    return {
+        name or type(model).__name__: wrapped(layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.jit.ScriptModule) and [*layer.parameters(recurse=False)]
+    }
 
 
 def _form(weight: torch.Tensor) -> str:
@@ -229,7 +240,7 @@ def _unfit(layer: nn.Module, attribute: str) -> str | None:
     weight = layer._parameters.get(attribute)
     if weight is None:
         return computed(layer) or f"its {attribute} is no parameter"
-    return _without_values(weight) or rewritten(layer)
+    return _without_values(weight) or _immovable(weight) or rewritten(layer)
 
 
 def _without_values(weight: torch.Tensor) -> str | None:
@@ -238,6 +249,16 @@ def _without_values(weight: torch.Tensor) -> str | None:
     return (
         "it is on the meta device, without values (load weights first)" if weight.is_meta else None
     )
+
+
+def _immovable(weight: torch.Tensor) -> str | None:
+    """Why single weights cannot be set to zero in the memory of ``weight``."""
+    if weight.is_floating_point() and weight.dtype.itemsize == 1:
+        return f"torch cannot calculate with {weight.dtype} (convert it first)"
+    spread = zip(weight.stride(), weight.shape, strict=True)
+    if any(not stride and size > 1 for stride, size in spread):
+        return "several of its weights are one number in memory (make it contiguous)"
+    return None
 
 
 def _refuse_empty(name: str, layer: nn.Module, attribute: str) -> None:
@@ -251,10 +272,10 @@ def _reason(
 ) -> dict[str, str]:
     """Why a parameter that no known layer multiplies with is left; nothing for biases and norms."""
     owner = name.rpartition(".")[0].partition(".parametrizations")[0]
-    known = any(one.rpartition(".")[0] == owner for one in refused)
+    known = any(owner in (one, one.rpartition(".")[0]) for one in refused)
     if is_lazy(weight) or weight.dim() < 2 or known:
         return {}
-    kind = type(model.get_submodule(owner)).__name__
+    kind = type(dict(model.named_modules())[owner]).__name__
     return {name: f"it is no weight of a linear, convolution or recurrent layer, but of {kind}"}
 
 

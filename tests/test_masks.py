@@ -504,7 +504,7 @@ def test_wanda_scores_join_weights_and_measured_norms(reader):
 def test_measuring_leaves_no_hooks_even_after_an_exception(reader):
     input_norms(reader, [torch.randn(1, 2, 3, 3)])
     assert_no_hooks(reader)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="Sequential cannot take inputs"):
         input_norms(reader, [torch.randn(1, 2, 3, 3), torch.randn(1, 3, 3, 3)])
     assert_no_hooks(reader)
 
