@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -173,7 +174,15 @@ def rank_correlation(scores: torch.Tensor, truth: torch.Tensor) -> float:
 
     1 for the same order, -1 for the opposite one, about 0 for orders that have nothing to do with
     each other. NaN where all values of one are equal, because they are in no order.
+
+    Raises:
+        ValueError: the two are not of the same channels.
     """
+    if scores.shape != truth.shape or scores.dim() != 1:
+        raise ValueError(
+            f"Scores and truth are (channels,) each; got the shapes {tuple(scores.shape)} and "
+            f"{tuple(truth.shape)}."
+        )
     return torch.corrcoef(torch.stack([_ranks(scores), _ranks(truth)]))[0, 1].item()
 
 
@@ -339,9 +348,13 @@ def lowest_overall(
         multiple: as in :func:`lowest`. With it or a high floor, fewer than ``ratio`` go.
 
     Raises:
-        ValueError: a ratio is out of range, or a score is not a number.
+        ValueError: a ratio is out of range, or a score is not a number or infinite.
     """
+    scores = {name: _precise(score) for name, score in scores.items()}
     orders = {name: _order(score, name) for name, score in scores.items()}
+    for name, score in scores.items():
+        if score.isinf().any():
+            raise ValueError(f"A score of {name} is infinite, so there is no mean to divide by.")
     least = {
         name: max(1, math.ceil(_checked_ratio(floor) * len(order)))
         for name, order in orders.items()
@@ -377,6 +390,6 @@ def _checked_ratio(ratio: float) -> float:
 
 def _rounded_up(stay: int, multiple: int, count: int) -> int:
     """How many of ``count`` channels stay if at least ``stay``, and a multiple, have to."""
-    if multiple < 1:
+    if not isinstance(multiple, Integral) or multiple < 1:
         raise ValueError(f"Round to a multiple of 1 or more; got {multiple!r}.")
     return min(count, max(multiple, math.ceil(stay / multiple) * multiple))
