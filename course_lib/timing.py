@@ -13,9 +13,10 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -38,11 +39,15 @@ GRAPH_BELOW = 0.05
 STABLE_WITHIN = 0.05
 
 #: A machine is disturbed if in half of the rounds the same work took longer by this fraction the
-#: one or the other time.
+#: one or the other time, or if this fraction of the time was spent waiting for a processor.
 DISTURBED = 0.15
+WAITED = 0.1
 
 #: Runs of a candidate that come before the rounds: two or three of the warm-up.
 BEFORE = 3
+
+#: What a reader of disturbed times has to do.
+CLOSE = "Close what else keeps this machine busy and measure again; do not believe these times."
 
 Run = Callable[..., object]
 
@@ -86,22 +91,25 @@ class Comparison(NamedTuple):
     """The ``timings`` of all candidates, and ``where``: machine, clock, threads, versions.
 
     ``repeats`` holds a ratio for each round: how long the quickest candidate took when its turn
-    came again, over the first time. On a quiet machine all of them are close to one.
+    came again, over the first time. On a quiet machine all of them are close to one. ``waited`` is
+    how long threads were ready but had no processor, over the time of all rounds.
     """
 
     timings: dict[str, Timing]
     where: dict[str, str]
     repeats: tuple[float, ...] = ()
+    waited: float = 0.0
 
     @property
-    def disturbance(self) -> float:
-        """By which fraction the same work differs from itself, the median over the rounds."""
-        return statistics.median([max(each, 1 / each) - 1 for each in self.repeats or [1.0]])
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether something else keeps the machine so busy that no time is to be believed."""
-        return self.disturbance > DISTURBED
+    def disturbance(self) -> str | None:
+        """Why no time is to be believed: others keep the machine busy. None on a quiet one."""
+        differs = statistics.median([max(each, 1 / each) - 1 for each in self.repeats or [1.0]])
+        signs = []
+        if differs > DISTURBED:
+            signs.append(f"the same work took {differs:.0%} longer the one or the other time")
+        if self.waited > WAITED:
+            signs.append(f"threads waited for a processor {min(self.waited, 1):.0%} of the time")
+        return f"Disturbed: {' and '.join(signs)}. {CLOSE}" if signs else None
 
     def speedup(self, name: str, over: str) -> Speedup:
         """How many times faster ``name`` is than ``over``: the median over the rounds."""
@@ -119,17 +127,9 @@ class Comparison(NamedTuple):
                 f"{name:24s} {timing.median:7.3f} ms  {low:8.3f} to {high:7.3f} ms"
                 f"  {len(timing.milliseconds):6d}"
             )
-        if self.disturbed:
-            lines.append(disturbance(self.disturbance))
+        if self.disturbance:
+            lines.append(self.disturbance)
         return "\n".join([*lines, ", ".join(f"{key}: {one}" for key, one in self.where.items())])
-
-
-def disturbance(share: float) -> str:
-    """What a reader has to know of a machine on which the same work differs by ``share``."""
-    return (
-        f"Disturbed: the same work took {share:.0%} longer the one or the other time. Something "
-        "else keeps this machine busy: close it and measure again, do not believe these times."
-    )
 
 
 def too_slow(seconds: float) -> str:
@@ -171,8 +171,9 @@ def compare(
     counted. On a CUDA GPU the clock are its events, and its cache is emptied before every run; any
     other device is waited for.
 
-    The quickest candidate has a second turn in every round. Where the two disagree, others keep the
-    machine busy: the result is then ``disturbed``, and that is said at once.
+    The quickest candidate has a second turn in every round. Where the two disagree, or where the
+    system says that threads had to wait for a processor, the machine is busy with something else:
+    the result has a ``disturbance``, which is said at once.
 
     Args:
         candidates: called with ``inputs``. What they compute must not depend on the turn. Whether
@@ -202,11 +203,16 @@ def compare(
     with torch.no_grad(), _no_garbage_collection():
         first = {name: clock.once(run) for name, run in runs.items()}
         samples = {name: clock.sampler(runs[name]) for name in _fitting(first, limit)}
-        times, repeats = _timed(samples, rounds, seconds)
+        _warm_up(samples.values(), seconds / 2)
+        waited, start = _waited(), time.perf_counter()
+        times = _in_turns(_with_repeat(samples), rounds, seconds)
+        waited = (_waited() - waited) / max(time.perf_counter() - start, 1e-9)
+    again, before = times.pop(AGAIN, []), next(iter(times.values()), [])
+    repeats = tuple(late / early for late, early in zip(again, before, strict=True))
     timings = {name: Timing(tuple(times.get(name, [first[name]]))) for name in runs}
-    result = Comparison(timings, machine() | {"clock": clock.name}, repeats)
-    if result.disturbed and not os.environ.get("COURSE_QUIET"):
-        say(disturbance(result.disturbance))
+    result = Comparison(timings, machine() | {"clock": clock.name}, repeats, waited)
+    if result.disturbance and not os.environ.get("COURSE_QUIET"):
+        say(result.disturbance)
     return result
 
 
@@ -254,17 +260,21 @@ def _fitting(first: Mapping[str, float], limit: float) -> list[str]:
     return [name for name, total in zip(ranked, sums, strict=True) if affordable(total, limit)]
 
 
-def _timed(
-    samples: dict, rounds: int, seconds: float
-) -> tuple[dict[str, list[float]], tuple[float, ...]]:
-    """The milliseconds of each sample by name, and the ratios of two turns of the first one."""
-    if not samples:
-        return {}, ()
-    _warm_up(samples.values(), seconds / 2)
-    first = next(iter(samples))
-    times = _in_turns(samples | {AGAIN: samples[first]}, rounds, seconds)
-    pairs = zip(times.pop(AGAIN), times[first], strict=True)
-    return times, tuple(again / before for again, before in pairs)
+def _with_repeat(samples: dict) -> dict:
+    """``samples``, and the first of them a second time."""
+    return {**samples, AGAIN: next(iter(samples.values()))} if samples else {}
+
+
+def _waited() -> float:
+    """Seconds that the threads of this process were ready so far, but had no processor.
+
+    Linux says so; elsewhere it is 0.
+    """
+    nanoseconds = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # a thread that ended just now
+            nanoseconds += int(file.read_text().split()[1])
+    return nanoseconds / 1e9
 
 
 def _in_turns(samples: Mapping[str, Callable[[], float]], rounds: int, seconds: float) -> dict:

@@ -57,6 +57,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     simulated = Clock()
+    monkeypatch.setattr(timing, "_waited", lambda: 0.0)
     monkeypatch.setattr(timing, "time", simulated)
     return simulated
 
@@ -162,7 +163,7 @@ def test_with_more_time_it_is_timed(clock):
 
 def test_nothing_fits(clock):
     result = compare(durations(clock, a=60_000, b=90_000))
-    assert clock.runs == ["a", "b"] and not result.disturbed
+    assert clock.runs == ["a", "b"] and not result.disturbance
     assert result.speedup("a", over="b").value == pytest.approx(1.5)
 
 
@@ -183,24 +184,37 @@ def noisy(clock, spread: float):
 def test_a_disturbed_machine_disagrees_with_itself(clock, monkeypatch, capsys, spread, disturbed):
     monkeypatch.delenv("COURSE_QUIET")
     result = compare(noisy(clock, spread))
-    assert result.disturbed is disturbed and len(result.repeats) == 30
+    assert bool(result.disturbance) is disturbed and len(result.repeats) == 30
     for text in (str(result), capsys.readouterr().out):
         assert ("do not believe these times" in text) is disturbed
 
 
 def test_a_build_is_not_told(clock, capsys):
-    assert compare(noisy(clock, 0.6)).disturbed
+    assert compare(noisy(clock, 0.6)).disturbance
     assert capsys.readouterr().out == ""
 
 
 def test_a_few_slow_rounds_are_no_disturbance(clock):
     times = iter([2.0, 2, 2, 2, 2, *([2] * 11 + [9]) * 100])
-    assert not compare({"a": clock.candidate("a", lambda: next(times))}).disturbed
+    assert not compare({"a": clock.candidate("a", lambda: next(times))}).disturbance
 
 
 def test_a_machine_of_another_pace_is_not_disturbed(clock):
     run = clock.candidate("a", lambda: 2 if clock.now < 0.08 else 6)
-    assert not compare({"a": run}).disturbed
+    assert not compare({"a": run}).disturbance
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.02, None), (0.4, "40%"), (1.7, "100%")])
+def test_waiting_for_a_processor_is_a_disturbance_however_steady(clock, monkeypatch, share, told):
+    monkeypatch.setattr(timing, "_waited", lambda: share * clock.now)
+    found = compare(noisy(clock, 0)).disturbance
+    assert (found is None) is (told is None)
+    assert told is None or f"threads waited for a processor {told} of the time" in found
+
+
+def test_the_system_says_how_long_threads_waited():
+    first = timing._waited()
+    assert 0 <= first <= timing._waited() < 1e7
 
 
 # --- other devices ------------------------------------------------------------------------------

@@ -110,8 +110,9 @@ check("05.1", median_times)
 # %% [markdown]
 # `timing.compare` does this, and more: it repeats what is too short for the clock, draws the order
 # of every round anew (who comes second finds the cache warm), refuses to time zeros, and gives an
-# interval of the ratio. On a GPU it waits until the work is really done. Does it tell the truth?
-# Time a thing against itself, and against doing it twice.
+# interval of the ratio. On a GPU it waits until the work is really done. What would take minutes it
+# runs once, and says so. Does it tell the truth? Time a thing against itself, and against doing it
+# twice.
 
 # %% tags=["nbval-ignore-output"]
 test = timing.self_test()
@@ -125,6 +126,18 @@ read(
     "**These should be 1 and 2.** Something else keeps this machine busy: close it and run the "
     "lesson again, or do not believe the times that follow.",
 )
+
+# %% [markdown]
+# You need not repeat this test before every measurement. `timing.compare` gives its quickest
+# candidate a second turn in each round, and asks the system how long its threads were ready but had
+# no processor. If the repeat disagrees with itself, or if there was waiting, the machine is
+# **disturbed**: whenever that happens in a lesson, a line says so, and its times are not to be
+# believed.
+
+# %% tags=["nbval-ignore-output"]
+quick = timing.compare({"dense": product}, vector, rounds=60)
+print(f"waited for a processor: {quick.waited:.0%} of the time")
+print(quick.disturbance or "Not disturbed.")
 
 # %% [markdown]
 # ## A mask gives nothing
@@ -294,7 +307,7 @@ read(
 # %% tags=["nbval-ignore-output"]
 roof = cost.roofline()
 print(f"memory     {roof.bandwidth / 1e9:6.1f} GB/s")
-print(f"arithmetic {roof.rate / 1e9:6.1f} GMAC/s")
+print(f"arithmetic {roof.rate / 1e9:6.1f} GMAC/s (matrices of {roof.size} x {roof.size})")
 print(f"in the time of one byte it could do {roof.ridge:.1f} MACs")
 
 # %% [markdown]
