@@ -4,6 +4,7 @@ A weight that is forgotten makes "half of the network" half of something else. H
 a network is prunable, or left out for a reason that is said, or the network is refused.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ from course_lib.layers import at_rest, computed, rewritten, wrapped
 PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 TABLE = "a table of embeddings is looked up, not multiplied, and is pruned only where it is named"
+
+
+#: The share of parameters in layers of unknown kinds that is worth a warning.
+UNKNOWN = 0.1
 
 
 class Coverage(NamedTuple):
@@ -76,6 +81,8 @@ def coverage(model: nn.Module) -> Coverage:
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of ``model`` that pruning may touch, by parameter name; see :func:`coverage`.
 
+    Warns where layers of an unknown kind hold more than a tenth of the parameters.
+
     Raises:
         ValueError: a weight that is multiplied is no parameter that could be pruned.
     """
@@ -83,7 +90,21 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     if found.refused:
         reasons = "; ".join(f"{name}, {why}" for name, why in found.refused.items())
         raise ValueError(f"This cannot be pruned, and must not be passed over: {reasons}.")
+    _warn_of_unknown(model, found)
     return found.prunable
+
+
+def _warn_of_unknown(model: nn.Module, found: Coverage) -> None:
+    """Say so where a large part of a network may be multiplied in a way that is not known."""
+    unknown = [name for name, why in found.left_out.items() if why is not TABLE]
+    sizes = {name: _size(each) for name, each in model.named_parameters()}
+    share = sum(sizes[name] for name in unknown) / max(sum(sizes.values()), 1)
+    if share > UNKNOWN:
+        warnings.warn(
+            f"{share:.0%} of the parameters are not looked at, because no layer of a known kind "
+            f"holds them: {', '.join(unknown)}. Masks and sparsity are those of the rest.",
+            stacklevel=4,
+        )
 
 
 def embeddings(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -118,6 +139,7 @@ def effective(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     for name, why in _scripted(model).items():
         raise ValueError(f"The zeros of {name} cannot be counted: {why}.")
+    _warn_of_unknown(model, coverage(model))
     tables = {_memory(table) for table in embeddings(model).values()}
     found, seen = {}, set()
     with at_rest(model):  # the step of a spectral_norm would change its buffers
@@ -280,10 +302,14 @@ def _reason(
 
 
 def _share(model: nn.Module, prunable: Mapping[str, torch.Tensor]) -> float:
-    learned = [weight for weight in model.parameters() if not is_lazy(weight)]
+    learned = [*model.parameters()]
     learned += [weight for layer in model.modules() for weight in _packed(layer).values()]
-    total = sum(weight.numel() for weight in learned)
+    total = sum(_size(weight) for weight in learned)
     return sum(weight.numel() for weight in prunable.values()) / total if total else 0.0
+
+
+def _size(weight: torch.Tensor) -> int:
+    return 0 if is_lazy(weight) else weight.numel()
 
 
 def _memory(weight: torch.Tensor) -> tuple:

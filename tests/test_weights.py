@@ -259,16 +259,33 @@ def test_zeros_that_cannot_be_counted_are_an_error(kind):
 
 def test_what_is_left_out_has_a_reason():
     model = nn.ModuleDict({"table": nn.Embedding(4, 8), "head": nn.Linear(8, 4)})
-    model.position = nn.Parameter(torch.zeros(1, 8))
+    model.position = nn.Parameter(torch.zeros(1, 2))
     model["head"].weight = model["table"].weight
     model["own"] = nn.Linear(8, 1)
     found = coverage(model)
     assert [*found.prunable] == ["own.weight"] and not found.refused
     assert "embeddings" in found.left_out["table.weight"]
     assert "of ModuleDict" in found.left_out["position"]
-    assert found.share == 8 / (32 + 8 + 4 + 8 + 1)
-    assert "1 prunable weights with 15.1% of all parameters" in str(found)
+    assert found.share == 8 / (32 + 2 + 4 + 8 + 1)
+    assert "1 prunable weights with 17.0% of all parameters" in str(found)
     assert [*effective(model)] == ["own.weight"]
+
+
+class Experts(nn.Module):
+    """Multiplies with matrices that it holds itself, as mixtures of experts do."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts, self.head = nn.Parameter(torch.randn(2, 4, 4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(x @ self.experts[0])
+
+
+@pytest.mark.parametrize("use", [masks.sparsity, lambda model: masks.global_masks(model, 0.5)])
+def test_a_large_part_that_is_not_looked_at_is_said(use):
+    with pytest.warns(UserWarning, match="62% of the parameters are not looked at, .*: experts"):
+        use(Experts())
 
 
 def test_rows_are_the_outputs_and_turning_twice_changes_nothing():
