@@ -89,7 +89,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     found = coverage(model)
     if found.refused:
         reasons = "; ".join(f"{name}, {why}" for name, why in found.refused.items())
-        raise ValueError(f"This cannot be pruned, and must not be passed over: {reasons}.")
+        raise ValueError(f"Masks would pass over this in silence: {reasons}.")
     _warn_of_unknown(model, found)
     return found.prunable
 
