@@ -511,7 +511,10 @@ def hold(model: nn.Module, masks: Masks) -> Iterator[None]:
 
 
 def masks_of(model: nn.Module) -> Masks:
-    """The masks that a pruned network shows: False wherever a prunable weight is exactly zero."""
+    """The masks that a pruned network shows: False wherever a prunable weight is exactly zero.
+
+    A row of zeros in an embedding may be that of padding, so embeddings have none.
+    """
     return {name: weight.detach() != 0 for name, weight in prunable(model).items()}
 
 

@@ -47,6 +47,7 @@ class Coverage(NamedTuple):
         return "\n  ".join([said, *(f"without {name}: {why}" for name, why in others.items())])
 
 
+@torch.no_grad()
 def coverage(model: nn.Module) -> Coverage:
     """What of ``model`` pruning may touch, and why it leaves or refuses the rest.
 
@@ -56,7 +57,9 @@ def coverage(model: nn.Module) -> Coverage:
     where an output layer has the same weight (tied). A parameter shared by several layers appears
     once, under its first name.
     """
-    held, refused = set(), _hidden(model)
+    with at_rest(model):  # to look at a weight that is computed may be a step of a spectral_norm
+        refused, hidden = _hidden(model), _hidden_size(model)
+    held = set()
     for name, layer, attribute in _places(model):
         why = _unfit(layer, attribute)
         if why:
@@ -75,7 +78,9 @@ def coverage(model: nn.Module) -> Coverage:
             refused[name] = f"it lies in the same memory as {seen[place]}: make them one parameter"
         else:
             prunable[name], seen[place] = weight, name
-    return Coverage(prunable, left_out, refused, _share(model, prunable))
+    total = hidden + sum(map(_size, model.parameters()))
+    share = sum(map(_size, prunable.values())) / max(total, 1)
+    return Coverage(prunable, left_out, refused, share)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -110,7 +115,7 @@ def _warn_of_unknown(model: nn.Module, found: Coverage) -> None:
 def embeddings(model: nn.Module) -> dict[str, nn.Parameter]:
     """The tables of embeddings, by parameter name: pruned only where somebody names them."""
     tables = {
-        id(layer.weight)
+        id(layer._parameters.get("weight"))
         for layer in model.modules()
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
     }
@@ -242,6 +247,11 @@ def _hidden(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def _hidden_size(model: nn.Module) -> int:
+    """How many numbers are in weights that are no parameters."""
+    return sum(_size(each) for layer in model.modules() for each in _packed(layer).values())
+
+
 def _scripted(model: nn.Module) -> dict[str, str]:
     """The parts that are TorchScript and have weights, by name, and what that means."""
     return {
@@ -299,13 +309,6 @@ def _reason(
         return {}
     kind = type(dict(model.named_modules())[owner]).__name__
     return {name: f"it is no weight of a linear, convolution or recurrent layer, but of {kind}"}
-
-
-def _share(model: nn.Module, prunable: Mapping[str, torch.Tensor]) -> float:
-    learned = [*model.parameters()]
-    learned += [weight for layer in model.modules() for weight in _packed(layer).values()]
-    total = sum(_size(weight) for weight in learned)
-    return sum(weight.numel() for weight in prunable.values()) / total if total else 0.0
 
 
 def _size(weight: torch.Tensor) -> int:

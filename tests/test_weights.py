@@ -194,6 +194,20 @@ def test_a_weight_that_masks_would_pass_over_is_refused_by_name(kind):
     assert coverage(model).refused and "without" in str(coverage(model))
 
 
+def spectral_embedding() -> nn.Module:
+    return nn.Sequential(parametrizations.spectral_norm(nn.Embedding(8, 8)), nn.Linear(8, 8))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["embedding", "spectral_norm", "old spectral_norm"])
+def test_to_look_at_a_computed_weight_is_no_step_of_its_norm(kind):
+    model = spectral_embedding() if kind == "embedding" else REFUSED[kind][0]()
+    before = copy.deepcopy(model.state_dict())
+    assert str(coverage(model)) and masks.layer_sparsity(model)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 @torch.no_grad()
 def _zeroed(weight: torch.Tensor, share: float = 0.25) -> torch.Tensor:
     flat = torch.ones(weight.numel())
