@@ -9,12 +9,16 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from course_lib import calibration
 from course_lib.graph import Graph, Slot
+from course_lib.layers import at_rest, copied
+from course_lib.masks import as_number
 from course_lib.models import Inputs, logits
 
 #: By name of the group, one score for each of its channels, (channels,).
@@ -65,31 +69,41 @@ def taylor(model: nn.Module, graph: Graph, batches: Iterable[Batch]) -> Scores:
     Without a channel, the weights that read it are zero; to first order the loss changes by the sum
     of -weight * gradient over them. The score is its absolute value, averaged over ``batches``
     (Molchanov et al., 2019, who take its square). Use many small batches: over all pictures of a
-    trained network the gradients cancel. Gradients are not kept.
+    trained network the gradients cancel. Gradients are not kept. The network runs in ``eval`` mode
+    and is left as it was; one in 16 bits is scored in a float32 copy, because small gradients
+    would be zero.
+
+    Args:
+        batches: pairs of inputs and labels, see :func:`course_lib.calibration.labelled`.
 
     Raises:
-        ValueError: no batch, or a weight that takes no gradient.
+        ValueError: a weight that takes no gradient, or batches that are refused.
     """
-    model.eval()
+    model = _in_single(model)
     weights = dict(model.named_parameters())
     slots = [slot for slot in graph.slots if slot.reads]
     frozen = [slot.name for slot in slots if not weights[slot.name].requires_grad]
     if frozen:
         raise ValueError(f"Taylor scores need the gradient of {', '.join(frozen)}: unfreeze them.")
     changes = []
-    for images, labels in batches:
-        loss = _losses(model, images, labels).mean()
-        slopes = torch.autograd.grad(loss, [weights[slot.name] for slot in slots])
-        products = {
-            slot.name: _precise(weights[slot.name].detach()) * _precise(slope)
-            for slot, slope in zip(slots, slopes, strict=True)
-        }
-        changes.append(sum_by_channel(graph, slots, products.__getitem__))
-    if not changes:
-        raise ValueError("Taylor scores need at least one batch of pictures and labels.")
+    with at_rest(model), torch.enable_grad():
+        for inputs, labels in calibration.labelled(batches):
+            loss = _losses(model, inputs, labels).mean()
+            slopes = torch.autograd.grad(loss, [weights[slot.name] for slot in slots])
+            products = {
+                slot.name: _precise(weights[slot.name].detach()) * _precise(slope)
+                for slot, slope in zip(slots, slopes, strict=True)
+            }
+            changes.append(sum_by_channel(graph, slots, products.__getitem__))
     return {
         name: torch.stack([change[name].abs() for change in changes]).mean(0) for name in changes[0]
     }
+
+
+def _in_single(model: nn.Module) -> nn.Module:
+    """``model``, or a copy of it in float32 where a weight has 16 bits."""
+    few = any(each.is_floating_point() and each.itemsize < 4 for each in model.parameters())
+    return copied(model).float() if few else model
 
 
 def random_scores(graph: Graph, seed: int) -> Scores:
@@ -116,7 +130,7 @@ def true_costs(
     return loss_changes(model, graph, group, batches, progress).mean(1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def loss_changes(
     model: nn.Module,
     graph: Graph,
@@ -128,25 +142,30 @@ def loss_changes(
 
     The reference that every score estimates. The mean of a row is what the channel costs; the mean
     of its absolute values, in which pictures do not cancel, is how far the channel moves the loss.
+    The network runs in ``eval`` mode and is left as it was.
 
     Args:
+        batches: pairs of inputs and labels, see :func:`course_lib.calibration.labelled`.
         progress: wraps the ``batches``; each takes one pass for every channel.
 
     Returns:
         Change of the cross-entropy in nats, (channels, pictures).
+
+    Raises:
+        ValueError: no such group, or batches that are refused.
     """
-    model.eval()
+    if group not in graph.groups:
+        raise ValueError(f"No group is called {group!r}; there are: {', '.join(graph.groups)}.")
     changes = []
-    for images, labels in progress(batches):
-        with _replayed(model, graph, group, images):
-            before = _losses(model, images, labels)
-            rows = []
-            for channel in graph.groups[group].channels:
-                with silent(model, graph, channel):
-                    rows.append(_losses(model, images, labels) - before)
-        changes.append(torch.stack(rows).cpu())
-    if not changes:
-        raise ValueError("Costs need at least one batch of pictures and labels.")
+    with at_rest(model):
+        for inputs, labels in calibration.labelled(progress(batches)):
+            with _replayed(model, graph, group, inputs):
+                before = _losses(model, inputs, labels)
+                rows = []
+                for channel in graph.groups[group].channels:
+                    with silent(model, graph, channel):
+                        rows.append(_losses(model, inputs, labels) - before)
+            changes.append(torch.stack(rows).cpu())
     return torch.cat(changes, dim=1)
 
 
@@ -155,7 +174,15 @@ def rank_correlation(scores: torch.Tensor, truth: torch.Tensor) -> float:
 
     1 for the same order, -1 for the opposite one, about 0 for orders that have nothing to do with
     each other. NaN where all values of one are equal, because they are in no order.
+
+    Raises:
+        ValueError: the two are not of the same channels.
     """
+    if scores.shape != truth.shape or scores.dim() != 1:
+        raise ValueError(
+            f"Scores and truth are (channels,) each; got the shapes {tuple(scores.shape)} and "
+            f"{tuple(truth.shape)}."
+        )
     return torch.corrcoef(torch.stack([_ranks(scores), _ranks(truth)]))[0, 1].item()
 
 
@@ -167,7 +194,7 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def _losses(model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-    found = logits(model, inputs)
+    found = _precise(logits(model, inputs))
     return F.cross_entropy(found, labels.to(found.device), reduction="none")
 
 
@@ -181,9 +208,9 @@ def silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[No
             index = (slot.channels == channel).nonzero().squeeze(1)
             places.append((state[slot.name], slot.dim, index.to(state[slot.name].device)))
     saved = [tensor.index_select(dim, index) for tensor, dim, index in places]
-    for tensor, dim, index in places:
-        tensor.index_fill_(dim, index, 0)
     try:
+        for tensor, dim, index in places:
+            tensor.index_fill_(dim, index, 0)
         yield
     finally:
         for (tensor, dim, index), values in zip(places, saved, strict=True):
@@ -197,13 +224,16 @@ def _replayed(model: nn.Module, graph: Graph, group: str, images: Inputs) -> Ite
     On the same ``images`` they compute the same, whichever channel of ``group`` is silent.
     """
     outputs = _before_read(model, _readers(model, graph, group), images)
+    own = {layer: vars(layer).get("forward") for layer in outputs}  # what somebody put there
     for layer, output in outputs.items():
         layer.forward = lambda *_, output=output, **__: output.clone()  # may be changed in place
     try:
         yield
     finally:
-        for layer in outputs:
+        for layer, forward in own.items():
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def _readers(model: nn.Module, graph: Graph, group: str) -> set[nn.Module]:
@@ -265,7 +295,7 @@ def sum_by_channel(
     graph: Graph, slots: Iterable[Slot], values: Callable[[str], torch.Tensor]
 ) -> Scores:
     """For each channel of the free groups, the sum of the values that its places hold."""
-    totals = torch.zeros(1 + max(int(slot.channels.max()) for slot in graph.slots))
+    totals = torch.zeros(1 + max((int(slot.channels.max()) for slot in graph.slots), default=-1))
     for slot in slots:
         by_place = _precise(values(slot.name)).movedim(slot.dim, 0)
         by_place = by_place.reshape(len(slot.channels), -1).sum(1)
@@ -318,9 +348,13 @@ def lowest_overall(
         multiple: as in :func:`lowest`. With it or a high floor, fewer than ``ratio`` go.
 
     Raises:
-        ValueError: a ratio is out of range, or a score is not a number.
+        ValueError: a ratio is out of range, or a score is not a number or infinite.
     """
+    scores = {name: _precise(score) for name, score in scores.items()}
     orders = {name: _order(score, name) for name, score in scores.items()}
+    for name, score in scores.items():
+        if score.isinf().any():
+            raise ValueError(f"A score of {name} is infinite, so there is no mean to divide by.")
     least = {
         name: max(1, math.ceil(_checked_ratio(floor) * len(order)))
         for name, order in orders.items()
@@ -367,15 +401,15 @@ def _order(scores: torch.Tensor, group: str) -> torch.Tensor:
 
 
 def _checked_ratio(ratio: float) -> float:
-    if not 0 <= ratio < 1:
+    if not 0 <= as_number(ratio) < 1:
         raise ValueError(
             f"A ratio is the fraction of channels, from 0 up to but not including 1; got {ratio!r}."
         )
-    return ratio
+    return as_number(ratio)
 
 
 def _rounded_up(stay: int, multiple: int, count: int) -> int:
     """How many of ``count`` channels stay if at least ``stay``, and a multiple, have to."""
-    if multiple < 1:
+    if not isinstance(multiple, Integral) or multiple < 1:
         raise ValueError(f"Round to a multiple of 1 or more; got {multiple!r}.")
     return min(count, max(multiple, math.ceil(stay / multiple) * multiple))

@@ -5,6 +5,12 @@ A linear layer multiplies with its ``weight``, as that lies there. Not so where 
 is not what is multiplied.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from types import CellType, FunctionType, MethodType
+
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -22,7 +28,7 @@ def peculiarity(layer: nn.Module) -> str | None:
 
 def changed(layer: nn.Module) -> str | None:
     """What was done to this ``layer`` after its class had made it; None if nothing."""
-    checks = (_wrapped, _lazy, computed, _replaced, _hooked)
+    checks = (wrapped, _lazy, computed, _replaced, _hooked)
     return next(filter(None, (check(layer) for check in checks)), None)
 
 
@@ -44,7 +50,13 @@ def computed(layer: nn.Module) -> str | None:
     return None
 
 
-def _wrapped(layer: nn.Module) -> str | None:
+def rewritten(layer: nn.Module) -> str | None:
+    """Why ``layer`` may compute otherwise than the class of torch that it is of; None if not."""
+    return _replaced(layer) or overridden(layer)
+
+
+def wrapped(layer: nn.Module) -> str | None:
+    """What hides the network that ``layer`` holds; None if nothing does."""
     if isinstance(layer, torch.jit.ScriptModule):
         return "TorchScript hides its code (take the network that was scripted)"
     if hasattr(layer, "_orig_mod"):
@@ -90,3 +102,147 @@ def _is_of_torch(kind: type) -> bool:
 
 def _method(kind: type, name: str) -> object:
     return getattr(kind, name, None)
+
+
+def first_input(name: str, args: tuple, named: dict) -> torch.Tensor:
+    """What comes to the layer ``name`` that is called with ``args`` and with ``named`` arguments.
+
+    Raises:
+        ValueError: the first argument is no tensor.
+    """
+    given = (*args, *named.values(), None)[0]
+    if not isinstance(given, torch.Tensor):
+        raise ValueError(f"{name} is called with {type(given).__name__}; it needs a tensor.")
+    return given
+
+
+# --- the network that was given -----------------------------------------------------------------
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Within the block ``model`` is in ``eval`` mode; afterwards it is bit for bit as it was.
+
+    The mode of each layer, the buffers and torch's random numbers are put back, also after an
+    error. Whoever measures a network must not change it. What was compiled runs as it was written,
+    because compiled code does not call the hooks of its parts.
+    """
+    modes = [(layer, layer.training) for layer in model.modules()]
+    buffers = [
+        (layer, name, buffer, _kept(buffer))
+        for layer in model.modules()
+        for name, buffer in layer._buffers.items()
+    ]
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    with _uncompiled(model), torch.random.fork_rng([device.index for device in devices]):
+        model.eval()
+        try:
+            yield
+        finally:
+            for layer, mode in modes:
+                layer.training = mode
+            for layer, name, buffer, before in buffers:
+                _restore(layer, name, buffer, before)
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager:
+    compiled = any(
+        hasattr(layer, "_orig_mod") or layer._compiled_call_impl for layer in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def _kept(buffer: torch.Tensor | None) -> torch.Tensor | None:
+    return None if buffer is None else buffer.detach().clone()
+
+
+def _restore(
+    layer: nn.Module, name: str, buffer: torch.Tensor | None, before: torch.Tensor | None
+) -> None:
+    layer._buffers[name] = buffer
+    if buffer is not None and not buffer.is_meta and not _same(buffer, before):
+        with torch.no_grad():
+            buffer.copy_(before)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.layout is not torch.strided or torch.equal(one, other)
+
+
+def copied(model: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:
+    """A copy of ``model`` that shares nothing with it.
+
+    Args:
+        instead: by the id of a tensor of ``model``, what the copy has in its place.
+
+    Raises:
+        ValueError: a function in ``model`` holds on to one of its layers or weights, so that the
+            copy would still compute with those of the original; or something has no copy.
+    """
+    own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    for name, layer in model.named_modules():
+        for what, function in _functions(layer):
+            if _keeps(function, own):
+                raise ValueError(
+                    f"{name or type(model).__name__} cannot be copied: its {what} holds on to a "
+                    "layer or weight of the network, so that a copy would compute with that of "
+                    "the original. Make it a method of a class, or remove it first."
+                )
+    try:
+        return copy.deepcopy(model, instead)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        reasons = [f"{name}: {why}" for name, why in _each_computed(model)]
+        why = "; ".join(reasons) or str(error).partition("\n")[0]
+        raise ValueError(f"{type(model).__name__} cannot be copied. {why}.") from error
+
+
+def _each_computed(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for name, layer in model.named_modules():
+        why = computed(layer)
+        if why:
+            yield name or type(model).__name__, why
+
+
+def _functions(layer: nn.Module) -> Iterator[tuple[str, object]]:
+    """What was put on ``layer`` itself: functions among its attributes, and its hooks."""
+    if hasattr(layer, "_orig_mod"):  # what torch.compile puts there is made anew in a copy
+        return
+    for name, value in vars(layer).items():
+        if name == "_compiled_call_impl":  # nor has a copy that
+            continue
+        if name.endswith("_hooks") and isinstance(value, dict):
+            what = name[1:-1].replace("_", " ")
+            yield from ((what, each) for each in value.values())
+        elif isinstance(value, FunctionType | partial):
+            yield name, value
+
+
+def _keeps(function: object, own: set[int]) -> bool:
+    """Whether ``function`` keeps an object with one of the ids ``own`` where no copy looks.
+
+    ``copy.deepcopy`` copies what a method or a ``partial`` is bound to, but never a function.
+    """
+    if isinstance(function, partial):
+        return _keeps(function.func, own)
+    if not isinstance(function, FunctionType):
+        return False
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_set(cell)]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return any(_is_own(each, own) or _keeps(each, own) for each in cells + defaults)
+
+
+def _is_own(value: object, own: set[int]) -> bool:
+    if isinstance(value, MethodType):
+        return id(value.__self__) in own
+    if isinstance(value, list | tuple | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return any(id(each) in own for each in inner)
+    return id(value) in own
+
+
+def _is_set(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - empty while the function around it still runs
+    except ValueError:
+        return False
+    return True

@@ -3,19 +3,35 @@
 A *mask* is a boolean tensor of the shape of its weight: True keeps, False prunes. A *score* says
 how much a weight matters; masks prune the lowest scores. All masks are exact: asked for a sparsity
 of ``s`` over ``n`` weights, they prune ``round(s * n)`` of them, ties included (the earlier weight
-goes first). Scores are compared in single precision. Lesson 01 builds these functions.
+goes first). Scores are compared in single precision. A network whose weights cannot all be pruned
+as they are is refused (see :mod:`course_lib.weights`). Embeddings are left alone, unless a mask, a
+score or a sparsity is given for one by its name. Lesson 01 builds these functions.
 """
 
 import contextlib
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from course_lib.attention import SelfAttention
+from course_lib import calibration
+from course_lib.layers import at_rest, copied, first_input
+from course_lib.models import Inputs, logits
+from course_lib.weights import (
+    coverage,
+    effective,
+    embeddings,
+    is_conv1d,
+    owners,
+    prunable,
+    rows,
+    zeros,
+)
+
+__all__ = ["coverage", "prunable"]  # and all that is defined here
 
 #: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
 Masks = dict[str, torch.Tensor]
@@ -35,42 +51,28 @@ UNSTEADY = (
 # --- which weights ------------------------------------------------------------------------------
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that pruning may touch, by parameter name: linear and convolution layers.
-
-    The matrices that make queries, keys and values are among them, also where an attention layer
-    holds them itself. Biases and normalisation are left out because they are few and each of them
-    matters, embeddings because they are looked up, not multiplied. A parameter shared by several
-    layers (tied) appears once, under its first name.
-    """
-    found = {id(weight) for layer in model.modules() for weight in _weights(layer)}
-    return {name: weight for name, weight in model.named_parameters() if id(weight) in found}
-
-
-def _weights(layer: nn.Module) -> list[nn.Parameter]:
-    """The weights of ``layer`` itself that are multiplied with what comes in."""
-    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-        return [layer.weight]
-    if isinstance(layer, nn.MultiheadAttention | SelfAttention):
-        held = (getattr(layer, f"{kind}_proj_weight", None) for kind in ("in", "q", "k", "v"))
-        return [weight for weight in held if weight is not None]
-    return []
-
-
 def sparsity(model: nn.Module) -> float:
-    """Fraction of the prunable weights that are exactly zero."""
-    weights = prunable(model).values()
+    """Fraction of zeros in the weights that ``model`` multiplies with, as they are multiplied.
+
+    Seen are all weights of linear, bilinear, convolution, recurrent and attention layers, also
+    those that are computed (``torch.nn.utils.prune``, ``weight_norm``), sparse or quantized. Not
+    seen are biases, norms and embeddings; :func:`coverage` says what share of the network that is.
+
+    Raises:
+        ValueError: a layer has no weights yet.
+    """
+    weights = effective(model).values()
     total = sum(weight.numel() for weight in weights)
-    return sum(_zeros(weight) for weight in weights) / total if total else 0.0
+    return sum(zeros(weight) for weight in weights) / total if total else 0.0
 
 
 def layer_sparsity(model: nn.Module) -> dict[str, float]:
-    """Fraction of exact zeros in each prunable weight, by parameter name."""
-    return {name: _zeros(weight) / weight.numel() for name, weight in prunable(model).items()}
+    """Fraction of exact zeros in each weight that :func:`sparsity` sees, by its name.
 
-
-def _zeros(weight: torch.Tensor) -> int:
-    return weight.numel() - int(torch.count_nonzero(weight.detach()))
+    Raises:
+        ValueError: a layer has no weights yet.
+    """
+    return {name: zeros(one) / max(one.numel(), 1) for name, one in effective(model).items()}
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -78,7 +80,9 @@ def _zeros(weight: torch.Tensor) -> int:
 
 def magnitude(weight: torch.Tensor) -> torch.Tensor:
     """Score of each weight: its absolute value (Han et al., 2015). Same shape as ``weight``."""
-    return weight.detach().abs()
+    weight = weight.detach()
+    is_integer = not (weight.is_floating_point() or weight.is_complex())
+    return (weight.float() if is_integer else weight).abs()  # in 8 bits, there is no +128
 
 
 def largest_first(weight: torch.Tensor) -> torch.Tensor:
@@ -106,7 +110,7 @@ def wanda(weight: torch.Tensor, input_norm: torch.Tensor) -> torch.Tensor:
         ValueError: the number of norms is not a multiple of the layer's inputs.
     """
     out, per_group = weight.shape[:2]
-    groups, rest = divmod(input_norm.numel(), per_group)
+    groups, rest = divmod(input_norm.numel(), max(per_group, 1))
     if rest or groups < 1 or out % groups:
         raise ValueError(
             f"{input_norm.numel()} input norms do not fit a weight of shape {tuple(weight.shape)}: "
@@ -116,45 +120,72 @@ def wanda(weight: torch.Tensor, input_norm: torch.Tensor) -> torch.Tensor:
     return magnitude(weight) * norms.view(out, per_group, *[1] * (weight.dim() - 2))
 
 
-def wanda_scores(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Wanda's score of every prunable weight, the inputs measured on ``batches``."""
-    weights = prunable(model)
-    return {name: wanda(weights[name], norm) for name, norm in input_norms(model, batches).items()}
+def wanda_scores(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.Tensor]:
+    """Wanda's score of every weight that :func:`input_norms` has norms for.
+
+    A network that multiplies with other weights too gets no masks from these scores alone, since
+    half of the network would be half of the rest: see :func:`global_masks`.
+
+    Raises:
+        ValueError: as :func:`input_norms`.
+    """
+    weights, layers = prunable(model), owners(model)
+    found = {}
+    for name, norm in input_norms(model, batches).items():
+        layer = layers[name][0]
+        found[name] = rows(layer, wanda(rows(layer, weights[name]), norm))
+    return found
 
 
 @torch.no_grad()
-def input_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+def input_norms(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.Tensor]:
     """L2 norm of what each input of each prunable layer sees, over all ``batches``.
 
-    Put ``model`` into ``eval`` mode first, or its BatchNorm statistics change on the way.
+    The network runs in ``eval`` mode and is left as it was.
 
-    Returns the weight's name mapped to (in,) float32: one norm per input feature of a linear layer
-    or per input channel of a convolution. Transposed convolutions are left out, and the matrices
-    that an attention layer holds itself.
+    Args:
+        batches: calibration data, see :func:`course_lib.calibration.batches`.
+
+    Returns:
+        The weight's name mapped to (in,) float32: one norm per input feature of a linear layer, or
+        per input channel of a convolution. Weights that are multiplied in another way have none:
+        those of recurrent and bilinear layers, and all of ``nn.MultiheadAttention``.
+
+    Raises:
+        ValueError: the network is refused by :func:`prunable`, the data by
+            :func:`course_lib.calibration.batches`, or no batch dimension comes to a layer.
     """
     squares: dict[str, torch.Tensor] = {}
 
     def watch(name: str) -> Callable:
-        def add(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            features = -1 if isinstance(layer, nn.Linear) else 1
-            seen = inputs[0].float().movedim(features, 0).flatten(1).square().sum(1)
+        def add(layer: nn.Module, args: tuple, named: dict) -> None:
+            called = name.rpartition(".")[0] or type(model).__name__
+            x = calibration.batched(called, layer, first_input(called, args, named)).float()
+            features = -1 if _is_linear(layer) else 1
+            seen = x.movedim(features, 0).flatten(1).square().sum(1)
             squares[name] = squares.get(name, 0) + seen
 
         return add
 
-    names = {id(weight): name for name, weight in prunable(model).items()}
+    names = prunable(model)
     handles = [
-        layer.register_forward_pre_hook(watch(names[id(layer.weight)]))
-        for layer in model.modules()
-        if id(getattr(layer, "weight", None)) in names and not getattr(layer, "transposed", False)
+        layer.register_forward_pre_hook(watch(name), with_kwargs=True)
+        for name, layers in owners(model).items()
+        for layer in layers
+        if name in names and (_is_linear(layer) or isinstance(layer, nn.modules.conv._ConvNd))
     ]
     try:
-        for batch in batches:
-            model(batch)
+        with at_rest(model):
+            for batch in calibration.batches(batches):
+                logits(model, batch)
     finally:
         for handle in handles:
             handle.remove()
     return {name: total.sqrt() for name, total in squares.items()}
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or is_conv1d(layer)
 
 
 # --- masks from scores --------------------------------------------------------------------------
@@ -164,7 +195,8 @@ def global_masks(model: nn.Module, sparsity: float, score: Score = magnitude) ->
     """Prune the lowest scores of the whole network: every weight competes with every other.
 
     Raises:
-        ValueError: ``sparsity`` is not within 0 to 1, or a score is not a number.
+        ValueError: ``sparsity`` is not within 0 to 1, a score is not a number, the network is
+            refused by :func:`prunable`, or ready scores lack one of its weights.
     """
     return lowest_overall(*_scored(model, score), sparsity)
 
@@ -178,11 +210,11 @@ def layer_masks(
         sparsity: one for all layers, or one by parameter name (a layer not named stays dense).
 
     Raises:
-        ValueError: a sparsity is not within 0 to 1, or a score is not a number.
+        ValueError: a sparsity is not within 0 to 1, or as :func:`global_masks`.
     """
-    tensors, function = _scored(model, score)
-    wanted = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(tensors, sparsity)
-    _known(wanted, tensors)
+    by_name = isinstance(sparsity, Mapping)
+    tensors, function = _scored(model, score, sparsity if by_name else None)
+    wanted = sparsity if by_name else dict.fromkeys(tensors, sparsity)
     return {
         name: lowest_overall({name: tensors[name]}, function, wanted.get(name, 0.0))[name]
         for name in tensors
@@ -193,12 +225,12 @@ def output_masks(model: nn.Module, sparsity: float, score: Score = magnitude) ->
     """Prune the lowest scores of each output (row of the weight) on its own, as Wanda does.
 
     Raises:
-        ValueError: ``sparsity`` is not within 0 to 1, or a score is not a number.
+        ValueError: ``sparsity`` is not within 0 to 1, or as :func:`global_masks`.
     """
 
     def prune_rows(scores: torch.Tensor) -> torch.Tensor:
-        rows = scores.flatten(1)
-        return lowest_per_row(rows, zeros_asked(sparsity, rows.shape[1])).view(scores.shape)
+        flat = scores.flatten(1)
+        return lowest_per_row(flat, zeros_asked(sparsity, flat.shape[1])).view(scores.shape)
 
     return _outputs_first(model, score, prune_rows)
 
@@ -210,13 +242,13 @@ def nm_masks(model: nn.Module, n: int, m: int, score: Score = magnitude) -> Mask
     the input channels of a convolution. A layer whose inputs ``m`` does not divide stays dense.
 
     Raises:
-        ValueError: not 0 <= n <= m, or a score is not a number.
+        ValueError: not 0 <= n <= m, or as :func:`global_masks`.
     """
     _check_nm(n, m)
 
     def prune_groups(scores: torch.Tensor) -> torch.Tensor:
         if scores.shape[1] % m:
-            return torch.ones_like(_refuse_nan(scores), dtype=torch.bool)
+            return torch.ones_like(scores, dtype=torch.bool)
         return nm_mask(scores, n, m)
 
     return _outputs_first(model, score, prune_groups)
@@ -226,26 +258,26 @@ def _outputs_first(
     model: nn.Module, score: Score, prune: Callable[[torch.Tensor], torch.Tensor]
 ) -> Masks:
     """The mask that ``prune`` makes from the scores of each layer, given as (out, in, ...)."""
-    transposed = {
-        id(layer.weight): layer.groups
-        for layer in model.modules()
-        if getattr(layer, "transposed", False)
-    }
-    weights = prunable(model)
-    tensors, function = _scored(model, score)
+    layers = owners(model)
     masks = {}
+    tensors, function = _scored(model, score)
     for name, tensor in tensors.items():
-        scores = function(tensor.detach())
-        groups = transposed.get(id(weights[name]))
-        if groups is None:
-            masks[name] = prune(scores)
-        else:  # a transposed convolution stores its weight as (in, out / groups, ...)
-            masks[name] = _swap_in_out(prune(_swap_in_out(scores, groups)), groups)
+        scores = _refuse_nan(_score_of(name, tensor, function), name)
+        layer = layers[name][0] if name in layers else model  # none has a table of embeddings
+        masks[name] = rows(layer, prune(rows(layer, scores))).contiguous()
     return masks
 
 
-def _swap_in_out(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+def _score_of(name: str, tensor: torch.Tensor, score: Callable) -> torch.Tensor:
+    found = score(tensor.detach())
+    is_tensor = isinstance(found, torch.Tensor)
+    if not is_tensor or found.shape != tensor.shape or found.is_complex() or found.is_meta:
+        got = f"{tuple(found.shape)} of {found.dtype}" if is_tensor else type(found).__name__
+        raise ValueError(
+            f"The score of {name} must be real numbers of the shape {tuple(tensor.shape)} of the "
+            f"weight, one for each; got {got}."
+        )
+    return found
 
 
 def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
@@ -265,7 +297,8 @@ def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
 
 
 def _check_nm(n: int, m: int) -> None:
-    if not 0 <= n <= m or m < 1:
+    whole = isinstance(n, Integral) and isinstance(m, Integral)
+    if not whole or not 0 <= n <= m or m < 1:
         raise ValueError(f"An N:M mask keeps n of m with 0 <= n <= m; got {n}:{m}.")
 
 
@@ -289,17 +322,17 @@ def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsit
     total = sum(tensor.numel() for tensor in tensors.values())
     count = zeros_asked(sparsity, total)
 
-    def scores(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-        for piece in score(tensor.detach()).reshape(-1).split(PIECE):
-            yield _refuse_nan(piece.float())
+    def scores(name: str) -> Iterator[torch.Tensor]:
+        for piece in _score_of(name, tensors[name], score).reshape(-1).split(PIECE):
+            yield _refuse_nan(piece.float(), name)
 
     threshold, ties = _kth_lowest(
-        lambda: (piece for tensor in tensors.values() for piece in scores(tensor)), count
+        lambda: (piece for name in tensors for piece in scores(name)), count
     )
     masks = {}
     for name, tensor in tensors.items():
         mask = torch.empty(tensor.numel(), dtype=torch.bool, device=tensor.device)
-        for kept, piece in zip(mask.split(PIECE), scores(tensor), strict=True):
+        for kept, piece in zip(mask.split(PIECE), scores(name), strict=True):
             torch.gt(piece, threshold, out=kept)
             if ties is not None:
                 tied = (piece == threshold).nonzero().squeeze(1)
@@ -317,11 +350,23 @@ def zeros_asked(sparsity: float, total: int) -> int:
     Raises:
         ValueError: ``sparsity`` is not within 0 to 1.
     """
-    if not 0 <= sparsity <= 1:
+    share = as_number(sparsity)
+    if not 0 <= share <= 1:
+        percent = f" For {share:g} percent, give {share / 100:g}." if 1 < share <= 100 else ""
         raise ValueError(
-            f"A sparsity is a fraction from 0 (dense) to 1 (all pruned); got {sparsity!r}."
+            f"A sparsity is a fraction from 0 (dense) to 1 (all pruned); got {sparsity!r}.{percent}"
         )
-    return round(sparsity * total)
+    return round(share * total)
+
+
+def as_number(value: object) -> float:
+    """``value`` as a float, also of a scalar of NumPy or torch; NaN if it is no single number."""
+    if isinstance(value, bool | str | bytes) or getattr(value, "dtype", None) in (bool, torch.bool):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 def _kth_lowest(scores: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[float, int | None]:
@@ -361,25 +406,44 @@ def _mirror_negative(bits: torch.Tensor) -> torch.Tensor:
     return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
 
 
-def _refuse_nan(scores: torch.Tensor) -> torch.Tensor:
+def _refuse_nan(scores: torch.Tensor, name: str = "the weights") -> torch.Tensor:
     if scores.numel() and scores.amax().isnan():  # a maximum is NaN when any score is
         raise ValueError(
-            "A score is NaN, so the weights have no order. Did the training diverge? "
+            f"A score of {name} is NaN, so its weights have no order. Did the training diverge? "
             "Load the trained weights again, or lower the learning rate."
         )
     return scores
 
 
 def _scored(
-    model: nn.Module, score: Score
+    model: nn.Module, score: Score, wanted: Mapping[str, float] | None = None
 ) -> tuple[Mapping[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """The tensors to rank, and the function that turns them into scores."""
-    weights = prunable(model)
+    """The tensors to rank, and the function that turns them into scores.
+
+    Args:
+        wanted: names of the weights that need a score; without, every prunable one.
+    """
+    weights, named = prunable(model), embeddings(model)
     if not weights:
-        raise ValueError(f"{type(model).__name__} has no linear or convolution layer to prune.")
+        raise ValueError(
+            f"{type(model).__name__} has no linear or convolution layer to prune; "
+            "masks.coverage says what it has."
+        )
+    _known(wanted or (), weights | named)
     if not isinstance(score, Mapping):
-        return weights, score
-    _fit(score, weights)
+        if not callable(score):
+            raise ValueError(f"A score is a function, or scores by name; got {score!r}.")
+        return weights | {name: named[name] for name in wanted or () if name in named}, score
+    _fit(score, weights | named)
+    missing = [name for name in (weights if wanted is None else wanted) if name not in score]
+    if missing:
+        total = sum(weight.numel() for weight in weights.values())
+        share = sum((weights | named)[name].numel() for name in missing) / total
+        raise ValueError(
+            f"There is no score for {', '.join(missing)}, {share:.0%} of the prunable weights, so "
+            "that the sparsity would be that of the rest. Give scores for these too, or name the "
+            "weights to prune: layer_masks takes a sparsity for each name."
+        )
     return score, lambda scores: scores
 
 
@@ -393,7 +457,7 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
     Raises:
         ValueError: a mask has an unknown name, another shape than its weight, or is not boolean.
     """
-    weights = prunable(model)
+    weights = prunable(model) | embeddings(model)
     _fit(masks, weights)
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
@@ -403,8 +467,12 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
 
 
 def pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
-    """A copy of ``model`` with ``masks`` applied; ``model`` itself is left as it is."""
-    pruned = copy.deepcopy(model)
+    """A copy of ``model`` with ``masks`` applied; ``model`` itself is left as it is.
+
+    Raises:
+        ValueError: as :func:`apply_masks`, or what is put on ``model`` cannot be copied.
+    """
+    pruned = copied(model)
     apply_masks(pruned, masks)
     return pruned
 
@@ -420,7 +488,7 @@ def hold(model: nn.Module, masks: Masks) -> Iterator[None]:
         ValueError: a mask has an unknown name or another shape than its weight.
     """
     apply_masks(model, masks)
-    weights = prunable(model)
+    weights = prunable(model) | embeddings(model)
     pruned = {weights[name]: ~mask.to(weights[name].device) for name, mask in masks.items()}
 
     def zero_weights(*_) -> None:
@@ -443,7 +511,10 @@ def hold(model: nn.Module, masks: Masks) -> Iterator[None]:
 
 
 def masks_of(model: nn.Module) -> Masks:
-    """The masks that a pruned network shows: False wherever a prunable weight is exactly zero."""
+    """The masks that a pruned network shows: False wherever a prunable weight is exactly zero.
+
+    A row of zeros in an embedding may be that of padding, so embeddings have none.
+    """
     return {name: weight.detach() != 0 for name, weight in prunable(model).items()}
 
 
@@ -456,14 +527,18 @@ def cubic_sparsity(progress: float, final: float, initial: float = 0.0) -> float
         ValueError: an argument is not within 0 to 1.
     """
     for name, value in (("progress", progress), ("final", final), ("initial", initial)):
-        if not 0 <= value <= 1:
+        if not 0 <= as_number(value) <= 1:
             raise ValueError(f"{name} is a fraction from 0 to 1; got {value!r}.")
     return final + (initial - final) * (1 - progress) ** 3
 
 
 def _fit(given: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"Give tensors by parameter name; got {type(given).__name__}.")
     _known(given, weights)
     for name, tensor in given.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"For {name}, give a tensor; got {type(tensor).__name__}.")
         if tensor.shape != weights[name].shape:
             raise ValueError(
                 f"{name} has the shape {tuple(weights[name].shape)}, "

@@ -6,6 +6,7 @@ was made by ``python -m course_lib.recipes NAME``.
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,16 +21,40 @@ Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
-    """The logits (N, classes) that ``model`` gives for ``inputs``, which go to its device first.
+    """The logits (N, classes) that ``model`` gives for ``inputs``.
 
+    The inputs go to its device first, and numbers with a fraction to the type of its weights.
     A network of ``transformers`` takes tensors by name and returns an object that holds the logits.
+
+    Raises:
+        ValueError: the network cannot take the inputs.
     """
-    device = next(model.parameters()).device
-    if isinstance(inputs, Mapping):
-        outputs = model(**{name: value.to(device) for name, value in inputs.items()})
-    else:
-        outputs = model(inputs.to(device))
+    first = next(chain(model.parameters(), model.buffers()), torch.tensor(0))
+    by_name = inputs if isinstance(inputs, Mapping) else {}
+    args = () if by_name else (_placed(inputs, first),)
+    try:
+        outputs = model(*args, **{name: _placed(value, first) for name, value in by_name.items()})
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot take {_described(inputs)}: {_first_line(error)}"
+        ) from error
     return getattr(outputs, "logits", outputs)
+
+
+def _placed(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    fractions = value.is_floating_point() and like.is_floating_point()
+    return value.to(like.device, like.dtype if fractions else value.dtype)
+
+
+def _described(inputs: Inputs) -> str:
+    named = inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]
+    return ", ".join(f"{name} {tuple(each.shape)} of {each.dtype}" for name, each in named)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class ResidualBlock(nn.Module):

@@ -6,19 +6,24 @@ outputs (here just called the Hessian). Magnitude ignores it, Wanda looks at its
 SparseGPT uses all of it: when a weight goes, others change to make up for it, as in the Optimal
 Brain Surgeon (OBS; Hassibi and Stork, 1993). Lesson 08 compares them.
 
+The ``Conv1D`` of ``transformers`` is a linear layer too; its weight is turned to (out, in).
+
 Which weights go is a *pattern*: a sparsity from 0 to 1, or (n, m) to keep n of every m consecutive
 inputs, such as (2, 4).
 """
 
-import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import nn
 
-from course_lib import masks
+from course_lib import calibration, masks
+from course_lib.layers import at_rest, copied, first_input
 from course_lib.models import Inputs, logits
+from course_lib.weights import coverage, is_conv1d, prunable, rows
 
 #: A sparsity from 0 (dense) to 1, or (n, m): keep n of every m consecutive inputs.
 Pattern = float | tuple[int, int]
@@ -42,50 +47,69 @@ def hessians(
 ) -> dict[str, torch.Tensor]:
     """``X^T X`` of the inputs X that each linear layer sees over all ``batches``.
 
-    Put ``model`` into ``eval`` mode first. Where a batch has an ``attention_mask``, tokens that
-    only pad a sentence are left out. ``nn.MultiheadAttention`` computes with its weights itself:
-    to its ``out_proj``, no input ever comes, and it is left out.
+    The network runs in ``eval`` mode and is left as it was. Where a batch has an
+    ``attention_mask``, tokens that only pad a sentence are left out. ``nn.MultiheadAttention``
+    computes with its weights itself: to its ``out_proj``, no input ever comes, and it is left out.
+    Layers that share a weight have one Hessian, under the name of the first.
 
     Args:
-        layers: names of linear layers; without, all of ``model`` that run.
+        batches: calibration data, see :func:`course_lib.calibration.batches`.
+        layers: names of linear layers; without, all that run, except where their weight is also a
+            table of embeddings.
 
     Returns:
         By name of the layer, in the order in which they first run, (in, in) float64.
 
     Raises:
-        ValueError: a given name is not that of a linear layer, or of one that never runs.
+        ValueError: a given name is not that of a linear layer, or of one that never runs; a layer
+            whose weight cannot be pruned; calibration data that is refused, or that makes the
+            inputs of a layer infinite or NaN.
     """
     found: dict[str, torch.Tensor] = {}
     names = _linear(model, layers)
-    for batch in batches:
-        with _watched(model, names, found, batch):
-            logits(model, batch)
+    with at_rest(model):
+        for batch in calibration.batches(batches):
+            with _watched(names, found, batch):
+                logits(model, batch)
     silent = [name for name in names if name not in found]
     if layers is not None and silent:
         raise ValueError(f"No input comes to {', '.join(silent)} when the network runs.")
+    for name, hessian in found.items():
+        if not hessian.isfinite().all():
+            raise ValueError(f"The inputs of {name} are infinite or NaN; look at the layer before.")
     return found
 
 
 @contextmanager
 def _watched(
-    model: nn.Module, names: Iterable[str], found: dict[str, torch.Tensor], batch: Inputs
+    names: Mapping[str, Sequence[nn.Module]], found: dict[str, torch.Tensor], batch: Inputs
 ) -> Iterator[None]:
-    """Within the block, add what the layers ``names`` see of ``batch`` to ``found``."""
+    """Within the block, add what the layers of each of ``names`` see of ``batch`` to ``found``."""
 
     def watch(name: str) -> Callable:
-        def add(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            x = _tokens(inputs[0], batch)
+        def add(layer: nn.Module, args: tuple, named: dict) -> None:
+            x = calibration.batched(name, layer, first_input(name, args, named))
+            x = _tokens(x, batch)
             x = x if x.dtype == torch.float64 else x.float()
-            found[name] = found.get(name, 0) + (x.T @ x).double()
+            found[name] = found.get(name, 0) + _double(x.T @ x)
 
         return add
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
+    hooks = [
+        layer.register_forward_pre_hook(watch(name), with_kwargs=True)
+        for name, layers in names.items()
+        for layer in layers
+    ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _double(values: torch.Tensor) -> torch.Tensor:
+    """In float64; on the CPU, where the device has none (mps)."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def _tokens(inputs: torch.Tensor, batch: Inputs) -> torch.Tensor:
@@ -96,13 +120,30 @@ def _tokens(inputs: torch.Tensor, batch: Inputs) -> torch.Tensor:
     return inputs.flatten(0, -2)
 
 
-def _linear(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    there = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    wanted = there if layers is None else list(layers)
+def _linear(model: nn.Module, layers: Sequence[str] | None) -> dict[str, list[nn.Module]]:
+    """By name of a linear layer that is wanted, the layers that share its weight, itself first."""
+    there = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) or is_conv1d(layer)
+    }
+    if layers is None:
+        weights = prunable(model)
+        wanted = [name for name in there if _weight_of(name) in weights]
+    else:
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+    refused = coverage(model).refused
     for name in wanted:
         if name not in there:
             raise ValueError(f"No linear layer is called {name!r}; there are: {', '.join(there)}.")
-    return wanted
+        if _weight_of(name) in refused:
+            raise ValueError(f"{name} cannot be pruned: {refused[_weight_of(name)]}.")
+    held = {name: layer._parameters.get("weight") for name, layer in there.items()}
+    return {name: [there[other] for other in held if held[other] is held[name]] for name in wanted}
+
+
+def _weight_of(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
 
 
 # --- methods ------------------------------------------------------------------------------------
@@ -123,7 +164,7 @@ def wanda(weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern) -> torc
     Raises:
         ValueError: a pattern that is impossible, or does not fit the weight.
     """
-    scores = masks.wanda(weight, hessian.diagonal().sqrt().float())
+    scores = masks.wanda(weight, hessian.diagonal().sqrt().float().to(weight.device))
     if isinstance(pattern, tuple):
         return weight.detach() * masks.nm_mask(scores, *pattern)
     count = masks.zeros_asked(pattern, weight.shape[1])
@@ -170,8 +211,9 @@ def compensated(
     Raises:
         ValueError: a Hessian that cannot be inverted.
     """
-    groups = iter(mask.split(BLOCK, dim=1))
-    return _swept(weight, _inverse_root(hessian, damping), BLOCK, lambda costs: next(groups))
+    root = _inverse_root(hessian, damping)
+    groups = iter(mask.to(root.device).split(BLOCK, dim=1))
+    return _swept(weight, root, BLOCK, lambda costs: next(groups))
 
 
 def _swept(weight: torch.Tensor, root: torch.Tensor, group: int, choose: Choice) -> torch.Tensor:
@@ -181,13 +223,13 @@ def _swept(weight: torch.Tensor, root: torch.Tensor, group: int, choose: Choice)
     weights to the left are settled. Corrections beyond a block of columns wait for its end, where
     one product does them all.
     """
-    swept = weight.detach().double().clone()
+    swept = _double(weight.detach()).clone()
     size = group * max(1, BLOCK // group)
     for start in range(0, weight.shape[1], size):
         block, rest = slice(start, start + size), slice(start + size, None)
         errors = _sweep_block(swept[:, block], root[block, block], group, choose)
         swept[:, rest] -= errors @ root[block, rest]
-    return swept.to(weight.dtype)
+    return swept.to(weight)
 
 
 def _sweep_block(
@@ -208,8 +250,8 @@ def _sweep_block(
 
 def _inverse_root(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     """The upper triangular U with U^T U = inverse of the damped Hessian, float64."""
-    damped = hessian.double().clone()
-    damped.diagonal().add_(damping * hessian.diagonal().mean())
+    damped = _double(hessian).clone()
+    damped.diagonal().add_(damping * damped.diagonal().mean())
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         return torch.linalg.cholesky(inverse, upper=True)
@@ -225,7 +267,7 @@ def _lowest(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """The mask that prunes the lowest of all ``scores`` (out, in), or of every m in a row."""
     if isinstance(pattern, tuple):
         return masks.nm_mask(scores, *pattern)
-    return masks.lowest_overall({"": scores}, lambda scores: scores, pattern)[""]
+    return masks.lowest_overall({"it": scores}, lambda scores: scores, pattern)["it"]
 
 
 # --- the best possible --------------------------------------------------------------------------
@@ -239,13 +281,14 @@ def reconstructed(weight: torch.Tensor, hessian: torch.Tensor, mask: torch.Tenso
     nearest to ``weight``. Every row needs a system of its own to be solved, which is what SparseGPT
     avoids.
     """
-    best = weight.detach().double() * mask
-    hessian = hessian.double()
-    for row, (kept, old) in enumerate(zip(mask, weight.detach().double(), strict=True)):
+    whole, hessian = _double(weight.detach()), _double(hessian)
+    mask = mask.to(whole.device)
+    best = whole * mask
+    for row, (kept, old) in enumerate(zip(mask, whole, strict=True)):
         if kept.any() and not kept.all():
             missing = hessian[kept][:, ~kept] @ old[~kept]
             best[row, kept] += _solved(hessian[kept][:, kept], missing)
-    return best.to(weight.dtype)
+    return best.to(weight)
 
 
 def _solved(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -256,8 +299,8 @@ def _solved(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def output_error(weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tensor) -> float:
     """Squared error of the layer's outputs on the calibration data, over their squared size."""
-    hessian, weight = hessian.double(), weight.detach().double()
-    error = weight - pruned.detach().double()
+    hessian, weight = _double(hessian), _double(weight.detach())
+    error = weight - _double(pruned.detach())
     return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
 
 
@@ -266,7 +309,7 @@ def output_error(weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tens
 
 def prune(
     model: nn.Module,
-    batches: Sequence[Inputs],
+    batches: Iterable[Inputs],
     method: Method = sparsegpt,
     pattern: Pattern = 0.5,
     layers: Sequence[str] | None = None,
@@ -275,10 +318,13 @@ def prune(
 ) -> nn.Module:
     """A copy of ``model``, in ``eval`` mode, with its linear layers pruned in the order they run.
 
-    Each layer is pruned for the inputs that it gets once the layers before it are pruned.
+    Each layer is pruned for the inputs that it gets once the layers before it are pruned. Without
+    ``layers``, a warning names the prunable weights that stay dense: those that are in no linear
+    layer, or in one that never runs.
 
     Args:
-        batches: calibration data without labels; they are gone through once for each step.
+        batches: calibration data, see :func:`course_lib.calibration.batches`; kept in memory,
+            because it is gone through once for each step.
         layers: names of linear layers to prune; without, all that run. A layer whose inputs the m
             of the pattern does not divide stays dense.
         at_once: layers that are pruned in one step, for the inputs from before it. The code of
@@ -286,15 +332,60 @@ def prune(
         progress: wraps the steps, for a progress bar.
 
     Raises:
-        ValueError: no layer has a given name, no batch, or a pattern that is impossible.
+        ValueError: a pattern that is impossible, or what :func:`hessians` or ``method`` refuses,
+            with the name of the layer.
     """
-    if not batches:
-        raise ValueError("One-shot pruning needs at least one batch of calibration data.")
-    pruned = copy.deepcopy(model).eval()
+    _check(pattern, at_once)
+    batches = list(calibration.batches(batches))
+    pruned = copied(model).eval()
     names = list(hessians(pruned, batches[:1], layers))
+    if layers is None:
+        _tell_what_stays(pruned, names)
     for step in progress([names[i : i + at_once] for i in range(0, len(names), at_once)]):
         for name, hessian in hessians(pruned, batches, step).items():
-            layer = pruned.get_submodule(name)
-            if not isinstance(pattern, tuple) or layer.in_features % pattern[1] == 0:
-                layer.weight.data = method(layer.weight, hessian, pattern)
+            _prune_layer(name, pruned.get_submodule(name), hessian, method, pattern)
     return pruned
+
+
+def _check(pattern: Pattern, at_once: int) -> None:
+    if not isinstance(at_once, Integral) or at_once < 1:
+        raise ValueError(f"Prune 1 layer at once, or more; got {at_once!r}.")
+    if not isinstance(pattern, tuple):
+        masks.zeros_asked(pattern, 0)
+    elif len(pattern) != 2:
+        raise ValueError(f"A pattern of groups is (n, m): keep n of every m; got {pattern!r}.")
+    else:
+        masks.nm_mask(torch.ones(1, 0), *pattern)
+
+
+def _tell_what_stays(model: nn.Module, names: Sequence[str]) -> None:
+    """Warn of prunable weights that are in none of the layers ``names``."""
+    weights = prunable(model)
+    pruned = {id(model.get_submodule(name).weight) for name in names}
+    dense = {name: each.numel() for name, each in weights.items() if id(each) not in pruned}
+    if dense:
+        share = sum(dense.values()) / sum(each.numel() for each in weights.values())
+        warnings.warn(
+            f"{share:.0%} of the prunable weights stay dense, because they are in no linear layer "
+            f"that is called: {', '.join(dense)}. Name the layers to prune, if that is meant.",
+            stacklevel=3,
+        )
+
+
+@torch.no_grad()
+def _prune_layer(
+    name: str, layer: nn.Module, hessian: torch.Tensor, method: Method, pattern: Pattern
+) -> None:
+    weight = rows(layer, layer.weight)
+    if isinstance(pattern, tuple) and weight.shape[1] % pattern[1]:
+        return
+    try:
+        pruned = method(weight, hessian, pattern)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if not pruned.isfinite().all():
+        raise ValueError(
+            f"{name}: the pruned weights are infinite or NaN in {weight.dtype}. Prune a copy in "
+            "float32, model.float()."
+        )
+    layer.weight.copy_(rows(layer, pruned))

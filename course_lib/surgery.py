@@ -8,7 +8,6 @@ A removal is exact: the smaller network computes what the whole one computes onc
 read the removed channels are zero (:func:`silence`).
 """
 
-import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
@@ -20,6 +19,7 @@ from torch import nn
 from course_lib import channels
 from course_lib.attention import SelfAttention
 from course_lib.graph import Graph, Trail, UnknownOperation, trace
+from course_lib.layers import copied
 from course_lib.models import open_tensors, write_tensors
 
 #: By name of the parameter or buffer, and by dimension: the places that are kept, in order.
@@ -128,7 +128,7 @@ def remove(model: nn.Module, plan: Plan) -> nn.Module:
         missing = ", ".join(plan.keys() - tensors.keys())
         raise ValueError(f"The plan is for another network: this one has no {missing}.")
     cut = {id(tensors[name]): _cut(tensors[name], name, kept) for name, kept in plan.items()}
-    smaller = copy.deepcopy(model, cut)  # takes the cut tensors in the place of the whole ones
+    smaller = copied(model, cut)
     for name, layer in list(smaller.named_modules()):
         if isinstance(layer, nn.MultiheadAttention) and f"{name}.in_proj_weight" in plan:
             smaller.set_submodule(name, SelfAttention(layer))

@@ -303,6 +303,36 @@ def test_an_interruption_leaves_the_network_as_it_was():
     assert hooks == [len(layer._forward_hooks) for layer in model.modules()]
 
 
+def test_a_forward_that_somebody_put_there_is_put_back():
+    model = residual()
+    found = trace(model, PICTURE)
+    mine = model.stem.forward
+    model.stem.forward = mine
+    channels.loss_changes(model, found, "blocks.1.conv1", [pictures(4)])
+    assert vars(model.stem)["forward"] is mine
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (lambda images, labels: images, "no labels"),
+        (lambda images, labels: (images, labels[:2]), "one label for each"),
+        (lambda images, labels: (images * math.nan, labels), "NaN"),
+        (lambda images, labels: (images[..., :4], labels), "Sequential cannot take inputs"),
+    ],
+    ids=["no labels", "too few", "NaN", "another size"],
+)
+def test_batches_that_say_nothing_are_refused(batch, message):
+    model = chain()
+    found = trace(model, PICTURE)
+    batches = [batch(*pictures(4))]
+    for measure in (channels.taylor, lambda *args: channels.true_costs(*args[:2], "0", args[2])):
+        with pytest.raises(ValueError, match=message):
+            measure(model, found, batches)
+    with pytest.raises(ValueError, match="No group is called 'stem'; there are: 0"):
+        channels.true_costs(model, found, "stem", [pictures(4)])
+
+
 def test_progress_sees_every_batch_and_no_batch_is_an_error():
     model = chain()
     found = trace(model, PICTURE)
@@ -354,6 +384,11 @@ def test_rank_correlation_shares_ranks_among_equals(pairs):
     one, other = (list(values) for values in zip(*pairs, strict=True))
     found = channels.rank_correlation(torch.tensor(one), torch.tensor(other))
     assert found == pytest.approx(slow_rank_correlation(one, other), abs=1e-9, nan_ok=True)
+
+
+def test_rank_correlation_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match=r"got the shapes \(3,\) and \(4,\)"):
+        channels.rank_correlation(torch.ones(3), torch.ones(4))
 
 
 def test_rank_correlation_sees_the_order_only():
@@ -423,7 +458,7 @@ def test_what_goes_never_scores_above_what_stays(count, ratio, multiple, seed):
 
 
 @pytest.mark.parametrize("choose", [channels.lowest, channels.lowest_overall])
-@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, math.nan])
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, math.nan, True, "0.5", None])
 def test_an_impossible_ratio_is_refused(choose, ratio):
     with pytest.raises(ValueError, match="from 0 up to but not including 1"):
         choose(SCORES, ratio)
@@ -440,8 +475,12 @@ def test_other_impossible_wishes_are_refused():
         channels.lowest(SCORES, {"c": 0.5})
     with pytest.raises(ValueError, match="multiple of 1 or more; got 0"):
         channels.lowest(SCORES, 0.5, multiple=0)
+    with pytest.raises(ValueError, match=r"multiple of 1 or more; got 1\.5"):
+        channels.lowest(SCORES, 0.5, multiple=1.5)
     with pytest.raises(ValueError, match="from 0 up to"):
         channels.lowest_overall(SCORES, 0.5, floor=1)
+    with pytest.raises(ValueError, match="score of b is infinite"):
+        channels.lowest_overall(SCORES | {"b": torch.tensor([1.0, math.inf])}, 0.5)
 
 
 def test_lowest_overall_compares_groups_by_their_mean():
@@ -525,8 +564,13 @@ def test_rescaled_filters_fool_the_norms_but_not_batchnorm_or_taylor():
 # --- 16-bit networks ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("size", [1e-5, 1.0, 1e3], ids=["tiny", "usual", "huge"])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        *((torch.float16, size) for size in (1e-5, 1.0, 1e4)),
+        *((dtype, size) for dtype in (torch.bfloat16, torch.float32) for size in (1e-8, 1.0, 1e4)),
+    ],
+)
 @pytest.mark.parametrize("score", [channels.l1, channels.l2])
 def test_scores_do_not_depend_on_the_type_of_the_weights(score, size, dtype):
     torch.manual_seed(0)
@@ -534,8 +578,8 @@ def test_scores_do_not_depend_on_the_type_of_the_weights(score, size, dtype):
     with torch.no_grad():
         model[0].weight.uniform_(0.5, 1).mul_(size * torch.linspace(2, 1, 8)[:, None])
     half = copy.deepcopy(model).to(dtype)
-    same = copy.deepcopy(half).float()  # the very same weights
-    wiring = trace(same, torch.randn(2, 4096))
+    same = copy.deepcopy(half).double()  # the very same weights
+    wiring = trace(same, torch.randn(2, 4096).double())
     found, expected = score(half, wiring)["0"], score(same, wiring)["0"]
     assert found.isfinite().all() and torch.allclose(found, expected, rtol=1e-5)
     assert len(expected.unique()) == 8

@@ -1,5 +1,8 @@
 """A layer that is not what its class says is known."""
 
+from functools import partial
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch.ao.quantization import get_default_qat_qconfig
 from torch.nn.utils import parametrizations, prune
 
 from course_lib import layers
+from course_lib.layers import at_rest, copied
 
 NORMS = (nn.utils.weight_norm, nn.utils.spectral_norm)
 
@@ -93,3 +97,111 @@ def test_the_reason_names_the_parameter():
     assert "its bias is computed" in layers.computed(PECULIAR["torch's prune of a bias"]())
     assert "its weight is computed" in layers.computed(PECULIAR["parametrization"]())
     assert layers.computed(hooked(nn.Linear(4, 4))) is None
+
+
+# --- the network that was given -----------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer, one in place and one anew, and draws a random number."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("noise", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        self.noise = torch.rand(1)
+        return x
+
+
+def test_at_rest_a_network_is_in_eval_mode_and_afterwards_as_it_was():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), Counting())
+    model[1].eval()
+    buffers = {name: (each, each.clone()) for name, each in model.named_buffers()}
+    state = torch.get_rng_state()
+    with pytest.raises(KeyError), at_rest(model):
+        assert not any(layer.training for layer in model.modules())
+        model(torch.randn(4, 2))
+        raise KeyError
+    assert [layer.training for layer in model] == [True, False, True] and model.training
+    for name, each in model.named_buffers():
+        assert each is buffers[name][0] and torch.equal(each, buffers[name][1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_at_rest_hooks_of_a_compiled_network_are_called():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    compiled, calls = torch.compile(model, backend="eager"), []
+    compiled(torch.ones(1, 2))
+    model[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    with at_rest(compiled):
+        compiled(torch.ones(1, 2))
+    assert calls
+
+
+def _closed_over(model):
+    old = model[1].forward
+    model[1].forward = lambda x: 2 * old(x)
+
+
+def _nested(model):
+    def scaled(x):
+        return x * model[0].weight.mean()
+
+    model[1].forward = lambda x: scaled(x)
+
+
+def _default(model):
+    model[1].forward = lambda x, first=model[0]: first(x)
+
+
+def _hook(model):
+    model[1].register_forward_hook(lambda layer, given, out: out + model[0].bias)
+
+
+def _in_a_list(model):
+    parts = [model[0]]
+    model[1].forward = lambda x: parts[0](x)
+
+
+@pytest.mark.parametrize("put", [_closed_over, _nested, _default, _hook, _in_a_list])
+def test_what_would_still_use_the_original_is_not_copied(put):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    put(model)
+    with pytest.raises(ValueError, match=r"1 cannot be copied: its forward.* holds on to a layer"):
+        copied(model)
+
+
+def _method(model):
+    model[1].forward = MethodType(lambda layer, x: x @ layer.weight, model[1])
+
+
+def _partial(model):
+    model[1].forward = partial(lambda layer, x: x @ layer.weight, model[1])
+
+
+def _harmless(model):
+    seen = []
+    model[1].register_forward_hook(lambda layer, given, out: seen.append(out))
+
+
+def _compiled(model):
+    model.compile(backend="eager")
+    model(torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("put", [_method, _partial, _harmless, _compiled])
+def test_a_copy_shares_nothing_with_its_original(put):
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    put(model)
+    copy = copied(model)
+    copy[1].weight.data.zero_()
+    assert not copy(torch.ones(1, 2)).any() and model(torch.ones(1, 2)).any()
+
+
+def test_what_has_no_copy_is_named():
+    model = nn.Sequential(prune.l1_unstructured(nn.Linear(4, 4), "bias", 0.5))
+    with pytest.raises(ValueError, match=r"Sequential cannot be copied\. 0: its bias is computed"):
+        copied(model)

@@ -2,20 +2,24 @@
 
 import copy
 import math
+import re
 from itertools import pairwise
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils.data import DataLoader, TensorDataset
 
 from course_lib import masks
 from course_lib.attention import SelfAttention
 from course_lib.masks import (
     apply_masks,
+    coverage,
     cubic_sparsity,
     global_masks,
     hold,
@@ -55,17 +59,16 @@ def zeros(found: masks.Masks) -> int:
 
 
 class Tied(nn.Module):
-    """An embedding and two linear layers share one weight; a third has its own."""
+    """Two linear layers share one weight, another one is that of the embedding."""
 
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(6, 4)
-        self.first, self.second = nn.Linear(4, 6), nn.Linear(4, 6)
-        self.first.weight = self.second.weight = self.embedding.weight
-        self.own = nn.Linear(6, 4)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.first.weight, self.head.weight = self.second.weight, self.embedding.weight
 
     def forward(self, x):
-        return self.first(self.own(self.second(self.embedding(x))))
+        return self.head(self.first(self.second(self.embedding(x))))
 
 
 @pytest.fixture
@@ -101,12 +104,25 @@ def test_matrices_that_attention_holds_itself_are_prunable():
 
 def test_shared_weight_is_counted_once_and_pruned_once():
     model = Tied()
-    assert list(prunable(model)) == ["embedding.weight", "own.weight"]
     found = global_masks(model, 0.5)
-    assert sum(mask.numel() for mask in found.values()) == 48 and zeros(found) == 24
+    assert list(found) == ["first.weight"] and zeros(found) == 8
     apply_masks(model, found)
-    assert sparsity(model) == 0.5
-    assert model.first.weight is model.second.weight is model.embedding.weight
+    assert sparsity(model) == 0.5 and layer_sparsity(model) == {"first.weight": 0.5}
+    assert model.first.weight is model.second.weight
+
+
+def test_embedding_is_pruned_only_where_it_is_named():
+    for use in (global_masks, layer_masks, output_masks):
+        assert "embedding.weight" not in use(Tied(), 0.5)
+    model = Tied()
+    assert "embeddings" in coverage(model).left_out["embedding.weight"]
+    found = layer_masks(model, {"embedding.weight": 0.5})
+    assert zeros({"it": found.pop("embedding.weight")}) == 12 and found["first.weight"].all()
+    ready = {"embedding.weight": torch.rand(6, 4), "first.weight": torch.rand(4, 4)}
+    found = output_masks(model, 0.5, ready)
+    with hold(model, found):
+        assert int((model.head.weight == 0).sum()) == 12
+    assert int((pruned_copy(Tied(), found).head.weight == 0).sum()) == 12
 
 
 def test_sparsity_counts_exact_zeros():
@@ -363,11 +379,61 @@ def test_a_hundred_million_weights_are_pruned_exactly():
 # --- masks: what is refused ---------------------------------------------------------------------
 
 
+NO_FRACTIONS = [-0.1, 1.1, 90, math.nan, True, "0.5", None, torch.tensor([0.5, 0.5])]
+
+
 @pytest.mark.parametrize("make", [global_masks, layer_masks, output_masks])
-@pytest.mark.parametrize("fraction", [-0.1, 1.1, 90, math.nan])
+@pytest.mark.parametrize("fraction", NO_FRACTIONS, ids=repr)
 def test_sparsity_that_is_no_fraction_is_refused(make, fraction):
-    with pytest.raises(ValueError, match=f"from 0 .*to 1 .*got {fraction}"):
+    with pytest.raises(ValueError, match=f"from 0 .*to 1 .*got {re.escape(repr(fraction))}"):
         make(network(torch.randn(2, 2)), fraction)
+
+
+def test_a_sparsity_in_percent_is_told_as_a_fraction():
+    with pytest.raises(ValueError, match=r"got 90\. For 90 percent, give 0\.9"):
+        global_masks(network(torch.randn(2, 2)), 90)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
+def test_scalars_of_numpy_and_torch_are_numbers(half):
+    assert zeros(global_masks(network(torch.randn(4, 4)), half)) == 8
+
+
+@pytest.mark.parametrize("score", [None, "l1", 3])
+def test_score_that_is_neither_function_nor_mapping_is_refused(score):
+    with pytest.raises(ValueError, match="A score is a function, or scores by name"):
+        global_masks(network(torch.randn(2, 2)), 0.5, score)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "score",
+    [torch.sum, lambda weight: 1, lambda weight: weight[:1], lambda weight: weight.to("meta")],
+    ids=["one number", "no tensor", "one row", "no values"],
+)
+def test_function_that_gives_no_score_for_each_weight_is_refused(make, score):
+    with pytest.raises(ValueError, match=r"The score of 0\.weight must be real numbers of the sha"):
+        make(network(torch.randn(2, 2)), 0.5, score)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_scores_that_lack_a_weight_are_refused_because_half_would_be_half_of_the_rest(make):
+    model = network(torch.randn(2, 6), torch.randn(2, 2))
+    with pytest.raises(ValueError, match=r"no score for 1\.weight, 25% of the prunable weights"):
+        make(model, 0.5, {"0.weight": torch.rand(2, 6)})
+
+
+def test_scores_of_the_weights_that_a_sparsity_names_are_enough():
+    model = network(torch.randn(2, 6), torch.randn(2, 2))
+    found = layer_masks(model, {"0.weight": 0.5}, {"0.weight": torch.rand(2, 6)})
+    assert zeros(found) == 6
+    with pytest.raises(ValueError, match=r"no score for 1\.weight"):
+        layer_masks(model, {"0.weight": 0.5, "1.weight": 0.5}, {"0.weight": torch.rand(2, 6)})
+
+
+def test_smallest_integer_has_the_largest_magnitude():
+    weight = torch.tensor([-128, 127], dtype=torch.int8)
+    assert masks.magnitude(weight).tolist() == [128, 127]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -386,7 +452,7 @@ def test_score_that_is_not_a_number_is_refused(make, fraction):
 
 
 @pytest.mark.parametrize("inputs", [3, 4])  # what 4 does not divide stays dense, but not unchecked
-@pytest.mark.parametrize(("n", "m"), [(-1, 4), (5, 4), (0, 0)])
+@pytest.mark.parametrize(("n", "m"), [(-1, 4), (5, 4), (0, 0), (2.0, 4), (None, 4)])
 def test_impossible_nm_is_refused(n, m, inputs):
     with pytest.raises(ValueError, match=f"got {n}:{m}"):
         nm_masks(network(torch.randn(4, inputs)), n, m)
@@ -405,8 +471,8 @@ def enter_hold(model, given):
 
 @pytest.mark.parametrize(
     "use",
-    [apply_masks, enter_hold, lambda model, given: global_masks(model, 0.5, given)],
-    ids=["apply_masks", "hold", "ready scores"],
+    [apply_masks, pruned_copy, enter_hold, lambda model, given: global_masks(model, 0.5, given)],
+    ids=["apply_masks", "pruned_copy", "hold", "ready scores"],
 )
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -422,6 +488,12 @@ def test_masks_or_scores_that_do_not_fit_are_refused_and_nothing_is_pruned(use, 
     with pytest.raises(ValueError, match=message):
         use(model, {name: tensor.bool() for name, tensor in given.items()})
     assert sparsity(model) == 0
+
+
+@pytest.mark.parametrize("given", [None, [1], {"0.weight": [1]}, "0.weight"])
+def test_masks_that_are_no_tensors_are_refused(given):
+    with pytest.raises(ValueError, match="tensor"):
+        apply_masks(network(torch.randn(2, 2)), given)
 
 
 def test_sparsity_by_an_unknown_name_is_refused():
@@ -448,6 +520,11 @@ def test_wanda_of_a_convolution_uses_the_norm_of_the_channel_that_each_weight_re
         for index in range(4 // groups):
             expected = layer.weight[output, index].abs() * norms[first_read + index]
             torch.testing.assert_close(scores[output, index], expected)
+
+
+def test_wanda_of_a_weight_without_inputs_is_refused():
+    with pytest.raises(ValueError, match="2 input norms do not fit"):
+        wanda(torch.ones(3, 0), torch.ones(2))
 
 
 @pytest.mark.parametrize("count", [0, 3, 6])
@@ -488,10 +565,113 @@ def test_wanda_scores_join_weights_and_measured_norms(reader):
     assert zeros(global_masks(reader, 0.5, scores)) == round(0.5 * (16 + 48))
 
 
+class ByName(nn.Module):
+    """Calls its layer with a keyword, and is called with one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, values, shift):
+        return self.layer(input=values + shift)
+
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+BATCHES = {
+    "tensors": lambda: X.split(2),
+    "pairs": lambda: [(part, torch.zeros(len(part))) for part in X.split(2)],
+    "DataLoader": lambda: DataLoader(TensorDataset(X, torch.zeros(6)), batch_size=2, shuffle=True),
+    "generator": lambda: iter(X.split(2)),
+    "double precision": lambda: [X.double()],
+    "one tensor": lambda: X,
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_whatever_the_batches_are_the_norms_are_the_same(kind):
+    norms = input_norms(nn.Sequential(nn.Linear(4, 2)), BATCHES[kind]())
+    torch.testing.assert_close(norms["0.weight"], X.norm(dim=0))
+
+
+def test_norms_where_network_and_layer_are_called_with_keywords():
+    norms = input_norms(ByName(), {"values": X, "shift": torch.ones(4), "labels": torch.ones(6)})
+    torch.testing.assert_close(norms["layer.weight"], (X + 1).norm(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([X[0]], r"An input of the shape \(4,\) comes to layer: the dimension of the batch"),
+        ([X * math.nan], "NaN"),
+        ([X[:0]], "empty"),
+        ([], "at least one batch"),
+        ([X[:, :3]], r"Sequential cannot take inputs \(6, 3\) of torch.float32"),
+        ([X.long()], "Sequential cannot take"),
+        ([{"picture": X}], "Sequential cannot take picture"),
+    ],
+)
+def test_batches_that_would_give_wrong_norms_are_refused(batches, message):
+    model = nn.Sequential()
+    model.layer = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=message):
+        wanda_scores(model, batches)
+
+
+def test_a_picture_is_not_taken_for_a_batch_of_rows():
+    with pytest.raises(ValueError, match=r"\(16, 32, 32\) comes to 0: the dimension of the batch"):
+        wanda_scores(nn.Sequential(nn.Conv2d(16, 8, 3)), [torch.randn(16, 32, 32)])
+
+
+def test_layers_that_share_a_weight_add_their_inputs():
+    layer, twin = nn.Linear(4, 4), nn.Linear(4, 4)
+    twin.weight = layer.weight
+    norms = input_norms(nn.Sequential(layer, twin), X)
+    expected = torch.cat([X, layer(X)]).norm(dim=0).detach()
+    assert [*norms] == ["0.weight"]
+    torch.testing.assert_close(norms["0.weight"], expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_wanda_of_a_transposed_convolution(groups):
+    layer = nn.ConvTranspose1d(4, 6, 2, groups=groups)
+    scores = wanda_scores(nn.Sequential(layer), X[:, :, None])["0.weight"]
+    torch.testing.assert_close(scores, layer.weight.abs() * X.norm(dim=0)[:, None, None])
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.MultiheadAttention(4, 2), nn.LSTM(4, 3), nn.Bilinear(2, 2, 3)]
+)
+def test_half_of_what_wanda_cannot_score_is_not_half(layer):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.other = nn.Linear(4, 4), layer
+
+        def forward(self, x):
+            return self.first(x)
+
+    scores = wanda_scores(Both(), X)
+    assert [*scores] == ["first.weight"]
+    with pytest.raises(ValueError, match="There is no score for other"):
+        global_masks(Both(), 0.5, scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("size", [1e-3, 1e2])
+def test_wanda_does_not_depend_on_the_type_of_the_numbers(dtype, size):
+    model = nn.Sequential(nn.Linear(4, 8)).to(dtype)
+    with torch.no_grad():
+        model[0].weight.mul_(size)
+    ours = output_masks(model, 0.5, wanda_scores(model, size * X.to(dtype)))
+    single = copy.deepcopy(model).float()
+    scores = wanda_scores(single, (size * X.to(dtype)).float())
+    assert_same(ours, list(output_masks(single, 0.5, scores).values()))
+
+
 def test_measuring_leaves_no_hooks_even_after_an_exception(reader):
     input_norms(reader, [torch.randn(1, 2, 3, 3)])
     assert_no_hooks(reader)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="Sequential cannot take inputs"):
         input_norms(reader, [torch.randn(1, 2, 3, 3), torch.randn(1, 3, 3, 3)])
     assert_no_hooks(reader)
 

@@ -1,6 +1,9 @@
 """One-shot pruning against the exact solutions: least squares, and the Optimal Brain Surgeon."""
 
 import math
+import warnings
+from types import MethodType
+from unittest import mock
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_encoders import bert, sentences, vision
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.data import DataLoader, TensorDataset
 
 from course_lib import masks, oneshot
 from course_lib.oneshot import compensated, hessians, output_error, reconstructed, sparsegpt
@@ -323,7 +328,7 @@ def test_padding_is_left_out():
 
 def test_hooks_go_even_if_the_network_fails():
     model = network()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"Sequential cannot take inputs \(2, 7\)"):
         hessians(model, [torch.zeros(2, 7).double()])
     assert not any(part._forward_pre_hooks for part in model.modules())
 
@@ -371,7 +376,7 @@ def test_transformers_are_pruned(build):
     ran = list(hessians(model, batches))
     assert len(ran) == (6 * 3 + 2 if build is bert else 2 * 3 + 1)
     for method in METHODS.values():
-        found = masks.layer_sparsity(oneshot.prune(model, batches, method, 0.5, at_once=6))
+        found = masks.layer_sparsity(oneshot.prune(model, batches, method, 0.5, ran, at_once=6))
         assert all(found[f"{name}.weight"] == pytest.approx(0.5, abs=0.03) for name in ran)
 
 
@@ -381,6 +386,16 @@ def test_transformers_are_pruned(build):
         ({"batches": []}, "at least one batch"),
         ({"layers": ["1"]}, "No linear layer is called '1'; there are: 0, 2, 3"),
         ({"pattern": 2.0}, "sparsity"),
+        ({"pattern": 90}, r"got 90\. For 90 percent, give 0\.9"),
+        ({"pattern": True}, "sparsity"),
+        ({"pattern": (2, 0)}, "got 2:0"),
+        ({"pattern": (2, 4, 8)}, r"keep n of every m; got \(2, 4, 8\)"),
+        ({"at_once": 0}, "Prune 1 layer at once, or more; got 0"),
+        ({"at_once": 1.5}, "Prune 1 layer at once"),
+        ({"batches": [torch.zeros(12).double()]}, "comes to 0: the dimension of the batch"),
+        ({"batches": [torch.zeros(2, 12).double() / 0]}, "NaN"),
+        ({"batches": [torch.zeros(2, 12).double()]}, "0: The Hessian of 12 inputs cannot"),
+        ({"batches": [torch.zeros(2, 7).double()]}, r"Sequential cannot take inputs \(2, 7\)"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(arguments, message):
@@ -392,3 +407,109 @@ def test_layer_that_never_runs_is_refused():
     name = "encoder.layers.encoder_layer_0.self_attention.out_proj"
     with pytest.raises(ValueError, match=f"No input comes to {name}"):
         hessians(vision(), [torch.zeros(1, 3, 8, 8)], [name])
+
+
+# --- what people have ---------------------------------------------------------------------------
+
+
+class ByName(nn.Module):
+    """Calls its layer with a keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_calibration_data_of_any_kind_gives_the_same(method):
+    model, batches = network(), inputs()
+    expected = oneshot.prune(model, batches, method)
+    pairs = TensorDataset(torch.cat(batches), torch.zeros(90))
+    for each in (iter(batches), DataLoader(pairs, batch_size=30), {"input": torch.cat(batches)}):
+        found = oneshot.prune(model, each, method)
+        for ours, theirs in zip(found.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_layer_may_be_called_with_a_keyword():
+    pruned = oneshot.prune(ByName(), inputs(), oneshot.wanda)
+    assert masks.sparsity(pruned) == 0.5
+
+
+def test_layers_that_share_a_weight_are_pruned_once_for_the_inputs_of_all():
+    model = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)).double()
+    model[2].weight = model[0].weight
+    x = torch.cat(inputs())
+    seen = torch.cat([x, model[:2](x).detach()])
+    pruned = oneshot.prune(model, inputs(), sparsegpt)
+    expected = sparsegpt(model[0].weight, seen.T @ seen, 0.5)
+    assert pruned[0].weight is pruned[2].weight
+    torch.testing.assert_close(pruned[0].weight, expected, check_dtype=False)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_16_bits_are_pruned_as_in_32(method, dtype):
+    model = network().to(dtype)
+    ours = oneshot.prune(model, inputs(), method)
+    theirs = oneshot.prune(model.float(), [x.to(dtype).float() for x in inputs()], method)
+    assert torch.equal(ours[0].weight == 0, theirs[0].weight == 0)
+    torch.testing.assert_close(ours[0].weight.float(), theirs[0].weight, rtol=0.01, atol=0.01)
+
+
+def test_what_stays_dense_is_named():
+    model = nn.ModuleDict({"unused": nn.Linear(3, 4), "used": nn.Linear(12, 3)})
+    model.forward = MethodType(lambda self, x: self["used"](x), model)
+    with pytest.warns(UserWarning, match=r"25% of the prunable weights stay dense.*unused\.weight"):
+        oneshot.prune(model, inputs(), oneshot.wanda)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        oneshot.prune(model, inputs(), oneshot.wanda, layers="used")
+
+
+def broken(change):
+    """A network whose last layer, or what comes to it, is not a number."""
+    model = network()
+    with torch.no_grad():
+        change(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model[3].weight[0, 0].fill_(math.nan), "3: A score .* is NaN"),
+        (lambda model: model[2].bias[0].fill_(math.inf), "The inputs of 3 are infinite or NaN"),
+        (lambda model: weight_norm(model[3]), r"3\.weight, .* computed by a parametrization"),
+    ],
+)
+def test_an_error_names_the_layer(change, message):
+    for method in (oneshot.wanda, sparsegpt):
+        with pytest.raises(ValueError, match=message):
+            oneshot.prune(broken(change), inputs(), method)
+
+
+def test_weights_that_their_type_cannot_hold_are_refused():
+    def enlarged(weight, hessian, pattern):
+        return weight * 1e7
+
+    with pytest.raises(ValueError, match=r"0: the pruned weights are infinite .* torch\.float16"):
+        oneshot.prune(network().half(), inputs(), enlarged)
+
+
+def test_layers_beside_one_that_cannot_be_pruned_can_be_named():
+    model = broken(lambda model: weight_norm(model[3]))
+    found = masks.layer_sparsity(oneshot.prune(model, inputs(), oneshot.wanda, 0.5, ["0"]))
+    assert found["0.weight"] == 0.5 and found["3.weight"] == 0
+    with pytest.raises(ValueError, match=r"3 cannot be pruned: .* parametrization"):
+        oneshot.prune(model, inputs(), layers=["3"])
+
+
+def test_a_device_without_float64_counts_on_the_cpu():
+    values = mock.Mock(spec=torch.Tensor, device=torch.device("mps"))
+    oneshot._double(values)
+    values.cpu().double.assert_called_once()
+    values.double.assert_not_called()
