@@ -5,12 +5,13 @@ Every check imports what it needs itself, so that the doctor starts even where t
 
 import os
 import sys
-import tempfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from course_lib import PROJECT
+from course_lib import PROJECT, host
+from course_lib.files import refusal
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 GIB = 2**30
@@ -32,8 +33,8 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Run every check; a check that breaks down is itself a finding."""
-    checks = (python, libraries, threads, memory, cuda, data, progress_folder, build_folder)
-    return [_finding(check) for check in checks]
+    checks = (python, libraries, cores, threads, memory, *PROCESSOR, cuda, data)
+    return [_finding(check) for check in (*checks, progress_folder, build_folder)]
 
 
 def report(findings: list[Finding]) -> str:
@@ -54,7 +55,8 @@ def _finding(check) -> Finding:
         return check()
     except Exception as error:  # a broken package may raise anything, and the others still count
         detail = " ".join(f"{type(error).__name__}: {error}".split())
-        return Finding(check.__name__.replace("_", " "), False, detail, REINSTALL)
+        name = getattr(check, "__name__", "processor")
+        return Finding(name.replace("_", " "), False, detail, REINSTALL)
 
 
 def python(version: tuple = sys.version_info[:3]) -> Finding:
@@ -88,30 +90,51 @@ def libraries() -> Finding:
     return Finding("libraries", True, found)
 
 
-def threads(cores: int = os.cpu_count()) -> Finding:
+def cores(root: Path = host.ROOT) -> Finding:
+    """How many processors may be used here, in this container?"""
+    found, there = host.cores(root), os.cpu_count()
+    limited = "" if found == there else f" of {there}: a container or a setting limits them"
+    slow = ", lessons take up to twice their time" if found < 2 else ""
+    return Finding("cores", True, f"{found:g}{limited}{slow}")
+
+
+def threads(cores: int | None = None) -> Finding:
     """Does torch use no more threads than there are ``cores``?"""
     import torch
 
+    cores = host.usable_threads() if cores is None else cores
     used = torch.get_num_threads()
     return Finding(
         "threads",
         used <= cores,
-        f"torch uses {used} threads on {cores} cores",
-        "More threads than cores are slower: unset OMP_NUM_THREADS and MKL_NUM_THREADS.",
+        f"torch uses {used}; {cores} can run at once",
+        f"More threads than cores wait for each other: set OMP_NUM_THREADS={cores} in the "
+        "environment before you start, and unset MKL_NUM_THREADS.",
     )
 
 
-def memory(needed: int = 2 * GIB) -> Finding:
-    """Are ``needed`` bytes of memory free?"""
-    import psutil
-
-    free = psutil.virtual_memory().available
+def memory(needed: int = 2 * GIB, root: Path = host.ROOT) -> Finding:
+    """Are ``needed`` bytes of memory free, in this container?"""
+    free, most = host.memory(root)
     return Finding(
         "memory",
         free >= needed,
-        f"{free / GIB:.1f} GiB free, a lesson takes up to {needed / GIB:.1f}",
-        "Close other programs, and lessons that you have finished (Kernel, Shut Down).",
+        f"{free / GIB:.1f} of {most / GIB:.1f} GiB free, a lesson takes up to {needed / GIB:.1f}",
+        "Close other programs, and lessons that you have finished (Kernel, Shut Down). If this is "
+        "a container, give it more memory.",
     )
+
+
+def processor(kind: host.Instructions, root: Path = host.ROOT) -> Finding:
+    """Has the processor instructions of this ``kind``, and what does that mean for lessons?"""
+    there = host.flags(root)
+    if not there:
+        return Finding(kind.name, True, "this system does not say")
+    found = ", ".join(sorted(there & kind.flags))
+    return Finding(kind.name, True, f"{found}: {kind.present}" if found else kind.missing)
+
+
+PROCESSOR = tuple(partial(processor, kind) for kind in host.INSTRUCTIONS)
 
 
 def cuda() -> Finding:
@@ -148,18 +171,20 @@ def progress_folder() -> Finding:
     return writable("progress folder", folder())
 
 
-def build_folder(folder: Path = PROJECT / "build") -> Finding:
-    """Can the reports be written?"""
-    return writable("build folder", folder)
+def build_folder(project: Path = PROJECT) -> Finding:
+    """Can the reports be written? In a clone that is read-only, beside your progress."""
+    from course_lib.teaching.progress import ProgressError, output_folder
+
+    try:
+        folder = output_folder(project)
+    except ProgressError as error:
+        return Finding("build folder", False, "can be written nowhere", str(error))
+    where = "" if folder == project / "build" else f" in {folder}, as this clone is read-only"
+    return Finding("build folder", True, f"can be written{where}")
 
 
 def writable(name: str, folder: Path) -> Finding:
     """Can a file be written in ``folder``? It is made if it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"written by the doctor")
-    except OSError as error:
-        remedy = f"Make {folder} a folder that you may write to, on a disk that is not full."
-        return Finding(name, False, str(error), remedy)
-    return Finding(name, True, "can be written")
+    why = refusal(folder)
+    remedy = f"Make {folder} a folder that you may write to, on a disk that is not full."
+    return Finding(name, not why, why or "can be written", remedy)

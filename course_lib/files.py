@@ -1,6 +1,7 @@
 """Files that are there complete or not at all."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -28,3 +29,14 @@ def write_whole(file: Path, content: str | bytes) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return file
+
+
+def refusal(folder: Path) -> str | None:
+    """Why no file can be written in ``folder``; None if one can. It is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"only tried")
+    except OSError as error:
+        return str(error)
+    return None

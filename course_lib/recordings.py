@@ -9,7 +9,6 @@ them and run one of the points again.
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from course_lib import host
 from course_lib.data import DATA
 from course_lib.files import write_whole
 
@@ -397,7 +397,7 @@ def processor() -> str:
 def machine_name() -> str:
     """The folder of this machine's recordings: the model of its GPU, or its number of cores."""
     if not torch.cuda.is_available():
-        return f"cpu-{os.cpu_count()}core"
+        return f"cpu-{host.usable_threads()}core"
     return gpu_slug(torch.cuda.get_device_name())
 
 

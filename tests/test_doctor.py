@@ -9,7 +9,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from course_lib import PROJECT, doctor
+from course_lib import PROJECT, doctor, host
 
 DATA = PROJECT / "data"
 
@@ -38,8 +38,10 @@ def test_it_looks_at_everything():
     assert names == [
         "python",
         "libraries",
+        "cores",
         "threads",
         "memory",
+        *(kind.name for kind in host.INSTRUCTIONS),
         "cuda",
         "data",
         "progress folder",

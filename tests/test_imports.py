@@ -11,7 +11,7 @@ MEASURING = """data, models, training, masks, cost, timing, recipes, bars, graph
 channels, attention, recordings, drop_recovery, sparse, sparse_vs_dense, structured_speedup, \
 storage, pruned_file, quantization, steps, compression, encoders, oneshot, minilm, \
 minilm_steps, transformer, distillation, mixed, evidence, decision, \
-capstone, layers, calibration, weights"""
+capstone, layers, calibration, host, weights"""
 
 
 def run(script: str) -> str:

@@ -243,6 +243,15 @@ def test_run_hands_the_kernel_the_same_folder_wherever_it_starts(course, execute
     assert progress.folder().resolve() == root.resolve() / "relative"
 
 
+def test_run_in_a_read_only_clone_says_so_before_it_starts(course, executed, capsys):
+    root, write = course
+    write("01_one", "# %%\n1\n")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(progress, "refusal", lambda folder: f"{folder} is read-only")
+        assert lessons.run(root=root) == 1
+    assert executed == [] and "is read-only" in capsys.readouterr().err
+
+
 # Checking
 
 

@@ -167,3 +167,32 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+# --- where output goes --------------------------------------------------------------------------
+
+
+def test_output_goes_into_the_clone(tmp_path):
+    assert progress.output_folder(tmp_path) == tmp_path / "build"
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A clone in which no ``build`` can be made, not even by an administrator."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (clone / "build").write_text("a file")
+    return clone
+
+
+def test_in_a_read_only_clone_output_goes_into_the_learners_folder(
+    read_only, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "mine"))
+    assert progress.output_folder(read_only) == tmp_path / "mine" / "build"
+
+
+def test_where_nothing_can_be_written_it_says_what_to_do(read_only, monkeypatch):
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(read_only / "build"))
+    with pytest.raises(progress.ProgressError, match="Set PRUNING_COURSE_STATE to a folder"):
+        progress.output_folder(read_only)

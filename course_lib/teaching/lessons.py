@@ -184,15 +184,21 @@ def _cells_digest(notebook: NotebookNode) -> str:
 def run(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
     """Execute lessons into ``build/lessons`` with the learner's progress, then write the report.
 
-    A lesson that fails is shown and the others still run; 0, or 1 when one failed.
+    A lesson that fails is shown and the others still run; 0, or 1 when one failed. In a clone that
+    is read-only all of it goes into the learner's folder.
     """
+    try:
+        output = progress.output_folder(root)
+    except progress.ProgressError as error:
+        print(error, file=sys.stderr)
+        return 1
     failed = False
     for script in scripts(numbers, root):
         notebook = to_notebook(script)
         failed |= _executed(script, notebook, root, progress.folder().resolve()) is None
-        copy = root / "build" / "lessons" / f"{script.stem}.ipynb"
+        copy = output / "lessons" / f"{script.stem}.ipynb"
         write_whole(copy, nbformat.writes(notebook) + "\n")
-    path = report.write(root / "build")
+    path = report.write(output)
     print(f"Your report: {path}\n{report.summary(claims.cards())}")
     return int(failed)
 

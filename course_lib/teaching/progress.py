@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from course_lib import PROJECT
-from course_lib.files import write_whole
+from course_lib.files import refusal, write_whole
 
 VERSION = 1
 SECTIONS = ("exercises", "predictions", "claims", "interview")
@@ -28,6 +28,24 @@ class ProgressError(RuntimeError):
 def folder() -> Path:
     """The folder of the progress; ``PRUNING_COURSE_STATE`` is read at every call."""
     return Path(os.environ.get("PRUNING_COURSE_STATE") or PROJECT / ".course").expanduser()
+
+
+def output_folder(project: Path = PROJECT) -> Path:
+    """Where what is made for the learner goes: ``build``, or in the own folder where it cannot.
+
+    A clone that many share is read-only.
+
+    Raises:
+        ProgressError: neither can be written.
+    """
+    folders = (project / "build", folder() / "build")
+    reasons = [refusal(each) for each in folders]
+    if all(reasons):
+        raise ProgressError(
+            f"Nothing can be written: {'; '.join(reasons)}. Set PRUNING_COURSE_STATE to a folder "
+            "of your own, or copy the course to a place that you may write to."
+        )
+    return folders[reasons.index(None)]
 
 
 def read() -> dict:
