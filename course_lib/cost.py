@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_lib.models import Inputs
+from course_lib.models import Inputs, apart
 from course_lib.timing import compare, once
 
 
@@ -79,17 +79,19 @@ def stored_bytes(model: nn.Module) -> int:
     """
     from safetensors.torch import save
 
-    return len(save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    return len(save(apart(model.state_dict())))
 
 
 # --- what torch's counter does not know ---------------------------------------------------------
 
 
-def _recurrent(x: tuple, *weights: object, out_shape: object = None, **_: object) -> int:
-    """A recurrent layer: each step multiplies with every weight that is a matrix."""
-    sizes = [one for each in weights for one in (each if isinstance(each, list) else [each])]
-    matrices = [size for size in sizes if isinstance(size, torch.Size) and len(size) == 2]
-    return 2 * math.prod(x[:-1]) * sum(map(math.prod, matrices))
+def _recurrent(x: tuple, weights: object, *others: object, **_: object) -> int:
+    """A recurrent layer: each step multiplies with every weight that is a matrix.
+
+    The weights are a list, or the matrices for the input and for the state follow each other.
+    """
+    sizes = weights if isinstance(weights, list) else [weights, others[0]]
+    return 2 * math.prod(x[:-1]) * sum(math.prod(size) for size in sizes if len(size) == 2)
 
 
 def _bilinear(x: tuple, weight: tuple, *_: object, out_shape: object = None, **__: object) -> int:
@@ -197,7 +199,7 @@ def work(model: nn.Module, example: Inputs | tuple) -> dict[str, Work]:
         call, whole = calls.pop(), counter.get_total_flops()
         own = whole - call.before - call.inside
         counts = not [*layer.children()] or (own and layer._parameters)
-        calls[-1].inside += whole - call.before if counts else call.inside
+        calls[-1].inside += whole - call.before
         calls[-1].layers |= call.layers
         if counts:
             macs, moved = found.get(name, (0, 0))

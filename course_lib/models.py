@@ -5,7 +5,6 @@ was made by ``python -m course_lib.recipes NAME``.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.data import DATA, DataError, verified
+from course_lib.files import write_whole
 
 #: What a network takes: a tensor, or tensors by name, as ``transformers`` wants them.
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
@@ -206,16 +206,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     data = bytearray(path.read_bytes())
     begin = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
     try:
         header = json.loads(data[8:begin])
-    except ValueError as error:
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            first, last = (begin + offset for offset in about["data_offsets"])
+            words = torch.frombuffer(data[first:last], dtype=DTYPES[about["dtype"]])
+            tensors[name] = words.reshape(about["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise DataError(f"{path} is no safetensors file. Restore it from the clone.") from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, about in header.items():
-        first, last = (begin + offset for offset in about["data_offsets"])
-        words = torch.frombuffer(data[first:last], dtype=DTYPES[about["dtype"]])
-        tensors[name] = words.reshape(about["shape"])
     return tensors
 
 
@@ -232,14 +232,39 @@ def halved(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path, about: dict[str, str]) -> None:
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path | str, about: Mapping[str, str]
+) -> None:
     """Write ``tensors`` to ``path`` as safetensors, with ``about`` as metadata.
 
-    The file appears complete or not at all: it is written beside its place and then renamed.
-    """
-    from safetensors.torch import save_file
+    The file appears complete or not at all. Tied weights are stored under each of their names.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, about)
-    os.replace(partial, path)
+    Raises:
+        ValueError: a note that is no text.
+    """
+    from safetensors.torch import save
+
+    write_whole(Path(path), save(apart(tensors), check_notes(about)))
+
+
+def check_notes(about: Mapping[str, str]) -> dict[str, str]:
+    """``about``, if all of it is text.
+
+    Raises:
+        ValueError: a name or a note is something else.
+    """
+    for name, note in about.items():
+        if not isinstance(name, str) or not isinstance(note, str):
+            raise ValueError(f"Notes are texts by name; {name!r} is {note!r}: give str({note!r}).")
+    return dict(about)
+
+
+def apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of ``tensors`` that share no memory, as a file needs them."""
+    copies = {}
+    for name, value in tensors.items():
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+            kind = getattr(value, "layout", type(value).__name__)
+            raise ValueError(f"{name} is {kind}; only dense tensors are stored.")
+        copies[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    return copies
