@@ -231,16 +231,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     data = bytearray(path.read_bytes())
     begin = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
     try:
         header = json.loads(data[8:begin])
-    except ValueError as error:
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            first, last = (begin + offset for offset in about["data_offsets"])
+            words = torch.frombuffer(data[first:last], dtype=DTYPES[about["dtype"]])
+            tensors[name] = words.reshape(about["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise DataError(f"{path} is no safetensors file. Restore it from the clone.") from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, about in header.items():
-        first, last = (begin + offset for offset in about["data_offsets"])
-        words = torch.frombuffer(data[first:last], dtype=DTYPES[about["dtype"]])
-        tensors[name] = words.reshape(about["shape"])
     return tensors
 
 
@@ -258,34 +258,43 @@ def halved(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_tensors(
-    tensors: Mapping[str, torch.Tensor], path: str | Path, about: Mapping[str, str]
-) -> Path:
+    tensors: Mapping[str, torch.Tensor], path: Path | str, about: Mapping[str, str]
+) -> None:
     """Write ``tensors`` to ``path`` as safetensors, with ``about`` as metadata.
 
-    The file appears complete or not at all. A tensor with two names (tied) is written under both.
+    The file appears complete or not at all. Tied weights are stored under each of their names.
 
     Raises:
-        ValueError: a tensor of a kind that the format lacks, or ``about`` is not of texts.
+        ValueError: a note that is no text.
     """
-    return write_whole(Path(path), as_safetensors(tensors, about))
-
-
-def as_safetensors(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str] = {}) -> bytes:
-    """What a safetensors file of ``tensors`` holds. Errors: :func:`write_tensors`."""
     from safetensors.torch import save
 
-    for name, text in about.items():
-        if not isinstance(text, str):
-            raise ValueError(f"{name!r} has to be a text; it is {text!r:.60}.")
+    write_whole(Path(path), save(apart(tensors), check_notes(about)))
+
+
+def check_notes(about: Mapping[str, str]) -> dict[str, str]:
+    """``about``, if all of it is text.
+
+    Raises:
+        ValueError: a name or a note is something else.
+    """
+    for name, note in about.items():
+        if not isinstance(name, str) or not isinstance(note, str):
+            raise ValueError(f"Notes are texts by name; {name!r} is {note!r}: give str({note!r}).")
+    return dict(about)
+
+
+def apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of ``tensors`` that share no memory, as a file needs them."""
+    copies = {}
     for name, value in tensors.items():
-        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-            raise ValueError(f"{name} cannot be written: it is no dense tensor with numbers.")
-    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    try:
-        return save(copies, dict(about))
-    except (KeyError, ValueError) as error:
-        kinds = ", ".join(sorted({str(value.dtype) for value in tensors.values()}))
-        raise ValueError(f"Tensors of {kinds} cannot be written as safetensors.") from error
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+            kind = getattr(value, "layout", type(value).__name__)
+            raise ValueError(f"{name} is {kind}; only dense tensors are stored.")
+        if value.is_meta or value.is_quantized:
+            raise ValueError(f"{name} has no numbers to store: it is on meta, or quantized.")
+        copies[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    return copies
 
 
 def open_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 
 from course_lib.files import write_whole
+from course_lib.models import check_notes
 from course_lib.storage import (
     PLACES,
     VALUES,
@@ -77,7 +78,7 @@ class Stored(NamedTuple):
 
 def pack(
     tensors: Mapping[str, torch.Tensor | Encoded],
-    file: Path,
+    file: Path | str,
     about: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``tensors`` and ``about`` to ``file``, which appears complete or not at all.
@@ -85,26 +86,38 @@ def pack(
     A tensor is stored in the way that takes the fewest bytes; an encoded one as it is.
 
     Raises:
-        ValueError: a tensor of a kind that cannot be stored.
+        ValueError: a tensor of a kind that cannot be stored, or a note that is no text.
     """
+    about = check_notes(about or {})
     rows, parts, crc32 = [], [], 0
     for name, tensor in tensors.items():
-        given = isinstance(tensor, Encoded)
-        encoded, whole = (tensor, decode(tensor)) if given else (smallest(tensor), tensor)
+        encoded, whole = _encoded(name, tensor)
         crc32 = zlib.crc32(words_of(whole), crc32)
         stored = [(each, *_as_bytes(part)) for each, part in encoded.parts.items()]
         described = [[each, dtype, length] for each, dtype, length, _ in stored]
         rows.append([name, *encoded[:4], described])
         parts += [raw for *_, raw in stored]
-    described = {"about": dict(about or {}), "crc32": crc32, "tensors": rows}
+    described = {"about": about, "crc32": crc32, "tensors": rows}
     text = json.dumps(described, separators=(",", ":")).encode()
     header, payload = zlib.compress(text, 9), b"".join(parts)
     start = START.pack(SIGNATURE, VERSION, len(header), len(text), len(payload), 0)
     digest = hashlib.sha256(start + header + payload).digest()
-    return write_whole(file, start + digest + header + payload)
+    return write_whole(Path(file), start + digest + header + payload)
 
 
-def unpack(file: Path, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _encoded(name: str, tensor: torch.Tensor | Encoded) -> tuple[Encoded, torch.Tensor]:
+    """How ``tensor`` is stored, and the tensor itself."""
+    if not isinstance(name, str):
+        raise ValueError(f"Tensors have texts as names; got {name!r}.")
+    try:
+        if isinstance(tensor, Encoded):
+            return tensor, decode(tensor)
+        return smallest(tensor), tensor
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be stored: {error}") from error
+
+
+def unpack(file: Path | str, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of ``file``, those that were packed, and what it is about.
 
     They are the same bit for bit, but for the sign of a zero.
@@ -124,17 +137,17 @@ def unpack(file: Path, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor], dic
     return tensors, stored.about
 
 
-def read(file: Path, limit: int = LIMIT) -> Stored:
+def read(file: Path | str, limit: int = LIMIT) -> Stored:
     """What ``file`` holds, checked but not yet decoded.
 
     Raises:
         FileError: as :func:`unpack`.
     """
-    data = memoryview(file.read_bytes())
     try:
+        data = memoryview(Path(file).read_bytes())
         header, payload = _opened(data)
         return _described(_parsed(header), payload, limit)
-    except FileError as error:
+    except (FileError, OSError) as error:
         raise FileError(f"{file}: {error}") from error
 
 

@@ -5,6 +5,7 @@ anywhere, whole square blocks, or two of every four weights in a row (2:4). Less
 Lesson 09 converts a network: each layer to the format that is measured to be faster, if any is.
 """
 
+import copy
 import math
 import statistics
 import time
@@ -16,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from course_lib import calibration
 from course_lib.attention import layered
+from course_lib.layers import peculiarity
 from course_lib.masks import lowest_overall, nm_mask, zeros_asked
 from course_lib.timing import Speedup, Timing, affordable, compare, once, too_slow
 
@@ -349,16 +352,81 @@ class Choice(NamedTuple):
 
 
 class SparseLinear(nn.Module):
-    """A linear layer whose ``weight`` (out, in) is in a sparse format; for inference."""
+    """A linear layer whose ``weight`` (out, in) is in a sparse format; for inference.
+
+    Its ``state_dict`` holds the dense tensors that the weight consists of, such as
+    ``weight.values``: those are what files, and the copying of a state, can hold.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
         super().__init__()
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = (self.weight @ x.flatten(0, -2).T).T.unflatten(0, x.shape[:-1])
+        columns = self.weight.shape[1]
+        if x.shape[-1:] != (columns,) or x.dtype != self.weight.dtype:
+            raise ValueError(
+                f"This layer takes (..., {columns}) of {self.weight.dtype}; got {tuple(x.shape)} "
+                f"of {x.dtype}."
+            )
+        out = (self.weight @ x.reshape(-1, columns).T).T
+        out = out.unflatten(0, x.shape[:-1]) if x.dim() > 1 else out[0]
         return out if self.bias is None else out + self.bias
+
+    def __deepcopy__(self, memo: dict) -> "SparseLinear":
+        """torch copies the memory of a tensor, of which a sparse one has several."""
+        copied = copy.copy(self)
+        memo[id(self)] = copied
+        weight = self._buffers["weight"].clone()
+        state = {name: value for name, value in vars(self).items() if name != "_buffers"}
+        copied.__dict__ = copy.deepcopy(state, memo)
+        copied._buffers = {"weight": weight, "bias": copy.deepcopy(self.bias, memo)}
+        return copied
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        weight = destination.pop(f"{prefix}weight")
+        for name, part in _parts(weight).items():
+            destination[f"{prefix}weight.{name}"] = part
+
+    def _load_from_state_dict(
+        self, state: dict, prefix: str, metadata, strict, missing, unexpected, errors: list
+    ) -> None:
+        names = {name: f"{prefix}weight.{name}" for name in _parts(self.weight)}
+        if all(name in state for name in names.values()):
+            parts = {name: state.pop(whole) for name, whole in names.items()}
+            try:
+                self.weight = _joined(self.weight, parts)
+            except RuntimeError as error:
+                errors.append(f"{prefix}weight: {_first_sentence(error)}")
+            state[f"{prefix}weight"] = self.weight
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+
+
+def _parts(held: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The dense tensors that ``held`` consists of; of 2:4, the dense matrix."""
+    if held.layout is torch.sparse_coo:
+        return {"indices": held.indices(), "values": held.values()}
+    if held.layout in (torch.sparse_csr, torch.sparse_bsr):
+        starts, columns = held.crow_indices(), held.col_indices()
+        return {"starts": starts, "columns": columns, "values": held.values()}
+    return {"dense": held if type(held) is torch.Tensor else held.to_dense()}
+
+
+def _joined(like: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A matrix of ``parts``, in format, type and place ``like`` another; copies, checked."""
+    held = {name: part.detach().to(like.device, copy=True) for name, part in parts.items()}
+    *places, values = held.values()
+    values = values.to(like.dtype)
+    if like.layout is torch.sparse_coo:
+        joined = torch.sparse_coo_tensor(*places, values, like.shape, check_invariants=True)
+        return joined.coalesce()
+    if places:
+        return torch.sparse_compressed_tensor(
+            *places, values, like.shape, layout=like.layout, check_invariants=True
+        )
+    return values if type(like) is torch.Tensor else two_four(values)
 
 
 def converted(
@@ -374,14 +442,27 @@ def converted(
     that are left. The copy is for inference and computes what ``model`` computes.
 
     Args:
-        model: in ``eval`` mode.
+        model: any network; the copy is in ``eval`` mode.
         example: what the network is given, in the batch that it will be given.
         formats: names in :data:`FORMATS`.
         measuring: further arguments of :func:`measure`.
+
+    Raises:
+        ValueError: nothing, or no whole batch, comes to a layer; or attention with hooks or the
+            like, which its copy would not have.
     """
-    copied, choices = layered(model), {}
+    for name, layer in model.named_modules():
+        why = isinstance(layer, nn.MultiheadAttention) and peculiarity(layer)
+        if why:
+            raise ValueError(f"The attention {name} cannot be taken apart: {why}.")
+    copied, choices = layered(model).eval(), {}
     for name, inputs in _inputs(copied, example).items():
         layer = copied.get_submodule(name)
+        if not inputs.numel():
+            raise ValueError(
+                f"Nothing comes to {name}: its input has the shape {tuple(inputs.shape)}. Give a "
+                "batch as large as those that the network will be given."
+            )
         choices[name], held = chosen(layer, inputs, formats, **measuring)
         if held is not None:
             copied.set_submodule(name, SparseLinear(held, layer.bias))
@@ -398,12 +479,13 @@ def chosen(
         inputs: what comes to it, (..., columns).
         measuring: further arguments of :func:`measure`.
     """
-    weight = layer.weight.detach()
+    weight, why = layer.weight.detach(), peculiarity(layer)
     sparsity = 1 - int(weight.count_nonzero()) / weight.numel()
     for always, reason in (
         (sparsity == 0, "it has no zeros"),
         (sparsity == 1, "it has nothing but zeros"),
         (not isinstance(layer, nn.Linear), "torch has no sparse convolution"),
+        (why, why),
     ):
         if always:
             return Choice(None, sparsity, reason), None
@@ -437,11 +519,11 @@ def _inputs(model: nn.Module, example: torch.Tensor) -> dict[str, torch.Tensor]:
     """What comes to each linear layer and convolution of ``model``, by its name."""
     found: dict[str, torch.Tensor] = {}
 
-    def note(layer: nn.Module, inputs: tuple[torch.Tensor], name: str) -> None:
-        found[name] = inputs[0]
+    def note(layer: nn.Module, args: tuple, kwargs: dict, name: str) -> None:
+        found[name] = calibration.batched(name, layer, (*args, *kwargs.values())[0])
 
     handles = [
-        layer.register_forward_pre_hook(partial(note, name=name))
+        layer.register_forward_pre_hook(partial(note, name=name), with_kwargs=True)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
     ]

@@ -74,13 +74,24 @@ def encode(tensor: torch.Tensor, places: str = "coded", values: str = "coded") -
     for name, ways in ((places, PLACES), (values, VALUES)):
         if name not in ways:
             raise ValueError(f"There is no {name!r}; choose from {', '.join(ways)}.")
+    _check_dense(tensor)
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in WORDS:
-        raise ValueError(f"Cannot store {dtype}; choose from {', '.join(WORDS)}.")
     words = words_of(tensor)
     parts, kept = PLACES[places].write(words != 0)
     parts = parts | VALUES[values].write(words.ravel()[kept])
     return Encoded(tuple(tensor.shape), dtype, places, values, parts)
+
+
+def _check_dense(tensor: torch.Tensor) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"Only tensors are stored; got {type(tensor).__name__}.")
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise ValueError(
+            f"Only dense tensors with numbers are stored; got {tensor.layout} on {tensor.device}."
+        )
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in WORDS:
+        raise ValueError(f"Cannot store {dtype}; choose from {', '.join(WORDS)}.")
 
 
 def decode(encoded: Encoded) -> torch.Tensor:
@@ -102,6 +113,7 @@ def decode(encoded: Encoded) -> torch.Tensor:
 
 def smallest(tensor: torch.Tensor) -> Encoded:
     """``tensor`` in the way that takes the fewest bytes, of those that are worth a try."""
+    _check_dense(tensor)
     if tensor.numel() <= SHORT:
         return encode(tensor, "dense", "plain")
     ways = [("dense", "plain"), ("dense", "coded")]
@@ -152,6 +164,7 @@ def bound(tensor: torch.Tensor) -> Bound:
     The symbols are the values or their bytes, whichever needs less; those that differ are listed
     once. A few numbers are their own best description.
     """
+    _check_dense(tensor)
     words = words_of(tensor).ravel()
     kept = words[words != 0]
     mask = entropy(np.array([len(kept), len(words) - len(kept)])) * len(words)

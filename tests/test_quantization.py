@@ -125,6 +125,12 @@ def test_zeros_come_back(name, axis):
         (torch.ones(3), 8, 1, r"shape \(3,\) has no axis 1"),
         (torch.tensor([1.0, torch.nan]), 8, None, "not finite"),
         (torch.tensor([1.0, torch.inf]), 8, 0, "not finite"),
+        (torch.tensor([1.0, 1e300], dtype=torch.float64), 8, 0, "not finite"),
+        (torch.tensor([-3e38, 3e38]), 8, None, "not finite"),
+        (torch.ones(3), True, None, "from 2 to 8 bits; got True"),
+        (torch.ones(3), 4.5, None, "from 2 to 8 bits; got 4.5"),
+        (torch.ones(0, 3), 8, None, r"one real number or more; .* shape \(0, 3\)"),
+        (torch.ones(3, dtype=torch.complex64), 8, None, "complex64"),
     ],
 )
 def test_what_has_no_codes_is_refused(name, values, bits, axis, message):
@@ -293,3 +299,194 @@ def test_calibration_may_come_in_batches_of_any_shape(reader, tmp_path):
 def test_pictures_of_another_size_are_refused(exported):
     with pytest.raises(Exception, match="28"):
         Deployed(exported)(torch.zeros(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float16, torch.bfloat16, torch.bool])
+def test_numbers_of_any_real_type_have_codes(name, dtype):
+    values = torch.tensor([0, 1, 1], dtype=dtype)
+    assert relative_error(values, SCHEMES[name](values)) == 0
+
+
+def test_the_error_of_zeros_is_zero_and_shapes_have_to_fit():
+    zeros = torch.zeros(3)
+    assert relative_error(zeros, symmetric(zeros)) == 0
+    with pytest.raises(ValueError, match=r"shape \(3,\) do not stand for values of shape \(2,\)"):
+        relative_error(torch.ones(2), symmetric(zeros))
+
+
+# --- networks that a fuser takes for others, and inputs that are not what they should be ----------
+
+
+def uneven(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """``norm`` with statistics that change something."""
+    for values in (norm.weight, norm.bias, norm.running_var):
+        values.data.uniform_(0.5, 2)
+    return norm
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), uneven(nn.BatchNorm2d(8)), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers).eval()
+
+
+class Called(nn.Module):
+    """One convolution called twice, each time with a BatchNorm of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.first, self.second = (uneven(nn.BatchNorm2d(8)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.first(self.conv(x)) + self.second(self.conv(x.flip(3)))).mean((2, 3))
+
+
+def hooked(place: str) -> nn.Module:
+    network = small()
+    layer = network.get_submodule(place)
+    layer.register_forward_hook(lambda layer, inputs, output: 2 * output + 1)
+    return network
+
+
+def parametrized() -> nn.Module:
+    network = small()
+    nn.utils.parametrizations.weight_norm(network[0])
+    return network
+
+
+PECULIAR = {
+    "called twice": Called,
+    "a hook on the network": lambda: hooked(""),
+    "a hook on the convolution": lambda: hooked("0"),
+    "a hook on the BatchNorm": lambda: hooked("1"),
+    "a parametrization": parametrized,
+    "training mode": lambda: small().train(),
+}
+
+
+@pytest.mark.parametrize("name", PECULIAR)
+def test_what_a_fuser_takes_for_another_network_is_exported_right(name, tmp_path):
+    network, pictures = PECULIAR[name](), random(4, 3, 8, 8)
+    training, before = network.training, {**network.state_dict()}
+    found = Deployed(export(network, str(tmp_path / "new" / "a.onnx"), pictures))(pictures)
+    assert network.training == training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(found, network.eval()(pictures), atol=1e-5)
+
+
+class Counting(nn.Module):
+    """Computes something else in each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class Pair(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x + 1
+
+
+LINE = random(4, 3)
+REFUSED = {
+    "another result each time": (Counting, LINE, "differ from its own"),
+    "two outputs": (Pair, LINE, "returns one tensor; this one, tuple"),
+    "float16": (lambda: nn.Linear(3, 2).half(), LINE, r"weight is torch.float16"),
+    "a dictionary": (lambda: nn.Linear(3, 2), {"x": LINE}, "one input, a tensor; got dict"),
+    "no batch": (lambda: nn.Conv2d(3, 8, 3), random(3, 8, 8), "cannot be exported"),
+    "a batch of one": (lambda: nn.Linear(3, 2), LINE[:1], r"shape \(1, 3\): give at least 2"),
+    "an empty batch": (lambda: nn.Linear(3, 2), LINE[:0], r"shape \(0, 3\)"),
+    "NaN": (lambda: nn.Linear(3, 2), LINE * torch.nan, "NaN"),
+    "the wrong width": (lambda: nn.Linear(5, 2), LINE, "cannot be exported"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_export_that_is_refused_leaves_the_file_as_it_was(name, tmp_path):
+    make, example, message = REFUSED[name]
+    file = tmp_path / "network.onnx"
+    file.write_text("before")
+    with pytest.raises(quantization.DeployError, match=message):
+        export(make(), file, example)
+    assert file.read_text() == "before" and [*tmp_path.iterdir()] == [file]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return export(small(), tmp_path_factory.mktemp("tiny") / "tiny.onnx", random(4, 3, 8, 8))
+
+
+PICTURES = random(16, 3, 8, 8)
+CALIBRATION = {
+    "none": (PICTURES[:0], {}, "is empty"),
+    "an empty list": ([], {}, "at least one batch"),
+    "NaN": (PICTURES * torch.nan, {}, "NaN"),
+    "float16": (PICTURES.half(), {}, "takes a tensor of torch.float32; got torch.float16"),
+    "wrong channels": (PICTURES[:, :1], {}, r"takes inputs of the shape \(batch, 3, 8, 8\)"),
+    "no batch dimension": ([PICTURES[0]], {}, r"got \(3, 8, 8\)"),
+    "dictionaries": ([{"x": PICTURES}], {}, "takes a tensor of torch.float32; got dict"),
+    "an unknown node": (PICTURES, {"leave": ["no"]}, "has no node 'no'. Those that hold weights"),
+    "an unknown one": (PICTURES, {"nodes_to_quantize": ["no"]}, "has no node 'no'"),
+}
+
+
+@pytest.mark.parametrize("name", CALIBRATION)
+def test_calibration_that_does_not_suit_is_refused(name, tiny, tmp_path):
+    pictures, how, message = CALIBRATION[name]
+    file = tmp_path / "int8.onnx"
+    file.write_text("before")
+    with pytest.raises(quantization.DeployError, match=message):
+        int8(tiny, file, pictures, **how)
+    assert file.read_text() == "before"
+
+
+def test_pairs_with_labels_calibrate_as_pictures_do(tiny, tmp_path):
+    pairs = [(part, torch.zeros(len(part))) for part in PICTURES.split(4)]
+    files = [int8(tiny, str(tmp_path / f"{n}.onnx"), x) for n, x in enumerate((PICTURES, pairs))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_transposed_convolution_in_groups_stays_in_float(tmp_path):
+    layers = nn.Conv2d(3, 16, 1), nn.ReLU(), nn.ConvTranspose2d(16, 8, 2, 2, groups=4)
+    network = nn.Sequential(*layers).eval()
+    exact = export(network, tmp_path / "exact.onnx", PICTURES)
+    coded = int8(exact, tmp_path / "int8.onnx", PICTURES)
+    with torch.no_grad():
+        expected = network(PICTURES)
+    assert (Deployed(coded)(PICTURES) - expected).norm() < 0.03 * expected.norm()
+    assert operators(coded)["float32"]["ConvTranspose"] == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut"])
+def test_a_file_that_is_no_network_is_refused_by_everything(damage, tiny, tmp_path):
+    file, whole = tmp_path / "damaged.onnx", tiny.read_bytes()
+    if damage != "missing":
+        file.write_bytes(
+            {"empty": b"", "text": b"no network", "cut": whole[: len(whole) // 2]}[damage]
+        )
+    for run in (
+        lambda: Deployed(file),
+        lambda: int8(file, tmp_path / "out.onnx", PICTURES),
+        lambda: dynamic_int8(file, tmp_path / "out.onnx"),
+        lambda: operators(file),
+    ):
+        with pytest.raises(quantization.DeployError, match="damaged"):
+            run()
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("wrong", [[1.0], PICTURES.double(), PICTURES[0], PICTURES[:, :2]])
+def test_the_runtime_refuses_inputs_that_do_not_fit(tiny, wrong):
+    with pytest.raises(quantization.DeployError, match="takes"):
+        Deployed(tiny)(wrong)
+
+
+def test_the_runtime_takes_inputs_that_require_gradients(tiny):
+    assert Deployed(tiny)(PICTURES.clone().requires_grad_()).shape == (16, 8)
