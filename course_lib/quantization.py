@@ -21,6 +21,7 @@ from torch import nn
 from course_lib import calibration
 from course_lib.data import Images
 from course_lib.files import write_whole
+from course_lib.layers import copied
 
 #: The names of the input and the output of an exported network.
 INPUT, OUTPUT = "input", "logits"
@@ -177,8 +178,9 @@ def export(
             was in ``file`` before is left as it was.
     """
     _check_exportable(model, example, dims)
-    with _inference(model), _own_errors("The network cannot be exported"), _written(file) as made:
-        difference = math.inf
+    alone = torch.random.fork_rng([])  # the exporter draws random numbers, and marks the network
+    with alone, _own_errors("The network cannot be exported"), _written(file) as made:
+        difference, model = math.inf, copied(model).eval()
         for prepared in _foldings(model):
             _to_onnx(prepared, made, example, dims)
             difference = _difference(model, Deployed(made), example, len(dims))
@@ -212,18 +214,6 @@ def _check_exportable(model: nn.Module, example: torch.Tensor, dims: Sequence[st
 
 def _kind(value: object) -> str:
     return type(value).__name__
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Every layer of ``model`` in ``eval`` mode meanwhile."""
-    modes = {layer: layer.training for layer in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
 
 
 def _foldings(model: nn.Module) -> Iterator[nn.Module]:

@@ -214,3 +214,104 @@ def test_where_products_are_slow_the_ceiling_is_measured_with_smaller_ones(monke
 )
 def test_front_holds_what_no_other_beats(points, names):
     assert cost.front(points) == names
+
+
+# --- what torch's counter takes for nothing -------------------------------------------------------
+
+
+class Last(nn.Module):
+    """A recurrent layer and a head that reads its last step."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0][:, -1]
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+@pytest.mark.parametrize("both", [False, True])
+def test_macs_of_recurrent_layers(kind, gates, both):
+    layer = kind(6, 5, num_layers=2, bidirectional=both, batch_first=True)
+    ways = 1 + both
+    first, second = 5 * (6 + 5), 5 * (5 * ways + 5)
+    expected = 3 * 7 * ways * gates * (first + second)
+    assert cost.macs(Last(layer), torch.randn(3, 7, 6)) == expected
+    assert work(Last(layer), torch.randn(3, 7, 6))["layer"].macs == expected
+
+
+class Of(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        return self.function(*inputs, **named)
+
+
+@pytest.mark.parametrize(
+    ("network", "shapes", "expected"),
+    [
+        (nn.Bilinear(3, 5, 4), [(2, 3), (2, 5)], 2 * 4 * 3 * 5),
+        (Of(torch.cdist), [(6, 3), (7, 3)], 6 * 7 * 3),
+        (Of(torch.mv), [(6, 3), (3,)], 18),
+        (Of(torch.dot), [(6,), (6,)], 6),
+        (Of(torch.cat), [], 0),
+    ],
+)
+def test_macs_of_other_products(network, shapes, expected):
+    inputs = tuple(map(torch.randn, shapes)) or ([torch.ones(2), torch.ones(2)],)
+    assert cost.macs(network, inputs) == expected
+
+
+@pytest.mark.parametrize(
+    "function", [torch.fft.rfft, torch.linalg.inv, torch.linalg.det], ids=lambda f: f.__name__
+)
+def test_an_operation_that_cannot_be_counted_is_named(function):
+    with pytest.raises(ValueError, match=r"not known how often aten\._?(fft|linalg)\w+ multiplies"):
+        cost.macs(Of(function), torch.eye(4))
+
+
+def test_several_inputs_by_place_or_by_name_and_their_bytes():
+    first, second = torch.randn(2, 3), torch.randn(2, 5)
+    layer = nn.Bilinear(3, 5, 4, bias=False)
+    by_place = work(layer, (first, second))[""]
+    assert by_place == work(layer, {"input1": first, "input2": second})[""]
+    assert by_place.moved == 4 * (4 * 3 * 5 + 2 * 3 + 2 * 5 + 2 * 4)
+
+
+def test_attention_is_a_layer_with_all_of_its_weights():
+    width, tokens = 8, 5
+    layer = nn.TransformerEncoderLayer(width, 2, 16, batch_first=True, dropout=0.0).eval()
+    found = work(layer, torch.randn(1, tokens, width))
+    assert found["self_attn"].macs == 4 * tokens * width**2 + 2 * tokens**2 * width
+    weights = 4 * (width * width + width)
+    assert found["self_attn"].moved == 4 * (weights + (3 + 1) * tokens * width)
+    assert sum(each.macs for each in found.values()) == cost.macs(
+        layer, torch.randn(1, tokens, width)
+    )
+
+
+def test_counting_leaves_statistics_and_randomness_as_they_were():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    random = torch.get_rng_state()
+    cost.macs(network, torch.ones(2, 3, 8, 8))
+    work(network, torch.ones(2, 3, 8, 8))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state()) and network.training
+
+
+def test_tied_weights_are_stored_under_both_names():
+    network = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    apart = cost.stored_bytes(network)
+    network[1].weight = network[0].weight
+    assert cost.stored_bytes(network) == apart
+
+
+def test_a_compiled_network_is_refused():
+    with pytest.raises(ValueError, match="compiled network"):
+        cost.macs(torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3)), torch.ones(1, 3))

@@ -242,3 +242,23 @@ def test_pickle_in_place_of_the_weights_is_never_unpickled(root, dump, load):
     with (root / WEIGHTS).open("rb") as file:
         load(file)
     assert sprung.exists()  # the trap works: who unpickles the file steps into it
+
+
+def test_tied_weights_are_written_and_notes_have_to_be_text(tmp_path):
+    weight, file = torch.randn(4, 3), str(tmp_path / "new" / "a.safetensors")
+    models.write_tensors({"a": weight, "b": weight, "turned": weight.T}, file, {"about": "ties"})
+    found = models.read_tensors(tmp_path / "new" / "a.safetensors")
+    assert torch.equal(found["a"], weight) and torch.equal(found["b"], weight)
+    assert torch.equal(found["turned"], weight.T)
+    with pytest.raises(ValueError, match=r"'epochs' is 3: give str\(3\)"):
+        models.write_tensors({"a": weight}, file, {"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    "header", [b"[]", b'{"a": 1}', b'{"a": {}}', b'{"a": {"dtype": "F9", "data_offsets": [0, 4]}}']
+)
+def test_a_damaged_file_of_weights_is_refused(tmp_path, header):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(models.DataError, match="no safetensors file"):
+        models.read_tensors(file)

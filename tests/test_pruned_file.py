@@ -288,5 +288,41 @@ def test_another_file_is_refused(file, data):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing"):
+    with pytest.raises(FileError, match="nothing"):
         unpack(tmp_path / "nothing.pruned")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "message"),
+    [
+        ({"a": torch.ones(2)}, {"epochs": 3}, "'epochs' is 3: give str"),
+        ({"a": torch.ones(2)}, {3: "three"}, "Notes are texts"),
+        ({"a": torch.ones(2).double()}, None, "a cannot be stored: Cannot store float64"),
+        ({"a": torch.ones(2) > 0}, None, "a cannot be stored: Cannot store bool"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, None, "Cannot store complex64"),
+        ({"a": torch.eye(3).to_sparse()}, None, "Only dense tensors"),
+        ({"a": torch.ones(2, device="meta")}, None, "on meta"),
+        ({"a": [1.0]}, None, "got list"),
+        ({1: torch.ones(2)}, None, "texts as names; got 1"),
+    ],
+)
+def test_what_cannot_be_stored_is_named_and_nothing_is_written(tmp_path, tensors, about, message):
+    with pytest.raises(ValueError, match=message):
+        pack(tensors, tmp_path / "a.pruned", about)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_path_may_be_text_and_tensors_of_any_shape_come_back(tmp_path):
+    base = torch.randn(6, 4)
+    tensors = {
+        "number": torch.tensor(3.0),
+        "empty": torch.ones(0, 3),
+        "turned": base.T,
+        "tied": base,
+        "bfloat16": base[::2].bfloat16(),
+    }
+    file = str(tmp_path / "a.pruned")
+    pack(tensors, file, {"about": "shapes"})
+    found, about = unpack(file)
+    assert about == {"about": "shapes"} and found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())

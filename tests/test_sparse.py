@@ -1,5 +1,6 @@
 """Every sparse format computes the product of the same zeros held dense, or says why it cannot."""
 
+import copy
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import masks, sparse
+from course_lib import cost, masks, sparse
 from course_lib.masks import nm_mask
 from course_lib.models import build
 from course_lib.sparse import (
@@ -567,3 +568,79 @@ def test_what_turns_out_too_slow_says_so(monkeypatch):
     monkeypatch.setattr(sparse, "compare", compared)
     rows = sparse.measure(sparse.hold(torch.randn(8, 8), 0.5, ["CSR"]), torch.randn(8, 2))
     assert rows["CSR"].why == "too slow here: 9 s a call" and rows["CSR"].speedup is None
+
+
+# --- a sparse layer is a layer like others --------------------------------------------------------
+
+
+def thin(rows: int = 8, columns: int = 8) -> torch.Tensor:
+    return pruned(random(rows, columns), 0.75)
+
+
+MAKERS = {"CSR": sparse.csr, "COO": sparse.coo, "BSR 4": FORMATS["BSR 4"].convert}
+
+
+@pytest.fixture(params=MAKERS)
+def sparse_layer(request):
+    return sparse.SparseLinear(MAKERS[request.param](thin()), random(8))
+
+
+@pytest.mark.parametrize("shape", [(8,), (0, 8), (3, 8), (2, 3, 8), (2, 0, 8)])
+def test_a_sparse_layer_takes_what_a_linear_layer_takes(shape):
+    layer, x = sparse.SparseLinear(sparse.csr(thin()), random(8)), random(*shape)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, thin(), random(8)))
+
+
+@pytest.mark.parametrize("wrong", [random(3, 7), random(3, 8).double(), torch.tensor(1.0)])
+def test_a_sparse_layer_names_what_it_takes(wrong):
+    layer = sparse.SparseLinear(sparse.csr(thin()), None)
+    with pytest.raises(ValueError, match=r"takes \(\.\.\., 8\) of torch.float32"):
+        layer(wrong)
+
+
+def test_a_copy_of_a_sparse_layer_shares_nothing(sparse_layer):
+    copied, x = copy.deepcopy(nn.Sequential(sparse_layer)), random(3, 8)
+    before = sparse_layer(x)
+    copied[0].weight.values().zero_()
+    copied[0].bias.zero_()
+    assert not copied(x).any() and torch.equal(sparse_layer(x), before)
+
+
+def test_a_sparse_layer_is_cast_saved_and_loaded(sparse_layer, tmp_path):
+    state = copy.deepcopy(sparse_layer.state_dict())
+    assert "weight.values" in state and all(one.layout is torch.strided for one in state.values())
+    other = copy.deepcopy(sparse_layer)
+    other.weight.values().zero_()
+    other.load_state_dict(state)
+    assert torch.equal(other(random(3, 8)), sparse_layer(random(3, 8)))
+    held = sum(value.numel() * value.element_size() for value in state.values())
+    assert held < cost.stored_bytes(sparse_layer)
+    assert other.double()(random(3, 8).double()).dtype == torch.float64
+    with pytest.raises(RuntimeError, match="weight"):
+        sparse_layer.load_state_dict({name: value[:1] for name, value in state.items()})
+
+
+@pytest.mark.parametrize(
+    ("example", "message"), [(random(8), "dimension of the batch"), (random(0, 8), "Nothing comes")]
+)
+def test_a_network_is_converted_for_whole_batches(example, message):
+    layer = nn.Linear(8, 8)
+    layer.weight.data = thin()
+    with pytest.raises(ValueError, match=message):
+        sparse.converted(nn.Sequential(layer), example)
+
+
+def test_a_layer_with_a_hook_stays_dense_and_says_so():
+    layer = nn.Linear(8, 8)
+    layer.weight.data = thin()
+    layer.register_forward_hook(lambda *_: None)
+    changed, choices = sparse.converted(nn.Sequential(layer), random(3, 8))
+    assert choices["0"].format is None and "hook" in choices["0"].reason
+    assert isinstance(changed[0], nn.Linear)
+
+
+def test_attention_with_a_hook_is_refused():
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    block.self_attn.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="self_attn cannot be taken apart: it has a forward hook"):
+        sparse.converted(block, random(1, 3, 8))

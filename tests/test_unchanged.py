@@ -37,9 +37,6 @@ MODULES += [quantization, cost, timing, encoders]
 ON_PURPOSE = {"masks.apply_masks", "masks.hold", "surgery.silence"}
 ON_PURPOSE |= {"weights.rows", "weights.is_conv1d"}
 
-#: These still change what they are given.
-NOT_YET = {"sparse.converted", "quantization.export", "cost.macs", "cost.work"}
-
 
 class Given(NamedTuple):
     """What a function is called with."""
@@ -234,12 +231,9 @@ def prepared(name: str, training: bool, graphs: dict[str, Graph], folder: Path) 
     return Given(model, x, labels, graphs[name], folder)
 
 
-XFAIL = pytest.mark.xfail(reason="changes the network in some of these cases", strict=False)
-
-
 def _marks(call: str, name: str) -> list[pytest.MarkDecorator]:
     exported = (call, name) == ("quantization.export", "attentive")  # takes a second each
-    return [XFAIL] * (call in NOT_YET) + [pytest.mark.slow] * exported
+    return [pytest.mark.slow] * exported
 
 
 def cases(calls: list[str], *modes: bool) -> list:
