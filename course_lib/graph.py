@@ -92,8 +92,7 @@ def trace(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]) ->
     for name, layer in model.named_modules():
         if why := changed(layer):
             raise UnknownOperation(f"{name or type(layer).__name__}: {why}. Nothing was pruned.")
-    examples = example if isinstance(example, tuple) else (example,)
-    labels = Labels(model)
+    examples, labels = example if isinstance(example, tuple) else (example,), Labels(model)
     for graph in _symbolic(model):
         labels.follow(graph, examples)
     return labels.result(tuple(each.shape for each in examples))
@@ -110,7 +109,8 @@ def _symbolic(model: nn.Module) -> list[fx.Graph]:
     except Exception as error:
         place, _ = next(reversed(tracer.module_stack.values()), (type(model).__name__, None))
         raise UnknownOperation(
-            f"torch.fx cannot trace what {place} does: {error}. Nothing was pruned."
+            f"torch.fx cannot trace what {place} does: {str(error).split('. ')[0]}. Nothing was "
+            "pruned; a part of it, such as the backbone of a detector, can be pruned by itself."
         ) from error
     finally:
         for module, mode in modes.items():

@@ -593,3 +593,28 @@ def test_taylor_does_not_vanish_in_small_numbers():
     batch = torch.randn(16, 64).half(), torch.arange(16) % 2
     found = channels.taylor(model, trace(model, torch.randn(2, 64)), [batch])["0"]
     assert (found > 0).sum() >= 7, "a neuron may be off for all inputs"
+
+
+def test_no_layer_loses_all_of_its_channels():
+    class Joined(nn.Module):
+        """Two maps side by side, added to those of a third layer."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(3, 8, 1)
+            self.head = nn.Conv2d(8, 1, 1)
+
+        def forward(self, x):
+            return self.head(torch.cat([self.a(x), self.b(x)], 1) + self.c(x))
+
+    model, x = Joined(), torch.randn(1, 3, 4, 4)
+    graph = trace(model, x)
+    scores = {"a": torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8])}
+    lowest = channels.lowest(scores, 0.5)
+    with pytest.raises(ValueError, match=r"All 2 channels of a\.weight would go"):
+        surgery.prune(model, graph, lowest)
+    removed = channels.spared(graph, scores, lowest)
+    assert lowest == {"a": [0, 1, 2, 3]} and removed == {"a": [0, 2, 3]}
+    surgery.prune(model, graph, removed)(x)
+    assert channels.spared(graph, scores, {"a": [3]}) == {"a": [3]}
+    surgery.shrink(model, x, 0.5, lambda *_: scores)(x)

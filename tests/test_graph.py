@@ -855,6 +855,19 @@ def test_attention_may_be_called_by_position():
         smaller.attention(*[example(TOKENS)] * 3, attn_mask=torch.zeros(5, 5))
 
 
+@pytest.mark.slow
+def test_the_backbone_of_a_detector_is_pruned_by_itself():
+    detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None
+    ).eval()
+    with pytest.raises(UnknownOperation, match="the backbone of a detector, can be pruned"):
+        surgery.shrink(detector, torch.zeros(1, 3, 64, 64), 0.5)
+    parameters = sum(one.numel() for one in detector.backbone.parameters())
+    detector.backbone = surgery.shrink(detector.backbone, torch.zeros(1, 3, 64, 64), 0.5)
+    assert sum(one.numel() for one in detector.backbone.parameters()) < 0.6 * parameters
+    assert detector([torch.rand(3, 64, 64)])[0].keys() == {"boxes", "labels", "scores"}
+
+
 CHANGED = {
     "compiled": (torch.compile(nn.Sequential(conv(3, 4))), "OptimizedModule: torch.compile wraps"),
     "scripted": (torch.jit.script(nn.Sequential(conv(3, 4))), "TorchScript hides its code"),
