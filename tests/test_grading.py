@@ -14,6 +14,7 @@ from submitted import empty, hand_in, hostile, lesson, partly, perfect
 
 from course_lib.classroom import (
     __main__,
+    feedback,
     grading,
     judging,
     landlock,
@@ -24,9 +25,9 @@ from course_lib.classroom import (
 )
 from course_lib.classroom.errors import ClassroomError
 from course_lib.classroom.feedback import page
-from course_lib.classroom.grades import Grade, table
+from course_lib.classroom.grades import Grade, Mark, table
 from course_lib.teaching.exercises import EXERCISES
-from course_lib.teaching.exercises.engine import assess, examine
+from course_lib.teaching.exercises.engine import Outcome, assess, examine
 from course_lib.teaching.running import Result, run
 
 PROTECTED = sandbox.missing() is None
@@ -580,6 +581,26 @@ def test_who_hands_in_one_lesson_misses_the_other():
         ("bob", "00"): "missing",
         ("bob", "01"): "zero",
     }
+
+
+def test_a_page_that_cannot_be_made_is_no_other_students_trouble(monkeypatch, tmp_path):
+    shown = feedback._mark
+
+    def fails_for_one(mark):
+        if "ada" in mark.code:
+            raise RecursionError("on purpose")
+        return shown(mark)
+
+    monkeypatch.setattr(feedback, "_mark", fails_for_one)
+    mark = Mark("01.1", "masks", 1, 1, Outcome("correct", "right"), "of ada")
+    grades = [
+        Grade("ada", "01_masks", "graded", "", (mark,)),
+        Grade("bob", "01_masks", "graded", "", (mark._replace(code="of bob"),)),
+    ]
+    grading._write(grades, {}, tmp_path)
+    pages = {file.stem: file.read_text() for file in (tmp_path / "feedback").iterdir()}
+    assert "cannot show more (RecursionError)" in pages["ada"] and "of bob" in pages["bob"]
+    assert "of ada" not in pages["ada"]
 
 
 def test_the_limits_leave_room_for_the_teacher():

@@ -7,7 +7,6 @@ process that judges never runs any of it.
 
 import hashlib
 import multiprocessing
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -16,9 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
-from course_lib import PROJECT
+from course_lib import PROJECT, host
 from course_lib.bars import bar
 from course_lib.classroom import sandbox, submissions
 from course_lib.classroom.assignments import COURSE, Assignment, Task, assignments, setup
@@ -170,8 +167,8 @@ def _graded_one(notebook: Notebook, assignment: Assignment, result: Ran | Classr
 
 def _workers(limits: Limits) -> int:
     """As many as there are cores, and memory for."""
-    room = psutil.virtual_memory().available // (sandbox.RUNTIME + limits.memory)
-    return max(1, min(os.cpu_count() or 1, room))
+    room = host.memory()[0] // (sandbox.RUNTIME + limits.memory)
+    return max(1, min(host.usable_threads(), room))
 
 
 def _job(notebook: Notebook, assignment: Assignment, limits: Limits, protected: bool) -> Job:
@@ -246,7 +243,16 @@ def _write(grades: list[Grade], known: dict[str, Assignment], out: Path) -> None
     write_whole(out / "grades.csv", table(grades))
     for student in dict.fromkeys(grade.student for grade in grades):
         mine = [grade for grade in grades if grade.student == student]
-        write_whole(out / "feedback" / f"{_file_name(student)}.html", page(student, mine))
+        write_whole(out / "feedback" / f"{_file_name(student)}.html", _page(student, mine))
+
+
+def _page(student: str, grades: list[Grade]) -> str:
+    """The page of ``student``; without what was written, if that cannot be shown."""
+    try:
+        return page(student, grades)
+    except Exception as error:
+        why = f"This page cannot show more ({type(error).__name__}); grades.csv has the points."
+        return page(student, [one._replace(marks=(), reason=why) for one in grades])
 
 
 def _file_name(student: str) -> str:
