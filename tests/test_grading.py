@@ -592,15 +592,15 @@ def test_a_page_that_cannot_be_made_is_no_other_students_trouble(monkeypatch, tm
         return shown(mark)
 
     monkeypatch.setattr(feedback, "_mark", fails_for_one)
-    mark = Mark("01.1", "masks", 1, 1, Outcome("correct", "right"), "of ada")
+    mark = Mark("01.1", "masks", 1, 1, Outcome("correct", "right"), "written by ada")
     grades = [
         Grade("ada", "01_masks", "graded", "", (mark,)),
-        Grade("bob", "01_masks", "graded", "", (mark._replace(code="of bob"),)),
+        Grade("bob", "01_masks", "graded", "", (mark._replace(code="written by bob"),)),
     ]
     grading._write(grades, {}, tmp_path)
     pages = {file.stem: file.read_text() for file in (tmp_path / "feedback").iterdir()}
-    assert "cannot show more (RecursionError)" in pages["ada"] and "of bob" in pages["bob"]
-    assert "of ada" not in pages["ada"]
+    assert "cannot show more (RecursionError)" in pages["ada"] and "written by bob" in pages["bob"]
+    assert "written by ada" not in pages["ada"]
 
 
 def test_the_limits_leave_room_for_the_teacher():

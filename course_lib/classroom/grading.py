@@ -252,7 +252,7 @@ def _page(student: str, grades: list[Grade]) -> str:
         return page(student, grades)
     except Exception as error:
         why = f"This page cannot show more ({type(error).__name__}); grades.csv has the points."
-        return page(student, [one._replace(marks=(), reason=why) for one in grades])
+        return page(student, [one._replace(status="error", reason=why) for one in grades])
 
 
 def _file_name(student: str) -> str:
