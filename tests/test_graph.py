@@ -493,6 +493,19 @@ def heads(qkv: torch.Tensor, count: int) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+def one_head() -> Net:
+    """Attention with one head, as it is written in formulas; its values can be pruned."""
+    return Net(
+        lambda net, x: net.out(
+            (net.embed(x) @ net.keys(x).transpose(1, 2)).softmax(-1) @ net.values(x)
+        ),
+        embed=nn.Linear(8, 6),
+        keys=nn.Linear(8, 6),
+        values=nn.Linear(8, 6),
+        out=nn.Linear(6, 8),
+    )
+
+
 #: A network, the group that has to stay, and a part of the reason.
 STAY = {
     "output": (between(lambda net, x: x), "head", "output of the network"),
@@ -609,6 +622,8 @@ STAY = {
         "stem",
         "a product of activations adds them up",
     ),
+    "queries": (one_head(), "embed", "a product of activations adds them up"),
+    "keys": (one_head(), "keys", "a product of activations adds them up"),
     "heads of one's own": (
         Net(
             lambda net, x: net.out(heads(net.embed(x), 2)),
