@@ -153,7 +153,7 @@ def _channel_shuffle(run: "Labels", op: nn.ChannelShuffle, x: torch.Tensor) -> t
 
 def _elementwise(run: "Labels", op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Values that meet in one place belong together."""
-    operands = sorted(held((args, kwargs)), key=torch.numel, reverse=True)
+    operands = sorted(held((args, kwargs)), key=lambda x: (-len(varying(x)), -x.numel()))
     whole, *others = torch.broadcast_tensors(*operands)
     for own, other in zip(operands[1:], others, strict=True):
         alone = varying(whole) - varying(other)  # here one label of the other meets many

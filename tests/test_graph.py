@@ -623,7 +623,6 @@ STAY = {
         "a product of activations adds them up",
     ),
     "queries": (one_head(), "embed", "a product of activations adds them up"),
-    "keys": (one_head(), "keys", "a product of activations adds them up"),
     "heads of one's own": (
         Net(
             lambda net, x: net.out(heads(net.embed(x), 2)),
