@@ -20,18 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from course_lib import calibration
 from course_lib.layers import at_rest, copied, first_input
 from course_lib.models import Inputs, logits
-from course_lib.weights import (
-    coverage,
-    effective,
-    embeddings,
-    is_conv1d,
-    owners,
-    prunable,
-    rows,
-    zeros,
-)
-
-__all__ = ["coverage", "prunable"]  # and all that is defined here
+from course_lib.weights import coverage as coverage
+from course_lib.weights import effective, embeddings, is_conv1d, owners, prunable, rows, zeros
 
 #: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
 Masks = dict[str, torch.Tensor]
