@@ -3,11 +3,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help lab drill check test test-lessons test-all run notebooks classroom grade bench coverage doctor lint format empty-venv
 
-# A thread that has finished its share waits in a loop for the others, and then sleeps. Waking takes
-# long, so some waiting is good; as much as is usual takes the processor from the very thread that
-# is waited for, where other programs are running. So many turns of the loop are good for both.
-export GOMP_SPINCOUNT ?= 30000
-
 VENV := .venv
 RUN := $(VENV)/bin/python
 
