@@ -23,6 +23,7 @@ def test_every_exercise_of_the_course_is_in_an_assignment():
     assert all(each.points == sum(t.exercise.difficulty for t in each.tasks) for each in ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", ALL, ids=lambda each: each.name)
 def test_solutions_pass_their_hidden_tests_and_stubs_do_not(each):
     namespace = {}

@@ -66,6 +66,7 @@ def test_parts_are_those_of_an_independent_reader(images, torchvision_parts):
         assert torch.equal(part.labels, labels)
 
 
+@pytest.mark.slow
 def test_pixel_statistics_are_those_of_the_original_training_set(torchvision_parts):
     pixels = torchvision_parts[0].data.double() / 255
     assert pixels.mean().item() == pytest.approx(data.PIXEL_MEAN, abs=1e-4)
@@ -156,6 +157,7 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [remove, flip_a_bit])
 @pytest.mark.parametrize("name", [*IMAGE_FILES, REVIEW_FILE])
 def test_missing_or_altered_file_is_refused_with_its_name_and_the_repair(root, name, damage):

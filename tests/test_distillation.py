@@ -226,6 +226,7 @@ def finalists(path) -> list[dict]:
     return recordings.points(recorded(path), budget=0.1, seed=0)
 
 
+@pytest.mark.slow
 def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
     path = distillation.record("small_resnet", tmp_path / "a.json")
     found = recorded(path)
@@ -235,6 +236,7 @@ def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
     assert [[*networks] for networks in quick] == [["teacher", "student"]]
 
 
+@pytest.mark.slow
 def test_the_best_student_is_kept(quick, pictures, tmp_path):
     path = distillation.record("small_resnet", tmp_path / "a.json")
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["best.pruned"]
@@ -272,6 +274,7 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_lost_student_is_made_and_measured_again(quick, tmp_path):
     path = distillation.record("small_resnet", tmp_path / "a.json")
     before = sorted(map(str, recorded(path)["points"]))

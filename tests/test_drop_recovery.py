@@ -270,6 +270,7 @@ def test_budgets_that_do_not_nest_are_refused_together(pictures, method, schedul
 # --- channels -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amount", AMOUNTS["channels"])
 def test_iterative_and_one_shot_end_with_the_same_channels_in_number(amount):
     dense = drop_recovery.on_device(SmallResNet(widths=(16, 32)))
@@ -325,6 +326,7 @@ def few_runs(monkeypatch):
     return measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "after"), [("quality", n) for n in range(4)] + [("measure", n) for n in range(9)]
 )

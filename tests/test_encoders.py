@@ -84,6 +84,7 @@ REMOVED = {"0.heads": [1], "1.heads": [0, 2, 3], "1.neurons": [9, 0, 4], "2.neur
 # --- what there is ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_architectures_are_described_alike(kind):
     model, _ = kind
     found = encoders.layers(model)
@@ -414,6 +415,7 @@ def test_taylor_is_the_slope_of_the_loss_in_the_gate_of_a_head():
     assert torch.allclose(found, torch.stack(slopes).mean(0).float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["0.heads", "2.heads", "1.neurons"])
 def test_cost_of_a_head_is_that_of_the_network_without_it(kind, group):
     model, inputs = kind

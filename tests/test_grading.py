@@ -245,6 +245,7 @@ def mixed():
     return judging.ran(job(*cells, names=("01.1", "05.1", "08.3", "00.1")))
 
 
+@pytest.mark.slow
 def test_cases_with_classes_of_their_own_need_no_exercises(mixed):
     kinds = {number: mixed.outcomes[number].kind for number in ("05.1", "08.3")}
     assert kinds == {"05.1": "not attempted", "08.3": "correct"}
@@ -381,6 +382,7 @@ def test_without_protection_it_refuses_until_it_is_told(monkeypatch, tmp_path, c
     assert f"SUBMISSIONS={tmp_path} UNPROTECTED=1" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

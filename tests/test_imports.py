@@ -56,6 +56,7 @@ print(structured_speedup.build("small_resnet", 0.5))
     assert {point["matrix"] for point in points} == {"square 512", "ResNet-18 layer1.0.conv1"}
 
 
+@pytest.mark.slow
 def test_no_arrow_goes_back_to_teaching():
     loaded = run(f"import sys\nfrom course_lib import {MEASURING}\nprint(*sys.modules)")
     assert not [name for name in loaded.split() if name.startswith("course_lib.teaching")]

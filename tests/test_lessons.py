@@ -122,6 +122,7 @@ def test_unknown_lesson_names_those_that_exist(course, capsys):
 # Building (one kernel)
 
 
+@pytest.mark.slow
 def test_build_stores_what_a_clean_kernel_showed_and_then_skips(course, state, capsys):
     root, write = course
     script = write("01_one", SCRIPT)

@@ -249,6 +249,7 @@ def test_nm_masks_keep_the_n_highest_of_every_m_inputs(model, m, score, data):
                 assert torch.equal(kept, lowest_by_sorting([row], score, m - n)[0])
 
 
+@pytest.mark.slow
 @given(model=networks, ends=st.tuples(fractions, fractions), score=scores)
 @pytest.mark.parametrize("make", [global_masks, layer_masks, output_masks])
 def test_what_a_lower_sparsity_prunes_a_higher_one_prunes_too(make, model, ends, score):

@@ -122,6 +122,7 @@ def test_a_pass_shows_full_batches_of_different_sentences(opinions):
 # --- the network --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_logits_for_each_sentence(tiny, opinions):
     assert tiny()(opinions.ids).shape == (12, 2)
 

@@ -77,6 +77,7 @@ def test_the_learner_builds_what_the_library_has(exercise, ours):
         assert exercise.reference(*case) == ours(*case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_structured_ratios_lose_the_amount_of_the_part_and_nothing_else(
@@ -89,6 +90,7 @@ def test_structured_ratios_lose_the_amount_of_the_part_and_nothing_else(
         assert found == pytest.approx(amount if other == part else 0, abs=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_each_part_loses_the_amount_in_its_own_way(network, scored_on, way):
     cut = PLAN[f"{way} 75"]
@@ -108,6 +110,7 @@ def test_the_smallest_weights_of_the_part_go(network, scored_on):
     assert gone.max() <= left.min() and len(gone) == pytest.approx(len(left), abs=1)
 
 
+@pytest.mark.slow
 def test_two_of_four_weights_of_attention_go(network, scored_on):
     smaller, _ = mixed.prune(network, PLAN["two of four"], scored_on)
     for weight in mixed.weights_of(smaller, "attention").values():
@@ -127,6 +130,7 @@ def test_a_removal_is_exact(network, graph, scored_on, pictures):
 # --- making a network ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_network_trains_what_is_left_and_its_file_says_which(network, pictures, tmp_path):
     before = copy.deepcopy(network.state_dict())
     made, found = mixed.take(PLAN["reverse 87.5"], network, pictures)

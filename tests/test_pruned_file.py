@@ -97,6 +97,7 @@ def test_any_tensors_come_back(tmp_path, shapes, about, sparsity, seed):
     assert all(torch.equal(found[name], packed[name]) for name in packed)
 
 
+@pytest.mark.slow
 def test_a_trained_and_pruned_network_comes_within_five_percent_of_its_bound(tmp_path):
     model = models.load_trained("resnet18")
     state = pruned_copy(model, global_masks(model, 0.9)).state_dict()
@@ -134,6 +135,7 @@ def test_the_start_is_what_the_module_says(file):
 # --- what is damaged or made up is refused ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_three_thousand_mutated_files_are_refused(file):
     """Bytes changed, cut, doubled or put in: none is read, none ends in another error."""
     whole, dice = file.read_bytes(), random.Random(0)

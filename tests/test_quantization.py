@@ -166,6 +166,7 @@ def quantized(exported, pictures):
     return int8(exported, exported.with_name("int8.onnx"), pictures["calibration"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_an_exported_network_gives_the_same_logits_for_any_number_of_pictures(
     network, exported, pictures, count
@@ -186,12 +187,14 @@ def test_the_network_itself_is_left_alone(network, exported):
     assert isinstance(network.bn, nn.BatchNorm2d) and not network.training
 
 
+@pytest.mark.slow
 def test_accuracy_in_the_runtime_is_that_of_torch(network, exported, pictures):
     assert accuracy(exported, pictures["test"]) == training.accuracy(network, pictures["test"])
     odd = accuracy(exported, pictures["test"], threads=1, batch_size=300)
     assert odd == accuracy(exported, pictures["test"])
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_nearly_as_good(exported, quantized, pictures):
     assert quantized.stat().st_size < 0.4 * exported.stat().st_size
     images = pictures["test"].images
@@ -232,6 +235,7 @@ def test_a_layer_that_is_left_stays_in_float(exported, pictures, tmp_path):
     assert found["float32"]["Conv"] == 1 and found["int8"]["QLinearConv"] == 20
 
 
+@pytest.mark.slow
 def test_sensitivity_quantizes_one_layer_at_a_time(exported, pictures, monkeypatch):
     names, seen = layers(exported)[:2], []
 
@@ -271,6 +275,7 @@ def ids(*shape: int) -> torch.Tensor:
     return torch.randint(50, shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 4), (2, 30)])
 def test_a_network_for_tokens_takes_any_number_of_any_length(reader, shape):
     network, file = reader
@@ -366,6 +371,7 @@ PECULIAR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PECULIAR)
 def test_what_a_fuser_takes_for_another_network_is_exported_right(name, tmp_path):
     network, pictures = PECULIAR[name](), random(4, 3, 8, 8)
@@ -408,6 +414,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_export_that_is_refused_leaves_the_file_as_it_was(name, tmp_path):
     make, example, message = REFUSED[name]
@@ -437,6 +444,7 @@ CALIBRATION = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALIBRATION)
 def test_calibration_that_does_not_suit_is_refused(name, tiny, tmp_path):
     pictures, how, message = CALIBRATION[name]
@@ -453,6 +461,7 @@ def test_pairs_with_labels_calibrate_as_pictures_do(tiny, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_transposed_convolution_in_groups_stays_in_float(tmp_path):
     layers = nn.Conv2d(3, 16, 1), nn.ReLU(), nn.ConvTranspose2d(16, 8, 2, 2, groups=4)
     network = nn.Sequential(*layers).eval()

@@ -56,6 +56,7 @@ def scripted_validation(monkeypatch):
     return replace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "best"),
     [([10, 90, 50], 2), ([10, 20, 30], 3), ([30, 30, 20], 1), ([0, 0, 0], 1)],
@@ -80,6 +81,7 @@ def test_test_pictures_are_read_once(pictures, scripted_validation):
     assert about["test_accuracy"] == "77.00"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [0.1, 0.0], ids=["trained", "initial"])
 def test_weights_follow_the_seed_of_the_recipe(pictures, lr):
     recipe = Recipe("small_resnet", epochs=1, lr=lr, must_reach=0, seed=5)

@@ -67,6 +67,7 @@ def test_recording_stands_beside_the_own_numbers(monkeypatch, written):
     assert re.search(r"\| not yet \(lesson 0\d\) \| ✔ \*\*1\.7 points\*\* \|", found)
 
 
+@pytest.mark.slow
 def test_exercises_and_predictions_are_listed_with_what_is_missing(written):
     def learn(kept):
         solved = {"attempts": 3, "hints": 1, "solved": True}

@@ -104,6 +104,7 @@ def test_positions_are_those_of_the_maps_in_the_network():
     assert found == CONVOLUTIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_weight_of_a_convolution_is_the_trained_one(name):
     layer = load_trained("resnet18").get_submodule(name)
@@ -252,6 +253,7 @@ INTERRUPTIONS += [(sparse, "measure", after) for after in (0, 1, 3, 5)]
 INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     few, tmp_path, monkeypatch, owner, name, after

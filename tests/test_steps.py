@@ -50,6 +50,7 @@ def test_a_step_removes_channels_then_weights_then_values(network, pictures):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [0, 7])
 def test_what_was_zero_stays_zero_through_training_and_later_steps(network, pictures, values):
     first = take(Step("dense", weights=0.9), network, "small_resnet", pictures, to_labels)

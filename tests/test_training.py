@@ -203,6 +203,7 @@ def test_the_length_of_an_original_is_refused_where_none_is_rewound(schedule):
         learning_rates(schedule, 4, of_steps=8)
 
 
+@pytest.mark.slow
 def test_a_mark_sees_the_weights_of_a_training_that_ends_there():
     seen, marks = [], (0.25, 1, 1.6)
 

@@ -247,6 +247,7 @@ def cases(calls: list[str], *modes: bool) -> list:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("call", "name", "training"), cases([*CALLS], False, True))
 def test_the_network_is_left_as_it_was_and_a_copy_shares_nothing(
@@ -279,6 +280,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize(("call", "name", "training"), cases(MEASURING, True))

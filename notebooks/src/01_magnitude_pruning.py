@@ -37,8 +37,9 @@ print(f"{len(masks.prunable(net))} layers with {cost.stored_bytes(net):,} bytes 
 print(masks.coverage(net))
 
 # %% [markdown]
-# A sparsity is a share of *something*: here of the weights of linear layers and convolutions. Biases
-# and BatchNorm are few and stay. Always ask which share of the whole network a sparsity speaks of.
+# A sparsity is a share of *something*: here of the weights of linear layers and convolutions.
+# Biases and BatchNorm are few and stay. Always ask which share of the whole network a sparsity
+# speaks of.
 #
 # We look at curves on 2,000 validation pictures, which is quick, and read the test set only for the
 # final numbers.
