@@ -47,20 +47,25 @@ def _call(model: nn.Module, example: Inputs | tuple) -> None:
 def _counter(model: nn.Module) -> Iterator[FlopCounterMode]:
     """Torch's counter, which does not see into its fused attention: that is off meanwhile.
 
-    The buffers of ``model``, such as the statistics of BatchNorm, are restored in the end.
+    The buffers of ``model``, such as the statistics of BatchNorm, are restored in the end. Its
+    parameters take no gradient meanwhile: the counter would follow some that have none here.
     """
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         raise ValueError(
             "A compiled network hides what it computes: give the one that was compiled."
         )
     fused, before = torch.backends.mha.get_fastpath_enabled(), _copies(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)
+    model.requires_grad_(False)
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     try:
         with torch.random.fork_rng([]), counter, _Unknown(counter):
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for buffer, value in before:
             buffer.copy_(value)
 

@@ -315,3 +315,21 @@ def test_tied_weights_are_stored_under_both_names():
 def test_a_compiled_network_is_refused():
     with pytest.raises(ValueError, match="compiled network"):
         cost.macs(torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3)), torch.ones(1, 3))
+
+
+class Token(nn.Module):
+    """Adds a token of its own, and passes it on alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.ones(1, 1, 4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(self.token.expand(len(x), -1, -1)) + self.layer(x)
+
+
+def test_a_token_that_is_passed_on_is_counted():
+    model = Token()
+    model.layer.bias.requires_grad_(False)
+    assert cost.macs(model, torch.randn(2, 1, 4)) == 2 * 2 * 16
+    assert [one.requires_grad for one in model.parameters()] == [True, True, False]

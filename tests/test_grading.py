@@ -585,6 +585,21 @@ def test_who_hands_in_one_lesson_misses_the_other():
     }
 
 
+def test_an_error_while_reading_concerns_one_notebook(monkeypatch, tmp_path):
+    """Of any kind: what a notebook can do to the code that reads it cannot be foreseen."""
+
+    def fails(assignment, cells):
+        raise RecursionError("on purpose")
+
+    known = {"01": None}
+    monkeypatch.setattr(submissions, "read", lambda file: [])
+    monkeypatch.setattr(submissions, "lesson_of", lambda *_: "01")
+    monkeypatch.setattr(submissions, "answers", fails)
+    found = grading._read("ada", tmp_path / "01.ipynb", known)
+    assert found.answers is None and found.lesson == "01"
+    assert found.reason == "Its answers cannot be read (RecursionError)."
+
+
 def test_a_page_that_cannot_be_made_is_no_other_students_trouble(monkeypatch, tmp_path):
     shown = feedback._mark
 

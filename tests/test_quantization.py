@@ -499,3 +499,9 @@ def test_the_runtime_refuses_inputs_that_do_not_fit(tiny, wrong):
 
 def test_the_runtime_takes_inputs_that_require_gradients(tiny):
     assert Deployed(tiny)(PICTURES.clone().requires_grad_()).shape == (16, 8)
+
+
+@pytest.mark.parametrize("values", [[5.0, 6.0, 7.0], [-9.0, -8.0], [-1.0, 3.0]])
+def test_zero_has_a_code_of_its_own_wherever_the_values_lie(values):
+    found = affine(torch.tensor(values))
+    assert 0 <= found.zero_point <= 255 and found.zero_point == found.zero_point.round()

@@ -94,7 +94,8 @@ def fresh(name: str) -> nn.Module:
     if name.startswith("timm/"):
         import timm
 
-        return timm.create_model(name.removeprefix("timm/"))
+        # Some of timm's models drop features at random by themselves, in no layer.
+        return timm.create_model(name.removeprefix("timm/"), drop_rate=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of googlenet and inception_v3
         return torchvision.models.get_model(name)
