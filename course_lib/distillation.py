@@ -48,6 +48,9 @@ METHODS = {
     "pruned and distilled": Method(pruned=True, taught=True),
 }
 
+#: Seconds that the comparison of trainings with and without a teacher may take.
+LIMIT = 600.0
+
 #: The best student of the longest budget and the first seed is kept under this name.
 BEST = "best"
 
@@ -158,7 +161,7 @@ def teacher_cost(
     trainings = {
         name: partial(_fit, student, data, objective=goal, **how) for name, goal in goals.items()
     }
-    found = compare(trainings, rounds=rounds, seconds=seconds, limit=10 * seconds)
+    found = compare(trainings, rounds=rounds, seconds=seconds, limit=LIMIT)
     ratio = found.speedup("labels", over="teacher")
     return {
         "ratio": digits(ratio.value),
