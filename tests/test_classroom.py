@@ -159,7 +159,7 @@ def test_the_release_shows_stubs_and_no_solutions(course):
     assert released == {task.stub for task in lesson("01").tasks}
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_nbgrader_validates_the_source_and_not_the_release(course):
     name = "00_start_here/00_start_here.ipynb"
     said = nbgrader(course, "validate", f"source/{name}", f"release/{name}").stdout

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from interruptions import interrupt
+from interruptions import each, interrupt
 from torch import nn
 
 from course_lib import compression, masks, models, recordings, steps
@@ -138,7 +138,7 @@ INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+@pytest.mark.parametrize(("owner", "name", "after"), each(INTERRUPTIONS))
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):
@@ -246,7 +246,7 @@ def test_the_networks_of_the_course_reach_their_targets():
     assert all(entry["bytes"] <= 1.05 * entry["bound"] for entry in recording["packed"])
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", PLANS["resnet18"])
 def test_each_network_of_the_course_is_as_accurate_as_it_was_recorded(name):
     recording = recordings.load("compression", "resnet18")["cpu-2core"]

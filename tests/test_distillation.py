@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from interruptions import interrupt
+from interruptions import each, interrupt
 
 from course_lib import compression, distillation, models, recordings, timing
 from course_lib.__main__ import main
@@ -258,7 +258,7 @@ INTERRUPTIONS += [(recordings, "write", after) for after in (0, 3, 8)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+@pytest.mark.parametrize(("owner", "name", "after"), each(INTERRUPTIONS))
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):

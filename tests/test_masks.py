@@ -359,7 +359,7 @@ def test_random_scores_follow_their_seed():
     assert not torch.equal(first["0.weight"], other["0.weight"])
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_hundred_million_weights_are_pruned_exactly():
     with torch.device("meta"):
         model = nn.Sequential(*[nn.Linear(5_000, 5_000, bias=False) for _ in range(4)])

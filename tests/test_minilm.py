@@ -296,7 +296,7 @@ def reviews():
     return data.movie_reviews()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_shipped_network_reaches_its_accuracy_and_its_file_tells_it(trained, reviews):
     network, tokenizer = trained
     measured = minilm.accuracy(network, minilm.encoded(tokenizer, reviews.test))

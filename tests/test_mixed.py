@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from interruptions import interrupt
+from interruptions import each, interrupt
 
 from course_lib import channels, masks, mixed, models, recordings, steps, surgery
 from course_lib.__main__ import main
@@ -245,7 +245,7 @@ INTERRUPTIONS += [(recordings, "write", after) for after in range(4)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+@pytest.mark.parametrize(("owner", "name", "after"), each(INTERRUPTIONS))
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):

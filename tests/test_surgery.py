@@ -206,25 +206,31 @@ def test_random_networks_are_pruned_exactly(tmp_path_factory, architecture, rati
 # --- torchvision --------------------------------------------------------------------------------
 
 
+#: Models of torchvision, one of each further kind, and the side of a picture.
+OTHER_KINDS = {
+    "alexnet": 64,
+    "convnext_tiny": 64,
+    "densenet121": 64,
+    "efficientnet_b0": 64,
+    "mnasnet0_5": 64,
+    "mobilenet_v2": 64,
+    "regnet_x_400mf": 64,
+    "resnet18": 64,
+    "squeezenet1_1": 64,
+    "swin_t": 64,
+    "vit_b_32": 224,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        ("alexnet", 64),
-        ("convnext_tiny", 64),
-        ("densenet121", 64),
-        ("efficientnet_b0", 64),
         ("googlenet", 64),
-        ("mnasnet0_5", 64),
-        ("mobilenet_v2", 64),
         ("mobilenet_v3_small", 64),
-        ("regnet_x_400mf", 64),
         ("regnet_y_400mf", 64),
-        ("resnet18", 64),
         ("shufflenet_v2_x0_5", 64),
-        ("squeezenet1_1", 64),
-        ("swin_t", 64),
-        ("vit_b_32", 224),
+        *(pytest.param(name, side, marks=pytest.mark.sweep) for name, side in OTHER_KINDS.items()),
     ],
 )
 def test_a_model_of_each_kind_of_torchvision(name, side):

@@ -3,7 +3,7 @@
 import pytest
 import sentences
 import torch
-from interruptions import interrupt
+from interruptions import each, interrupt
 
 from course_lib import compression, encoders, masks, minilm, recordings, transformer
 from course_lib.__main__ import main
@@ -200,7 +200,7 @@ INTERRUPTIONS += [(recordings, "write", after) for after in range(9)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("owner", "name", "after"), INTERRUPTIONS)
+@pytest.mark.parametrize(("owner", "name", "after"), each(INTERRUPTIONS))
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):
