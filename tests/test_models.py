@@ -151,6 +151,10 @@ def test_trained_network_is_float32_and_ready_for_inference(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.sweep] * (one != "small_resnet")) for one in NAMES],
+)
 def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_pictures):
     measured = accuracy(models.load_trained(name), test_pictures)
     target = {"small_resnet": 91.5, "resnet18": 93.0, "conv_attention": 91.5}[name]
