@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -134,9 +135,10 @@ def fit(
     model.train()
     for step in progress(range(1, steps + 1)):
         images, labels = (tensor.to(device) for tensor in next(stream))
-        loss = objective(model(images), images, labels)
-        stepper.zero_grad()
-        loss.backward()
+        with _sound(model):
+            loss = objective(model(images), images, labels)
+            stepper.zero_grad()
+            loss.backward()
         stepper.step()
         scheduler.step()
         losses.append(loss.item())
@@ -162,6 +164,25 @@ def _optimizer(
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     raise ValueError(f"No optimizer is called {name!r}; choose 'sgd' or 'adamw'.")
+
+
+@contextmanager
+def _sound(model: nn.Module) -> Iterator[None]:
+    """Without oneDNN for a network in which a strided 1x1 convolution reads few channels.
+
+    With fewer than eight, on processors with AVX2 and in the layout that is channels last, it
+    writes beyond its memory in the backward pass (torch 2.15), and the process breaks off later.
+    """
+    narrow = any(
+        layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 8
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
+    before = torch.backends.mkldnn.set_flags(_enabled=False)[:1] if narrow else ()
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(*before)
 
 
 def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[int, float]:

@@ -433,3 +433,22 @@ def test_the_learner_builds_the_interval_of_a_share():
     for right, asked in EXERCISES["12.5"].cases():
         expected = EXERCISES["12.5"].reference(right, asked)
         assert interval(100 * right / asked, asked) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "used"), [(4, 2, False), (4, 1, True), (8, 2, True)]
+)
+@pytest.mark.filterwarnings("error")
+def test_onednn_is_not_trusted_with_a_strided_convolution_of_few_channels(channels, stride, used):
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(torch.backends.mkldnn.enabled)
+            return x.mean((2, 3))
+
+    convolution = nn.Conv2d(channels, 10, 1, stride=stride)
+    model = nn.Sequential(nn.Conv2d(1, channels, 3), convolution, Watched())
+    pictures = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10)
+    fit(model, pictures, epochs=1, batch_size=8, lr=0.1, seed=0)
+    assert seen == [used] * 2 and torch.backends.mkldnn.enabled
