@@ -129,8 +129,8 @@ INSTRUCTIONS = (
     _kind(
         "wide vectors",
         "avx512f hw.optional.avx512f sve",
-        "float32 products are up to twice as fast again",
-        "none: float32 products take up to twice as long as with AVX-512",
+        "float32 products can be faster than with AVX2",
+        "none: float32 products can take longer than on a processor with AVX-512",
     ),
     _kind(
         "int8 arithmetic",
@@ -148,13 +148,13 @@ INSTRUCTIONS = (
         "float16",
         "avx512_fp16 amx_fp16 asimdhp fphp hw.optional.arm.FEAT_FP16",
         "products can be faster than float32 (recordings of lesson 05)",
-        "no arithmetic: a float16 product can take hundreds of times as long as one in float32; "
+        "no arithmetic: a float16 product can take far longer than one in float32; "
         "what is too slow is left out, and says so (recordings of lesson 05)",
     ),
     _kind(
         "matrix unit",
         "amx_tile hw.optional.amx_version sme hw.optional.arm.FEAT_SME",
-        "int8 and bfloat16 products are several times faster (lessons 05, 07, 08)",
+        "int8 and bfloat16 products can be far faster (lessons 05, 07, 08)",
         "none: int8 and bfloat16 products run in the vector units (lessons 05, 07, 08)",
     ),
 )

@@ -178,11 +178,14 @@ def _sound(model: nn.Module) -> Iterator[None]:
         for layer in model.modules()
         if isinstance(layer, nn.Conv2d)
     )
-    before = torch.backends.mkldnn.set_flags(_enabled=False)[:1] if narrow else ()
+    if not narrow:
+        yield
+        return
+    before, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
         yield
     finally:
-        torch.backends.mkldnn.set_flags(*before)
+        torch.backends.mkldnn.set_flags(_enabled=before, _fp32_precision=None)
 
 
 def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[int, float]:
