@@ -36,14 +36,15 @@ LONGEST_FIRST = $(LONG) $(filter-out $(LONG),$(LESSONS))
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 check: $(VENV)/installed-classroom lint ## style and the quick tests, in a minute (FILE=masks: those of one module)
-	@$(if $(FILE),OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_$(FILE).py,$(TEST)) -q -m "not slow and not sweep"
+	@$(if $(FILE),OMP_NUM_THREADS=1 $(RUN) -m pytest -p no:nbval tests/test_$(FILE).py,$(TEST) -p no:nbval) \
+		-q -m "not slow and not sweep"
 
 test: $(VENV)/installed-classroom lint ## run all checks: style, tests, and every lesson against its stored outputs
-	@$(TEST) -m "not sweep"
+	@$(TEST) -p no:nbval -m "not sweep"
 	@$(MAKE) --no-print-directory test-lessons
 
 test-all: $(VENV)/installed-classroom lint ## the same with everything that is tried by the hundred, before a release
-	@$(TEST)
+	@$(TEST) -p no:nbval
 	@$(MAKE) --no-print-directory test-lessons
 
 test-lessons: $(VENV)/installed-classroom

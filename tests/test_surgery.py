@@ -176,7 +176,7 @@ def assert_trains(network: nn.Module, x: torch.Tensor) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(architectures, st.floats(0.05, 0.95), st.integers(0, 9))
 def test_random_networks_are_pruned_exactly(tmp_path_factory, architecture, ratio, seed):
     network, x = randomised(build(architecture), seed), example((2, 3, 4, 4))

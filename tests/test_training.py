@@ -304,12 +304,12 @@ def test_adamw_takes_the_step_of_its_formula():
 
 
 @pytest.mark.slow
-def test_a_few_passes_over_2000_pictures_teach_a_fresh_network():
+def test_a_few_passes_over_1000_pictures_teach_a_fresh_network():
     parts = fashion_mnist()
-    few = Images(parts.train.images[:2_000], parts.train.labels[:2_000])
+    few = Images(parts.train.images[:1_000], parts.train.labels[:1_000])
     model = fit(same_network(), few, epochs=3, lr=0.1, seed=0, batch_size=64)
     validation = Images(parts.validation.images[:1_000], parts.validation.labels[:1_000])
-    assert accuracy(model, validation) > 60
+    assert accuracy(model, validation) > 40
 
 
 # --- distillation -------------------------------------------------------------------------------

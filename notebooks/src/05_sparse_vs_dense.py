@@ -122,7 +122,7 @@ print(f"against doing twice: {test.twice}")
 # %% tags=["nbval-ignore-output"]
 read(
     abs(test.same.value - 1) < 0.15 and abs(test.twice.value - 2) < 0.4,
-    "About one, and about two: the timer can be trusted here.",
+    "About one, and about two: the ratios are right.",
     "**These should be 1 and 2.** Something else keeps this machine busy: close it and run the "
     "lesson again, or do not believe the times that follow.",
 )

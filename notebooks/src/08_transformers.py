@@ -173,7 +173,7 @@ for name, prefix, pieces in (("whole", "whole_", minilm.PIECES), ("cut", "", cut
 # Here the vocabulary is cut again, to what a part of the training sentences needs.
 
 # %% tags=["nbval-ignore-output"]
-SHARES = (0.5, 0.1, 0.01)
+SHARES = (0.5, 0.01)
 by_pieces = {cut: float(about["validation_accuracy"])}
 for share in bar(SHARES, "vocabularies"):
     some = reviews.train.texts[: round(share * len(reviews.train.texts))]
