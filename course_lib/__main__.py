@@ -77,8 +77,8 @@ def run_lab(chosen) -> int:
 
 def run_record(chosen) -> int:
     """Record an experiment, or go on with it; 1 when that is impossible, 130 when interrupted."""
-    from course_lib.data import DataError
-    from course_lib.recordings import RecordingError
+    from course_lib.experiments.recordings import RecordingError
+    from course_lib.networks.data import DataError
 
     try:
         print(f"wrote {chosen.record(chosen)}")
@@ -93,56 +93,56 @@ def run_record(chosen) -> int:
 
 def record_recovery(chosen) -> Path:
     """Accuracy right after pruning, and after retraining."""
-    from course_lib import drop_recovery
+    from course_lib.experiments import drop_recovery
 
     return drop_recovery.record(chosen.model, chosen.out)
 
 
 def record_products(chosen) -> Path:
     """Sparse products against dense ones."""
-    from course_lib import sparse_vs_dense
+    from course_lib.experiments import sparse_vs_dense
 
     return sparse_vs_dense.record(chosen.out, chosen.minutes)
 
 
 def record_widths(chosen) -> Path:
     """Networks and layers with fewer channels."""
-    from course_lib import structured_speedup
+    from course_lib.experiments import structured_speedup
 
     return structured_speedup.record(chosen.out)
 
 
 def record_compression(chosen) -> Path:
     """A network pruned, quantized and packed."""
-    from course_lib import compression
+    from course_lib.experiments import compression
 
     return compression.record(chosen.model, chosen.out)
 
 
 def record_transformer(chosen) -> Path:
     """A transformer pruned, quantized and packed."""
-    from course_lib import transformer
+    from course_lib.experiments import transformer
 
     return transformer.record(chosen.out)
 
 
 def record_distillation(chosen) -> Path:
     """A small network from scratch or pruned, with a teacher or without."""
-    from course_lib import distillation
+    from course_lib.experiments import distillation
 
     return distillation.record(chosen.model, chosen.out)
 
 
 def record_mixed(chosen) -> Path:
     """Convolutions and attention in one network, pruned in every way."""
-    from course_lib import mixed
+    from course_lib.experiments import mixed
 
     return mixed.record(chosen.out)
 
 
 def run_recordings(chosen) -> int:
     """List the recordings; 1 when one is damaged."""
-    from course_lib import recordings
+    from course_lib.experiments import recordings
 
     try:
         print(*recordings.listed(), sep="\n")

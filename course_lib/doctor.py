@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from course_lib import PROJECT, host
+from course_lib import PROJECT
 from course_lib.files import refusal
+from course_lib.measuring import machine
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 GIB = 2**30
@@ -90,9 +91,9 @@ def libraries() -> Finding:
     return Finding("libraries", True, found)
 
 
-def cores(root: Path = host.ROOT) -> Finding:
+def cores(root: Path = machine.ROOT) -> Finding:
     """How many processors may be used here, in this container?"""
-    found, there = host.cores(root), os.cpu_count()
+    found, there = machine.cores(root), os.cpu_count()
     limited = "" if found == there else f" of {there}: a container or a setting limits them"
     slow = ", lessons take up to twice their time" if found < 2 else ""
     return Finding("cores", True, f"{found:g}{limited}{slow}")
@@ -102,7 +103,7 @@ def threads(cores: int | None = None) -> Finding:
     """Does torch use no more threads than there are ``cores``?"""
     import torch
 
-    cores = host.usable_threads() if cores is None else cores
+    cores = machine.usable_threads() if cores is None else cores
     used = torch.get_num_threads()
     return Finding(
         "threads",
@@ -113,9 +114,9 @@ def threads(cores: int | None = None) -> Finding:
     )
 
 
-def memory(needed: int = 2 * GIB, root: Path = host.ROOT) -> Finding:
+def memory(needed: int = 2 * GIB, root: Path = machine.ROOT) -> Finding:
     """Are ``needed`` bytes of memory free, in this container?"""
-    free, most = host.memory(root)
+    free, most = machine.memory(root)
     return Finding(
         "memory",
         free >= needed,
@@ -125,16 +126,16 @@ def memory(needed: int = 2 * GIB, root: Path = host.ROOT) -> Finding:
     )
 
 
-def processor(kind: host.Instructions, root: Path = host.ROOT) -> Finding:
+def processor(kind: machine.Instructions, root: Path = machine.ROOT) -> Finding:
     """Has the processor instructions of this ``kind``, and what does that mean for lessons?"""
-    there = host.flags(root)
+    there = machine.flags(root)
     if not there:
         return Finding(kind.name, True, "this system does not say")
     found = ", ".join(sorted(there & kind.flags))
     return Finding(kind.name, True, f"{found}: {kind.present}" if found else kind.missing)
 
 
-PROCESSOR = tuple(partial(processor, kind) for kind in host.INSTRUCTIONS)
+PROCESSOR = tuple(partial(processor, kind) for kind in machine.INSTRUCTIONS)
 
 
 def cuda() -> Finding:
@@ -148,7 +149,7 @@ def cuda() -> Finding:
 
 def data(root: Path = PROJECT / "data") -> Finding:
     """Is every file that ``SHA256SUMS`` lists in ``root``, with the right checksum?"""
-    from course_lib.data import DataError, checksums, verified
+    from course_lib.networks.data import DataError, checksums, verified
 
     try:
         names = checksums(root)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from course_lib import minilm
-from course_lib.data import Reviews, Splits
-from course_lib.minilm import SPECIAL, SentenceClassifier
+from course_lib.networks import minilm
+from course_lib.networks.data import Reviews, Splits
+from course_lib.networks.minilm import SPECIAL, SentenceClassifier
 
 PRAISE = ["a good film", "good acting", "so good", "what a good story", "good fun", "good , a film"]
 BLAME = ["a bad film", "bad acting", "so bad", "what a bad story", "bad fun", "bad , a film"]

@@ -5,8 +5,8 @@ import torch
 from networks import TOKENS, example, randomised, relative_error
 from torch import nn
 
-from course_lib import models
-from course_lib.attention import LayeredAttention, SelfAttention, layered, removable
+from course_lib.networks import models
+from course_lib.networks.attention import LayeredAttention, SelfAttention, layered, removable
 
 
 @pytest.fixture(params=[True, False], ids=["batch first", "tokens first"])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from course_lib.calibration import batched, batches, labelled
+from course_lib.pruning.calibration import batched, batches, labelled
 
 X, Y = torch.randn(6, 4), torch.arange(6)
 TOKENS = {"input_ids": torch.ones(6, 3, dtype=torch.long)}

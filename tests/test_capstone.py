@@ -6,12 +6,14 @@ import re
 import pytest
 import torch
 
-from course_lib import capstone, masks, models
-from course_lib.capstone import Attempt, Budget, Plan, PlanError
-from course_lib.data import Images, Splits
-from course_lib.evidence import COURSE
-from course_lib.recordings import load
-from course_lib.timing import compare
+from course_lib.decision.evidence import COURSE
+from course_lib.experiments.recordings import load
+from course_lib.measuring.timing import compare
+from course_lib.networks import models
+from course_lib.networks.data import Images, Splits
+from course_lib.pruning import masks
+from course_lib.teaching import capstone
+from course_lib.teaching.capstone import Attempt, Budget, Plan, PlanError
 
 BUDGET = Budget(bytes=1000, time=0.1, accuracy=90.0)
 MET = Attempt(Plan(), BUDGET, bytes=1000, time=0.1, accuracy=90.0, seconds=3.0)

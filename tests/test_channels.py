@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from course_lib import channels, surgery
-from course_lib.graph import trace
-from course_lib.models import SmallResNet, resnet18
+from course_lib.networks.models import SmallResNet, resnet18
+from course_lib.pruning import channels, surgery
+from course_lib.pruning.graph import trace
 from course_lib.teaching.exercises import EXERCISES
 
 PICTURE = torch.zeros(1, 1, 12, 12)

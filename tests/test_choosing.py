@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.colors import to_rgba
 
-from course_lib import decision, evidence
-from course_lib.decision import Brief, decide
+from course_lib.decision import evidence, rules
+from course_lib.decision.rules import Brief, decide
 from course_lib.teaching import choosing
 from course_lib.teaching.figures import COLOURS
 
@@ -34,7 +34,7 @@ def drawn(request, known):
 def test_every_rule_is_there_and_every_step_has_its_place(drawn):
     advice, texts = drawn
     words = [" ".join(text.get_text().split()) for text in texts]
-    assert all(rule.question in words for rule in decision.RULES)
+    assert all(rule.question in words for rule in rules.RULES)
     for place, name in enumerate(advice.names, start=1):
         assert f"{place}. {name}" in words
 
@@ -45,7 +45,7 @@ def test_only_what_was_chosen_has_the_colour_of_its_idea(drawn):
     for place, name in enumerate(advice.names, start=1):
         wanted = to_rgba(COLOURS[choosing.IDEAS[name]], boxes[f"{place}. {name}"].get_alpha())
         assert boxes[f"{place}. {name}"].get_facecolor() == wanted
-    for rule in decision.RULES:
+    for rule in rules.RULES:
         if rule.step in boxes:
             assert boxes[rule.step].get_facecolor() == to_rgba("white")
 
@@ -53,11 +53,11 @@ def test_only_what_was_chosen_has_the_colour_of_its_idea(drawn):
 def test_the_verdict_and_the_note_on_the_hardware_are_told(drawn):
     advice, texts = drawn
     last = " ".join(texts[-1].get_text().split())
-    assert decision.HARDWARE[advice.brief.hardware].note in last
+    assert rules.HARDWARE[advice.brief.hardware].note in last
     assert all(step.expected.source in last for step in advice.steps if step.expected)
     assert ("meets all targets" in last) == advice.enough
 
 
 def test_every_step_has_an_idea_with_a_colour():
-    assert set(choosing.IDEAS) == {decision.NOTHING, *decision.STEPS}
+    assert set(choosing.IDEAS) == {rules.NOTHING, *rules.STEPS}
     assert set(choosing.IDEAS.values()) <= set(COLOURS)

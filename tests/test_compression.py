@@ -7,13 +7,15 @@ import torch
 from interruptions import each, interrupt
 from torch import nn
 
-from course_lib import compression, masks, models, recordings, steps
 from course_lib.__main__ import main
-from course_lib.compression import PLANS, measure, network_file
-from course_lib.data import DataError, Images, Splits, fashion_mnist
-from course_lib.pruned_file import FileError
-from course_lib.steps import Step, load, take
-from course_lib.training import accuracy, to_labels
+from course_lib.deployment.pruned_file import FileError
+from course_lib.experiments import compression, recordings, steps
+from course_lib.experiments.compression import PLANS, measure, network_file
+from course_lib.experiments.steps import Step, load, take
+from course_lib.networks import models
+from course_lib.networks.data import DataError, Images, Splits, fashion_mnist
+from course_lib.networks.training import accuracy, to_labels
+from course_lib.pruning import masks
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from course_lib import cost, masks, models
-from course_lib.cost import Roofline, Work, work
-from course_lib.timing import Comparison, Timing
+from course_lib.measuring import cost
+from course_lib.measuring.cost import Roofline, Work, work
+from course_lib.measuring.timing import Comparison, Timing
+from course_lib.networks import models
+from course_lib.pruning import masks
 
 
 def test_macs_of_a_linear_layer_and_a_convolution_by_hand():

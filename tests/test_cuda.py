@@ -8,23 +8,16 @@ from functools import partial
 import pytest
 import torch
 
-from course_lib import (
-    PROJECT,
-    channels,
-    cost,
-    masks,
-    recordings,
-    sparse,
-    sparse_vs_dense,
-    structured_speedup,
-    surgery,
-    timing,
-)
-from course_lib.cost import Roofline
-from course_lib.data import Images
-from course_lib.graph import trace
-from course_lib.models import build, load_trained
-from course_lib.training import accuracy, fit
+from course_lib import PROJECT
+from course_lib.deployment import sparse
+from course_lib.experiments import recordings, sparse_vs_dense, structured_speedup
+from course_lib.measuring import cost, timing
+from course_lib.measuring.cost import Roofline
+from course_lib.networks.data import Images
+from course_lib.networks.models import build, load_trained
+from course_lib.networks.training import accuracy, fit
+from course_lib.pruning import channels, masks, surgery
+from course_lib.pruning.graph import trace
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -147,7 +140,7 @@ def test_a_call_that_waits_for_the_gpu_is_timed_without_a_graph():
 
 WAITING = """
 import torch
-from course_lib import timing
+from course_lib.measuring import timing
 
 inputs, before = torch.randn(64, 64, device="cuda"), torch.cuda.current_stream()
 total, sums = inputs.sum().item(), []

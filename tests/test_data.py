@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
-from course_lib import data
+from course_lib.networks import data
 
 IMAGE_FILES = [
     "fashion-mnist/train-images-idx3-ubyte.gz",

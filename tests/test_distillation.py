@@ -8,11 +8,10 @@ import pytest
 import torch
 from interruptions import each, interrupt
 
-from course_lib import compression, distillation, models, recordings, timing
 from course_lib.__main__ import main
-from course_lib.compression import network_file
-from course_lib.data import Images, Splits
-from course_lib.distillation import (
+from course_lib.experiments import compression, distillation, recordings
+from course_lib.experiments.compression import network_file
+from course_lib.experiments.distillation import (
     BEST,
     BUDGETS,
     METHODS,
@@ -22,11 +21,14 @@ from course_lib.distillation import (
     epochs_for,
     untrained,
 )
-from course_lib.models import SmallResNet
-from course_lib.recipes import RECIPES, Recipe
-from course_lib.steps import load
+from course_lib.experiments.steps import load
+from course_lib.measuring import timing
+from course_lib.networks import models
+from course_lib.networks.data import Images, Splits
+from course_lib.networks.models import SmallResNet
+from course_lib.networks.recipes import RECIPES, Recipe
+from course_lib.networks.training import accuracy, to_teacher
 from course_lib.teaching.exercises import EXERCISES
-from course_lib.training import accuracy, to_teacher
 
 EPOCHS, LR, COST = 10, 0.1, 2.5
 

@@ -9,8 +9,9 @@ from importlib import metadata
 import pytest
 import torch
 
-from course_lib import PROJECT, doctor, host
+from course_lib import PROJECT, doctor
 from course_lib.__main__ import main
+from course_lib.measuring import machine
 
 DATA = PROJECT / "data"
 
@@ -42,7 +43,7 @@ def test_it_looks_at_everything():
         "cores",
         "threads",
         "memory",
-        *(kind.name for kind in host.INSTRUCTIONS),
+        *(kind.name for kind in machine.INSTRUCTIONS),
         "cuda",
         "data",
         "progress folder",

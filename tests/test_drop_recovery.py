@@ -7,14 +7,24 @@ import pytest
 import torch
 from interruptions import interrupt
 
-from course_lib import drop_recovery, recordings
 from course_lib.__main__ import main
-from course_lib.data import Images, Splits
-from course_lib.drop_recovery import AMOUNTS, SCHEDULES, Run, measure, plan, point, prune, stages
-from course_lib.masks import masks_of, sparsity
-from course_lib.models import SmallResNet
-from course_lib.recipes import RECIPES, Recipe
-from course_lib.training import interval
+from course_lib.experiments import drop_recovery, recordings
+from course_lib.experiments.drop_recovery import (
+    AMOUNTS,
+    SCHEDULES,
+    Run,
+    measure,
+    plan,
+    point,
+    prune,
+    stages,
+)
+from course_lib.measuring.machine import machine_facts
+from course_lib.networks.data import Images, Splits
+from course_lib.networks.models import SmallResNet
+from course_lib.networks.recipes import RECIPES, Recipe
+from course_lib.networks.training import interval
+from course_lib.pruning.masks import masks_of, sparsity
 
 EPOCHS, LR = 10, 0.1
 
@@ -433,8 +443,8 @@ def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatc
     record, path = command
     record()
     before = path.read_text()
-    facts = recordings.machine() | {"threads": "64"}
-    monkeypatch.setattr(recordings, "machine", lambda: facts)
+    facts = machine_facts() | {"threads": "64"}
+    monkeypatch.setattr(drop_recovery, "machine_facts", lambda: facts)
     assert record() == 1
     assert "now '64'" in capsys.readouterr().err and path.read_text() == before
 

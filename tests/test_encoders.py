@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from course_lib import channels, encoders, surgery
-from course_lib.encoders import Layer, encoder_graph
-from course_lib.graph import trace
-from course_lib.models import logits, open_tensors
+from course_lib.networks.models import logits, open_tensors
+from course_lib.pruning import channels, encoders, surgery
+from course_lib.pruning.encoders import Layer, encoder_graph
+from course_lib.pruning.graph import trace
 
 LAYERS, HEADS, NEURONS = 3, 4, 10
 VIT = "encoder.layers.encoder_layer_"

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from course_lib import masks
+from course_lib.pruning import masks
 from course_lib.teaching import exercises, progress
 from course_lib.teaching.exercises.engine import examine
 

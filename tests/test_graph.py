@@ -17,8 +17,8 @@ from torch.ao.quantization import get_default_qat_qconfig
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from course_lib import channels, surgery
-from course_lib.graph import UnknownOperation, trace
+from course_lib.pruning import channels, surgery
+from course_lib.pruning.graph import UnknownOperation, trace
 
 # --- every operation, by hand -------------------------------------------------------------------
 

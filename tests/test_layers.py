@@ -10,8 +10,8 @@ from torch.ao.nn import qat
 from torch.ao.quantization import get_default_qat_qconfig
 from torch.nn.utils import parametrizations, prune
 
-from course_lib import layers
-from course_lib.layers import at_rest, copied
+from course_lib.pruning import layers
+from course_lib.pruning.layers import at_rest, copied
 
 NORMS = (nn.utils.weight_norm, nn.utils.spectral_norm)
 

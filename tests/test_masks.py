@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
-from course_lib import masks
-from course_lib.attention import SelfAttention
-from course_lib.masks import (
+from course_lib.networks.attention import SelfAttention
+from course_lib.pruning import masks
+from course_lib.pruning.masks import (
     apply_masks,
     coverage,
     cubic_sparsity,

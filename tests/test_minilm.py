@@ -12,10 +12,12 @@ from safetensors import safe_open
 from sentences import BLAME, LETTERS, PIECES, PRAISE
 from torch import nn
 
-from course_lib import PROJECT, cost, data, minilm
-from course_lib.data import Reviews
-from course_lib.minilm import PAD, SPECIAL, SentenceClassifier, Sentences
-from course_lib.recipes import MINILM
+from course_lib import PROJECT
+from course_lib.measuring import cost
+from course_lib.networks import data, minilm
+from course_lib.networks.data import Reviews
+from course_lib.networks.minilm import PAD, SPECIAL, SentenceClassifier, Sentences
+from course_lib.networks.recipes import MINILM
 
 
 @pytest.fixture
@@ -343,7 +345,7 @@ def refuse(*arguments):
     raise AssertionError("asked for the network")
 
 socket.socket.connect = socket.getaddrinfo = refuse
-from course_lib import minilm
+from course_lib.networks import minilm
 network, tokenizer = minilm.load_trained()
 network(minilm.tokenize(tokenizer, ["a good film"]))
 """

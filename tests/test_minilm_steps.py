@@ -6,13 +6,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_lib import encoders, masks, minilm, minilm_steps, steps
-from course_lib.encoders import Layer
-from course_lib.minilm import PAD
-from course_lib.minilm_steps import Step, in_order, least_needed, load, losses, remembering, take
-from course_lib.pruned_file import FileError, pack
-from course_lib.recipes import MINILM
-from course_lib.training import to_labels, to_teacher
+from course_lib.deployment.pruned_file import FileError, pack
+from course_lib.experiments import minilm_steps, steps
+from course_lib.experiments.minilm_steps import (
+    Step,
+    in_order,
+    least_needed,
+    load,
+    losses,
+    remembering,
+    take,
+)
+from course_lib.networks import minilm
+from course_lib.networks.minilm import PAD
+from course_lib.networks.recipes import MINILM
+from course_lib.networks.training import to_labels, to_teacher
+from course_lib.pruning import encoders, masks
+from course_lib.pruning.encoders import Layer
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ import pytest
 import torch
 from interruptions import each, interrupt
 
-from course_lib import channels, masks, mixed, models, recordings, steps, surgery
 from course_lib.__main__ import main
-from course_lib.compression import FORMS, network_file
-from course_lib.data import Images, Splits
-from course_lib.drop_recovery import EXAMPLE
-from course_lib.graph import trace
-from course_lib.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
+from course_lib.experiments import mixed, recordings, steps
+from course_lib.experiments.compression import FORMS, network_file
+from course_lib.experiments.drop_recovery import EXAMPLE
+from course_lib.experiments.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
+from course_lib.networks import models
+from course_lib.networks.data import Images, Splits
+from course_lib.pruning import channels, masks, surgery
+from course_lib.pruning.graph import trace
 from course_lib.teaching.exercises.lesson09 import FACTOR_NEEDED, LEFT_OF_BLOCK
 
 
@@ -188,7 +190,7 @@ SMALL_AGAIN = {"one, seed 1": SMALL_PLAN["one"]._replace(seed=1)}
 
 @pytest.fixture(scope="module")
 def untrained(network, scored_on):
-    """What :func:`course_lib.mixed.take` would make, less the training."""
+    """What :func:`course_lib.experiments.mixed.take` would make, less the training."""
     known = {"accuracy": 90.0, "interval": [89.0, 91.0], "validation": 90.0}
     found = {"gone": dict.fromkeys(PARTS, 0.5), "before": known, "after": known}
     cuts = [*SMALL_PLAN.values(), *SMALL_AGAIN.values()]

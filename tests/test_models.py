@@ -12,9 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from course_lib import cost, data, models, surgery
-from course_lib.recipes import RECIPES
-from course_lib.training import accuracy
+from course_lib.measuring import cost
+from course_lib.networks import data, models
+from course_lib.networks.recipes import RECIPES
+from course_lib.networks.training import accuracy
+from course_lib.pruning import surgery
 
 NAMES = list(models.ARCHITECTURES)
 WEIGHTS = "weights/small_resnet.safetensors"
@@ -161,7 +163,7 @@ def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_p
     assert measured >= target == RECIPES[name].must_reach
     with safe_open(data.DATA / f"weights/{name}.safetensors", "pt") as file:
         about = file.metadata()
-    assert about["command"] == f"python -m course_lib.recipes {name}"
+    assert about["command"] == f"python -m course_lib.networks.recipes {name}"
     assert float(about["test_accuracy"]) == pytest.approx(measured, abs=0.1)
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
-from course_lib import masks, oneshot
-from course_lib.oneshot import compensated, hessians, output_error, reconstructed, sparsegpt
+from course_lib.pruning import masks, oneshot
+from course_lib.pruning.oneshot import compensated, hessians, output_error, reconstructed, sparsegpt
 
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": sparsegpt}
 

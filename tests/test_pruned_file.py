@@ -12,10 +12,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from course_lib import models, pruned_file
-from course_lib.masks import global_masks, pruned_copy
-from course_lib.pruned_file import START, FileError, pack, read, unpack, unpacked_bytes
-from course_lib.storage import bound, encode, shared
+from course_lib.deployment import pruned_file
+from course_lib.deployment.pruned_file import START, FileError, pack, read, unpack, unpacked_bytes
+from course_lib.deployment.storage import bound, encode, shared
+from course_lib.networks import models
+from course_lib.pruning.masks import global_masks, pruned_copy
 
 ABOUT = {"network": "made up", "plan": '{"first": {"0": [1, 2]}}'}
 

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import nn
 
-from course_lib import data, models, quantization, training
-from course_lib.data import Images
-from course_lib.quantization import (
+from course_lib.deployment import quantization
+from course_lib.deployment.quantization import (
     Deployed,
     accuracy,
     affine,
@@ -24,6 +23,8 @@ from course_lib.quantization import (
     sensitivity,
     symmetric,
 )
+from course_lib.networks import data, models, training
+from course_lib.networks.data import Images
 
 SCHEMES = {"symmetric": symmetric, "affine": affine}
 

@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from course_lib import PROJECT, recordings
+from course_lib import PROJECT
+from course_lib.experiments import recordings
 from course_lib.teaching import claims, progress, questions
 from course_lib.teaching.questions import BankError, Estimate, Evidence
 

@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from course_lib import data, minilm, models, recipes
-from course_lib.data import Images, Reviews, Splits
-from course_lib.recipes import MINILM, Recipe, main, train, train_minilm
-from course_lib.training import accuracy
+from course_lib.networks import data, minilm, models, recipes
+from course_lib.networks.data import Images, Reviews, Splits
+from course_lib.networks.recipes import MINILM, Recipe, main, train, train_minilm
+from course_lib.networks.training import accuracy
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_command_writes_the_weights_in_half_precision_with_what_they_measured(
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
     model = models.build("small_resnet")
     model.load_state_dict(tensors)
-    assert about["command"] == "python -m course_lib.recipes small_resnet"
+    assert about["command"] == "python -m course_lib.networks.recipes small_resnet"
     assert about["test_accuracy"] == f"{accuracy(model, pictures.test):.2f}"
     assert about["torch"] == torch.__version__
     printed = capsys.readouterr().out
@@ -185,7 +185,7 @@ def test_accuracies_before_and_after_the_cut_are_told(sentences):
         assert about[f"{name}_accuracy"] == f"{minilm.accuracy(network, part):.2f}"
     assert about["whole_validation_accuracy"] == about["validation_accuracy"]  # all kept
     assert 0 <= float(about["whole_test_accuracy"]) <= 100
-    assert about["command"] == "python -m course_lib.recipes minilm"
+    assert about["command"] == "python -m course_lib.networks.recipes minilm"
 
 
 def test_command_writes_the_vocabulary_beside_the_weights(sentences, tmp_path, monkeypatch, capsys):

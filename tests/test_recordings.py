@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from course_lib import PROJECT, recordings
+from course_lib import PROJECT
 from course_lib.__main__ import main
-from course_lib.recordings import (
+from course_lib.experiments import recordings
+from course_lib.experiments.recordings import (
     RecordingError,
     check,
     file_of,
-    gpu_slug,
     listed,
     load,
     points,
@@ -22,6 +22,7 @@ from course_lib.recordings import (
     side_by_side,
     write,
 )
+from course_lib.measuring.machine import gpu_slug, machine_facts
 
 QUALITY = {"accuracy": 90.5, "interval": [89.9, 91.0], "validation": 91}
 SIZE = {"parameters": 27, "macs": 850}
@@ -518,6 +519,6 @@ def test_this_machine_has_a_folder_and_facts(tmp_path):
     path = recordings.file_of("drop_recovery", "resnet18", tmp_path)
     assert path.parent.parent == tmp_path / "recordings"
     assert path.name == "drop_recovery-resnet18.json"
-    assert all(recordings.machine().values())
+    assert all(machine_facts().values())
     with pytest.raises(RecordingError, match="No such file"):
         read(path, "drop_recovery")

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from course_lib import drop_recovery, recordings, training
-from course_lib.recordings import RecordingError
+from course_lib.experiments import drop_recovery, recordings
+from course_lib.experiments.recordings import RecordingError
+from course_lib.networks import training
 from course_lib.teaching import claims, recovery
 from course_lib.teaching.exercises import EXERCISES
 

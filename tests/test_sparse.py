@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import cost, masks, sparse
-from course_lib.masks import nm_mask
-from course_lib.models import build
-from course_lib.sparse import (
+from course_lib.deployment import sparse
+from course_lib.deployment.sparse import (
     FORMATS,
     TOLERANCE,
     Format,
@@ -24,7 +22,11 @@ from course_lib.sparse import (
     pruned,
     two_four,
 )
-from course_lib.timing import Comparison, Speedup, Timing
+from course_lib.measuring import cost
+from course_lib.measuring.timing import Comparison, Speedup, Timing
+from course_lib.networks.models import build
+from course_lib.pruning import masks
+from course_lib.pruning.masks import nm_mask
 
 SHAPES = [(64, 96), (96, 32), (1, 8), (8, 1), (33, 17)]
 ANYWHERE = [name for name, each in FORMATS.items() if each.block == 1]

@@ -9,11 +9,10 @@ import torch
 from interruptions import interrupt
 from torch.nn import functional as F
 
-from course_lib import recordings, sparse, sparse_vs_dense
 from course_lib.__main__ import main
-from course_lib.cost import Roofline
-from course_lib.models import load_trained
-from course_lib.sparse_vs_dense import (
+from course_lib.deployment import sparse
+from course_lib.experiments import recordings, sparse_vs_dense
+from course_lib.experiments.sparse_vs_dense import (
     CONVOLUTIONS,
     LINEAR,
     SPARSITIES,
@@ -23,7 +22,10 @@ from course_lib.sparse_vs_dense import (
     plan,
     weight_of,
 )
-from course_lib.timing import Comparison, Timing
+from course_lib.measuring.cost import Roofline
+from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.timing import Comparison, Timing
+from course_lib.networks.models import load_trained
 
 # --- the plan -----------------------------------------------------------------------------------
 
@@ -237,7 +239,7 @@ def test_a_recording_begins_with_the_ceilings_of_every_dtype(few, monkeypatch, t
     asked = [(entry["dtype"], entry["size"]) for entry in found["zeros"]]
     assert asked == [(name, 32) for name in dtypes]
     assert all(entry["median"] == 1 and entry["speedup"] == 2 for entry in found["zeros"])
-    assert found["machine"] == recordings.machine()
+    assert found["machine"] == machine_facts()
 
 
 def test_without_a_gpu_the_plan_of_the_cpu_is_measured(small, monkeypatch, tmp_path):
@@ -362,8 +364,8 @@ def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatc
     record, path = command
     record("--minutes", "0")
     before = path.read_text()
-    facts = recordings.machine() | {"threads": "64"}
-    monkeypatch.setattr(recordings, "machine", lambda: facts)
+    facts = machine_facts() | {"threads": "64"}
+    monkeypatch.setattr(sparse_vs_dense, "machine_facts", lambda: facts)
     assert record() == 1
     assert "now '64'" in capsys.readouterr().err and path.read_text() == before
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import masks, models
-from course_lib import steps as made_in_steps
-from course_lib.data import Images, Splits
-from course_lib.pruned_file import FileError, pack
-from course_lib.quantization import symmetric
-from course_lib.steps import Step, load, rounded, save, sharing, take
-from course_lib.storage import shared
-from course_lib.training import to_labels
+from course_lib.deployment.pruned_file import FileError, pack
+from course_lib.deployment.quantization import symmetric
+from course_lib.deployment.storage import shared
+from course_lib.experiments import steps as made_in_steps
+from course_lib.experiments.steps import Step, load, rounded, save, sharing, take
+from course_lib.networks import models
+from course_lib.networks.data import Images, Splits
+from course_lib.networks.training import to_labels
+from course_lib.pruning import masks
 
 
 @pytest.fixture(scope="module")

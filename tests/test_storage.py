@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from course_lib import storage
-from course_lib.masks import nm_mask
-from course_lib.storage import (
+from course_lib.deployment import storage
+from course_lib.deployment.storage import (
     MOST_SHARED,
     PLACES,
     VALUES,
@@ -26,6 +25,7 @@ from course_lib.storage import (
     smallest,
     unpack_bits,
 )
+from course_lib.pruning.masks import nm_mask
 
 WAYS = list(product(PLACES, VALUES))
 

@@ -8,11 +8,9 @@ import torch
 from interruptions import interrupt
 from torch import nn
 
-from course_lib import cost, recordings, structured_speedup
 from course_lib.__main__ import main
-from course_lib.cost import Roofline
-from course_lib.models import load_trained
-from course_lib.structured_speedup import (
+from course_lib.experiments import recordings, structured_speedup
+from course_lib.experiments.structured_speedup import (
     BATCHES,
     DTYPES,
     PARTS,
@@ -24,7 +22,11 @@ from course_lib.structured_speedup import (
     placed,
     staircase,
 )
-from course_lib.timing import Comparison, Timing, compare
+from course_lib.measuring import cost
+from course_lib.measuring.cost import Roofline
+from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.timing import Comparison, Timing, compare
+from course_lib.networks.models import load_trained
 
 ROOF = Roofline(bandwidth=1e9, rate=2e9)
 
@@ -238,7 +240,7 @@ def test_a_recording_holds_every_part_at_every_width(few, monkeypatch, tmp_path)
         {"dtype": "float32"} | ceilings,
         {"dtype": "bfloat16"} | ceilings,
     ]
-    assert found["model"] == "resnet18" and found["machine"] == recordings.machine()
+    assert found["model"] == "resnet18" and found["machine"] == machine_facts()
     assert all(point["median"] > 0 for point in [*found["points"], *found["staircase"]])
 
 
@@ -348,8 +350,8 @@ def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatc
     record, path = command
     record()
     before = path.read_text()
-    facts = recordings.machine() | {"threads": "64"}
-    monkeypatch.setattr(recordings, "machine", lambda: facts)
+    facts = machine_facts() | {"threads": "64"}
+    monkeypatch.setattr(structured_speedup, "machine_facts", lambda: facts)
     assert record() == 1
     assert "now '64'" in capsys.readouterr().err and path.read_text() == before
 

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from course_lib import channels, surgery
-from course_lib.attention import SelfAttention
-from course_lib.graph import Graph, UnknownOperation, trace
-from course_lib.models import small_resnet
+from course_lib.networks.attention import SelfAttention
+from course_lib.networks.models import small_resnet
+from course_lib.pruning import channels, surgery
+from course_lib.pruning.graph import Graph, UnknownOperation, trace
 
 # --- random networks ----------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import recordings, timing
-from course_lib.timing import (
+from course_lib.experiments import recordings
+from course_lib.measuring import timing
+from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.timing import (
     LEAST_ROUNDS,
     SHORTEST_SAMPLE,
     Comparison,
@@ -328,7 +330,7 @@ def test_a_machine_that_slows_down_halfway_leaves_the_ratio_alone(clock):
 
 
 def test_identical_candidates_are_told_to_be_equal(clock, monkeypatch):
-    monkeypatch.setattr(timing, "machine", dict)
+    monkeypatch.setattr(timing, "machine_facts", dict)
     noise = random.Random(0)
 
     def noisy():
@@ -487,7 +489,7 @@ def test_a_comparison_prints_candidates_times_and_the_machine(clock):
     dense, sparse = str(result).splitlines()[1:3]
     assert dense.split()[:3] == ["dense", "2.000", "ms"] and dense.split()[-1] == "30"
     assert sparse.split() == ["sparse", "0.500", "ms", "0.500", "to", "0.500", "ms", "30"]
-    for key, fact in recordings.machine().items():
+    for key, fact in machine_facts().items():
         assert f"{key}: {fact}" in str(result)
     assert "clock: time.perf_counter" in str(result)
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from course_lib.data import Images, fashion_mnist
-from course_lib.models import small_resnet
-from course_lib.teaching.exercises import EXERCISES
-from course_lib.training import (
+from course_lib.networks.data import Images, fashion_mnist
+from course_lib.networks.models import small_resnet
+from course_lib.networks.training import (
     STUDENT_T,
     accuracy,
     augment,
@@ -25,6 +24,7 @@ from course_lib.training import (
     to_labels,
     to_teacher,
 )
+from course_lib.teaching.exercises import EXERCISES
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -5,13 +5,15 @@ import sentences
 import torch
 from interruptions import each, interrupt
 
-from course_lib import compression, encoders, masks, minilm, recordings, transformer
 from course_lib.__main__ import main
-from course_lib.compression import network_file, recorded_file
-from course_lib.data import Splits
-from course_lib.minilm import PAD, Sentences
-from course_lib.minilm_steps import Step, load, take
-from course_lib.transformer import PLAN, one_shot
+from course_lib.experiments import compression, recordings, transformer
+from course_lib.experiments.compression import network_file, recorded_file
+from course_lib.experiments.minilm_steps import Step, load, take
+from course_lib.experiments.transformer import PLAN, one_shot
+from course_lib.networks import minilm
+from course_lib.networks.data import Splits
+from course_lib.networks.minilm import PAD, Sentences
+from course_lib.pruning import encoders, masks
 
 WEIGHTS = "0123abcd"
 

@@ -13,22 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import (
-    channels,
-    cost,
-    encoders,
-    graph,
-    masks,
-    oneshot,
-    pruned_file,
-    quantization,
-    sparse,
-    storage,
-    surgery,
-    timing,
-    weights,
-)
-from course_lib.graph import Graph
+from course_lib.deployment import pruned_file, quantization, sparse, storage
+from course_lib.measuring import cost, timing
+from course_lib.pruning import channels, encoders, graph, masks, oneshot, surgery, weights
+from course_lib.pruning.graph import Graph
 
 MODULES = [masks, weights, channels, graph, surgery, oneshot, sparse, storage, pruned_file]
 MODULES += [quantization, cost, timing, encoders]
@@ -297,7 +285,7 @@ def test_the_network_is_left_as_it_was_where_a_function_fails(
 
 def test_no_function_is_forgotten():
     public = {
-        f"{module.__name__.removeprefix('course_lib.')}.{name}"
+        f"{module.__name__.rpartition('.')[2]}.{name}"
         for module in MODULES
         for name, function in vars(module).items()
         if _takes_a_network(module.__name__, name, function)

@@ -9,9 +9,10 @@ from torch.ao.nn import qat
 from torch.ao.quantization import get_default_qat_qconfig, quantize_dynamic
 from torch.nn.utils import parametrizations, prune
 
-from course_lib import masks, oneshot, sparse
-from course_lib.attention import SelfAttention
-from course_lib.weights import coverage, effective, prunable, rows
+from course_lib.deployment import sparse
+from course_lib.networks.attention import SelfAttention
+from course_lib.pruning import masks, oneshot
+from course_lib.pruning.weights import coverage, effective, prunable, rows
 
 
 def two() -> nn.Sequential:

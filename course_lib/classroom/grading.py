@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-from course_lib import PROJECT, host
+from course_lib import PROJECT
 from course_lib.bars import bar
 from course_lib.classroom import sandbox, submissions
 from course_lib.classroom.assignments import COURSE, Assignment, Task, assignments, setup
@@ -26,6 +26,7 @@ from course_lib.classroom.judging import Ran, ran
 from course_lib.classroom.sandbox import Limits
 from course_lib.classroom.wire import Job
 from course_lib.files import write_whole
+from course_lib.measuring import machine
 from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.exercises.engine import Outcome
 from course_lib.teaching.running import SECONDS
@@ -167,8 +168,8 @@ def _graded_one(notebook: Notebook, assignment: Assignment, result: Ran | Classr
 
 def _workers(limits: Limits) -> int:
     """As many as there are cores, and memory for."""
-    room = host.memory()[0] // (sandbox.RUNTIME + limits.memory)
-    return max(1, min(host.usable_threads(), room))
+    room = machine.memory()[0] // (sandbox.RUNTIME + limits.memory)
+    return max(1, min(machine.usable_threads(), room))
 
 
 def _job(notebook: Notebook, assignment: Assignment, limits: Limits, protected: bool) -> Job:

@@ -1,4 +1,4 @@
-"""The rules of :mod:`course_lib.decision` as a picture: the path of one deployment is lit."""
+"""The rules of :mod:`course_lib.decision.rules` as a picture: the path of one deployment is lit."""
 
 import textwrap
 
@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from course_lib.decision import HARDWARE, NOTHING, RULES, Advice, Expected, Step
+from course_lib.decision.rules import HARDWARE, NOTHING, RULES, Advice, Expected, Step
 from course_lib.teaching.figures import COLOURS
 
 #: The idea, and so the colour, of each step.
@@ -26,7 +26,7 @@ FAINT = "#c8c8c8"
 
 
 def picture(advice: Advice) -> Figure:
-    """:data:`course_lib.decision.RULES` from top to bottom, with the answers of ``advice``.
+    """:data:`course_lib.decision.rules.RULES` from top to bottom, with the answers of ``advice``.
 
     A step carries its place in the order in which the steps are taken, and what recorded networks
     promise once it is done.

@@ -21,10 +21,9 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from course_lib.data import DATA, record_checksum
 from course_lib.files import write_whole
-from course_lib.recordings import machine as machine_facts
-from course_lib.recordings import processor
+from course_lib.measuring.machine import machine_facts, processor
+from course_lib.networks.data import DATA, record_checksum
 from course_lib.teaching import progress
 
 # Decimals that mean something; any other unit is shown with three significant digits.

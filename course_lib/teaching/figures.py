@@ -12,7 +12,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from course_lib.graph import Graph
+from course_lib.pruning.graph import Graph
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = {

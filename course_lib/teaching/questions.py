@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import yaml
 
-from course_lib import recordings
-from course_lib.data import DATA
-from course_lib.evidence import COURSE
+from course_lib.decision.evidence import COURSE
+from course_lib.experiments import recordings
+from course_lib.measuring.machine import machine_name
+from course_lib.networks.data import DATA
 from course_lib.teaching import claims, progress
 
 KINDS = {
@@ -307,7 +308,7 @@ class Evidence:
 
     def __init__(self, root: Path = DATA, machine: str | None = None):
         self._root = root
-        self._machine = machine or recordings.machine_name()
+        self._machine = machine or machine_name()
         self._recorded: dict[tuple, dict[str, dict]] = {}  # a recording is read once
 
     def number(self, look_up: dict) -> Number:

@@ -1,4 +1,4 @@
-"""Reading the recordings of :mod:`course_lib.drop_recovery`: which one, what it holds and lacks.
+"""Reading recordings of :mod:`course_lib.experiments.drop_recovery`: what they hold and lack.
 
 A recording may be half done. What it lacks is NaN, which a figure leaves out.
 """
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from course_lib import recordings
-from course_lib.data import DATA
-from course_lib.drop_recovery import plan
-from course_lib.recordings import RecordingError
+from course_lib.experiments import recordings
+from course_lib.experiments.drop_recovery import plan
+from course_lib.experiments.recordings import RecordingError
+from course_lib.networks.data import DATA
 
 
 def load(model: str, root: Path = DATA) -> dict:

@@ -27,7 +27,10 @@
 # %%
 import matplotlib.pyplot as plt
 
-from course_lib import cost, data, doctor, masks, models, training
+from course_lib.measuring import cost
+from course_lib.networks import data, models, training
+from course_lib import doctor
+from course_lib.pruning import masks
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
@@ -100,7 +103,7 @@ figures.show(figure, alt="One training picture of each of the ten kinds of cloth
 # ## A real network
 #
 # `small_resnet` is a residual network (He et al., 2016) that the course trained by its own recipe:
-# `python -m course_lib.recipes small_resnet` trains it again in a few minutes.
+# `python -m course_lib.networks.recipes small_resnet` trains it again in a few minutes.
 
 # %% tags=["nbval-ignore-output"]
 net = models.load_trained("small_resnet")

@@ -20,7 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course_lib import cost, data, masks, models, timing, training
+from course_lib.measuring import cost, timing
+from course_lib.networks import data, models, training
+from course_lib.pruning import masks
 from course_lib.bars import bar
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution

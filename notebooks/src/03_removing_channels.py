@@ -22,7 +22,9 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from course_lib import channels, cost, data, graph, models, surgery, training
+from course_lib.pruning import channels, graph, surgery
+from course_lib.measuring import cost
+from course_lib.networks import data, models, training
 from course_lib.bars import bar
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution

@@ -20,8 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course_lib import cost, recordings
-from course_lib import structured_speedup as widths
+from course_lib.measuring import cost
+from course_lib.experiments import recordings
+from course_lib.experiments import structured_speedup as widths
 from course_lib.bars import bar
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution

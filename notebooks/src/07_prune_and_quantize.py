@@ -24,18 +24,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course_lib import compression, data, masks, models, pruned_file, recordings, steps, storage
-from course_lib import quantization as quant
+from course_lib.experiments import compression, recordings, steps
+from course_lib.networks import data, models
+from course_lib.pruning import masks
+from course_lib.deployment import pruned_file, storage
+from course_lib.deployment import quantization as quant
 from course_lib.bars import bar
-from course_lib.compression import IN_A_ROW, recorded_file
+from course_lib.experiments.compression import IN_A_ROW, recorded_file
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 
 # %%
 from course_lib.teaching.widgets import choose, predict, reveal
-from course_lib.timing import compare
-from course_lib.training import accuracy
+from course_lib.measuring.timing import compare
+from course_lib.networks.training import accuracy
 
 plt.style.use(figures.STYLE)
 pictures = data.fashion_mnist()
@@ -566,8 +569,8 @@ print(
 # ## Pack it
 #
 # A `.pruned` file holds a network, each tensor in the way that takes the fewest bytes. It begins
-# with 64 bytes at fixed places (`course_lib/pruned_file.py` has the table). Here is yours, pruned
-# and then quantized above:
+# with 64 bytes at fixed places (`course_lib/deployment/pruned_file.py` has the table). Here is
+# yours, pruned and then quantized above:
 
 # %% tags=["nbval-ignore-output"]
 mine = folder / "prune, then quantize.pruned"
@@ -761,7 +764,7 @@ print(
 # tries on the validation pictures and hand in one: `score` reads the test pictures. For example:
 
 # %%
-# from course_lib.training import to_teacher
+# from course_lib.networks.training import to_teacher
 #
 # step = steps.Step("narrower", weights=0.5, values=31, budget=0.1)
 # source, _ = steps.load(recorded_file("narrower"))

@@ -26,19 +26,22 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from course_lib import channels, data, encoders, masks, minilm, minilm_steps, oneshot
-from course_lib import quantization as quant
-from course_lib import recordings, surgery, transformer
+from course_lib.pruning import channels, encoders, masks, oneshot
+from course_lib.networks import data, minilm
+from course_lib.experiments import minilm_steps
+from course_lib.deployment import quantization as quant
+from course_lib.experiments import recordings, transformer
+from course_lib.pruning import surgery
 from course_lib.bars import bar
-from course_lib.compression import IN_A_ROW, recorded_file
-from course_lib.cost import front as front_of
+from course_lib.experiments.compression import IN_A_ROW, recorded_file
+from course_lib.measuring.cost import front as front_of
 
 # %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import predict, reveal
-from course_lib.timing import compare
+from course_lib.measuring.timing import compare
 
 plt.style.use(figures.STYLE)
 kept = TemporaryDirectory()  # for the files of this lesson

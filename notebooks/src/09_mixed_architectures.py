@@ -26,19 +26,24 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import ListedColormap
 
-from course_lib import attention, cost, data, masks, mixed, models, recordings, sparse
-from course_lib import quantization as quant
-from course_lib import steps, surgery
+from course_lib.networks import attention, data, models
+from course_lib.measuring import cost
+from course_lib.pruning import masks
+from course_lib.experiments import mixed, recordings
+from course_lib.deployment import sparse
+from course_lib.deployment import quantization as quant
+from course_lib.experiments import steps
+from course_lib.pruning import surgery
 from course_lib.bars import bar
-from course_lib.compression import IN_A_ROW, THREADS, recorded_file
+from course_lib.experiments.compression import IN_A_ROW, THREADS, recorded_file
 
 # %%
-from course_lib.graph import trace
+from course_lib.pruning.graph import trace
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import choose, predict, reveal
-from course_lib.timing import compare
+from course_lib.measuring.timing import compare
 
 # %%
 plt.style.use(figures.STYLE)

@@ -24,17 +24,18 @@ import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
-from course_lib import compression, data, distillation, drop_recovery, models, recordings
+from course_lib.experiments import compression, distillation, drop_recovery, recordings
+from course_lib.networks import data, models
 from course_lib.bars import bar
 
 # %%
-from course_lib.cost import macs
-from course_lib.distillation import METHODS, Run, School
+from course_lib.measuring.cost import macs
+from course_lib.experiments.distillation import METHODS, Run, School
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import explore, predict, reveal
-from course_lib.training import STUDENT_T, difference_interval, mean_interval
+from course_lib.networks.training import STUDENT_T, difference_interval, mean_interval
 
 # %%
 plt.style.use(figures.STYLE)
@@ -578,7 +579,7 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 # the pictures as they are, for students that see them shifted.
 
 # %%
-# from course_lib.training import fit, to_teacher
+# from course_lib.networks.training import fit, to_teacher
 #
 # with torch.inference_mode():
 #     known = torch.cat([teacher(part) for part in pictures.train.images.split(500)])

@@ -20,9 +20,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 
-from course_lib import capstone, data, decision, evidence
-from course_lib.capstone import Plan
-from course_lib.decision import BOTTLENECKS, HARDWARE, STEPS, Brief, decide, judge
+from course_lib.teaching import capstone
+from course_lib.networks import data
+from course_lib.decision import evidence, rules
+from course_lib.teaching.capstone import Plan
+from course_lib.decision.rules import BOTTLENECKS, HARDWARE, STEPS, Brief, decide, judge
 from course_lib.teaching import choosing, claims, figures, progress
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.exercises.lesson11 import contradictions
@@ -101,7 +103,7 @@ check("11.1", together)
 # solution("11.1")
 
 # %% [markdown]
-# From here on `decision.combined` does this. What is fixed? A bound is the time of the narrowest
+# From here on `rules.combined` does this. What is fixed? A bound is the time of the narrowest
 # network: it has a sixtieth of the MACs, and what it takes is mostly not arithmetic.
 
 # %% tags=["nbval-ignore-output"]
@@ -110,7 +112,7 @@ channels, int8 = runtime["channels", "float32"].faster, runtime["dense", "int8"]
 fixed = 1 / runtime["narrower", "float32"].faster
 promised = {
     "product": channels * int8,
-    "with a fixed part": decision.combined(channels, int8, fixed),
+    "with a fixed part": rules.combined(channels, int8, fixed),
     "measured": runtime["channels", "int8"].faster,
 }
 for name, times in promised.items():
@@ -176,7 +178,7 @@ print(*decide(brief, known).names, sep=", then ")
 for change in ({"faster": 0.5}, {"hardware": "laptop"}, {"faster": 1}):
     try:
         decide(brief._replace(**change), known)
-    except decision.BriefError as error:
+    except rules.BriefError as error:
         print(error)
 
 # %% [markdown]
@@ -287,7 +289,7 @@ for one, other in contradictions(TEXTBOOK):
 # by just these steps meets the targets, so several can be.
 
 # %%
-cases = {case.product: case.brief for case in decision.cases(seed=9, known=known)}
+cases = {case.product: case.brief for case in rules.cases(seed=9, known=known)}
 
 
 def told(brief):
@@ -306,7 +308,7 @@ def told(brief):
 answers = {}
 ask(
     {product: told(brief) for product, brief in cases.items()},
-    (*STEPS, decision.NOTHING),
+    (*STEPS, rules.NOTHING),
     lambda product, steps: str(judge(cases[product], steps, known)),
     answers,
 )
@@ -325,7 +327,7 @@ for steps in (("unstructured",), ("quantize",), decide(brief, known).names):
     print(f"{', '.join(steps)}\n   {judge(brief, steps, known)}")
 
 # %%
-right = {name: decision.right_answers(each, known) for name, each in cases.items()}
+right = {name: rules.right_answers(each, known) for name, each in cases.items()}
 print("every case has a right answer:", all(right.values()))
 print("most have more than one:", sum(len(ways) > 1 for ways in right.values()) > 10)
 
@@ -336,7 +338,7 @@ print("most have more than one:", sum(len(ways) > 1 for ways in right.values()) 
 # %%
 ways = {
     "the picture": lambda product: decide(cases[product], known).names,
-    "the textbook": lambda product: decision.textbook(cases[product]),
+    "the textbook": lambda product: rules.textbook(cases[product]),
     "always int8": lambda product: ("quantize",),
     "you": lambda product: answers.get(product, ()),
 }
@@ -373,7 +375,7 @@ print(f"you answered {len(answers)}: {len(yours)} right, {len(same)} just as the
 # a thousand cases from other seeds:
 
 # %%
-many = [case.brief for seed in range(100, 150) for case in decision.cases(seed, known)]
+many = [case.brief for seed in range(100, 150) for case in rules.cases(seed, known)]
 wrong = [each for each in many if not judge(each, decide(each, known).names, known).accepted]
 print(f"{len(many)} cases; right in more than 95 %:", len(wrong) < 0.05 * len(many))
 
@@ -381,7 +383,7 @@ print(f"{len(many)} cases; right in more than 95 %:", len(wrong) < 0.05 * len(ma
 print(f"wrong in {len(wrong)}")
 for each in wrong[:2]:
     print(f"\n{told(each)}\n   the picture: {', '.join(decide(each, known).names)}")
-    print(f"   right: {', '.join(decision.right_answers(each, known)[0])}")
+    print(f"   right: {', '.join(rules.right_answers(each, known)[0])}")
 
 # %%
 print(
@@ -493,15 +495,15 @@ print(capstone.table(capstone.remember(attempt, progress.folder())))
 # %% tags=["nbval-ignore-output"]
 zeros, fewer = "unstructured", "structured"
 measurements = {
-    f"{kind}_structured_over_unstructured": decision.most("faster", known, kind, fewer)
-    / decision.most("faster", known, kind, zeros)
+    f"{kind}_structured_over_unstructured": rules.most("faster", known, kind, fewer)
+    / rules.most("faster", known, kind, zeros)
     for kind in evidence.ARCHITECTURES
 }
-packed = [decision.most("smaller", known, "cnn", each, form="packed") for each in (fewer, zeros)]
+packed = [rules.most("smaller", known, "cnn", each, form="packed") for each in (fewer, zeros)]
 measurements["packed_structured_over_unstructured"] = packed[0] / packed[1]
 for name, paid in (("short", 0.2), ("full", 1.0)):
-    fastest = decision.most("faster", known, "transformer", fewer, budget=paid)
-    measurements[f"two_four_over_structured_{name}"] = decision.TWO_FOUR_CEILING / fastest
+    fastest = rules.most("faster", known, "transformer", fewer, budget=paid)
+    measurements[f"two_four_over_structured_{name}"] = rules.TWO_FOUR_CEILING / fastest
 claims.record("C20", measurements, "the recordings of lessons 05 to 10, one thread of a CPU")
 
 # %%

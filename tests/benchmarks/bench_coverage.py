@@ -41,8 +41,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from course_lib import channels, cost, surgery
-from course_lib.graph import Graph, trace
+from course_lib.measuring import cost
+from course_lib.pruning import channels, surgery
+from course_lib.pruning.graph import Graph, trace
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 RATIO = 0.5

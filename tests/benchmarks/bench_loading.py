@@ -14,14 +14,26 @@ PROJECT = Path(__file__).resolve().parents[2]
 TASKS = {
     "import course_lib, beyond torch": (
         "import torch",
-        "from course_lib import masks, graph, surgery, training, timing, cost, sparse, recordings\n"
+        "from course_lib.pruning import graph, masks, surgery\n"
+        "from course_lib.measuring import cost, timing\n"
+        "from course_lib.networks import training\n"
+        "from course_lib.deployment import sparse\n"
+        "from course_lib.experiments import recordings\n"
         "from course_lib.teaching import claims, exercises, figures, widgets",
         2.0,
     ),
-    "Fashion-MNIST": ("from course_lib import data", "data.fashion_mnist()", 3.0),
-    "small_resnet": ("from course_lib import models", "models.load_trained('small_resnet')", 1.0),
-    "resnet18": ("from course_lib import models", "models.load_trained('resnet18')", 1.0),
-    "MiniLM, its imports too": ("", "from course_lib import minilm; minilm.load_trained()", 5.0),
+    "Fashion-MNIST": ("from course_lib.networks import data", "data.fashion_mnist()", 3.0),
+    "small_resnet": (
+        "from course_lib.networks import models",
+        "models.load_trained('small_resnet')",
+        1.0,
+    ),
+    "resnet18": ("from course_lib.networks import models", "models.load_trained('resnet18')", 1.0),
+    "MiniLM, its imports too": (
+        "",
+        "from course_lib.networks import minilm; minilm.load_trained()",
+        5.0,
+    ),
 }
 
 

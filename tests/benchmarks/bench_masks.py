@@ -1,7 +1,7 @@
 """Time and memory of exact global magnitude pruning, beside torch's own.
 
 Prunes 90 % of a ResNet-50 and of a network of 100 M weights, once with
-``course_lib.masks.global_masks`` and ``apply_masks``, once with
+``course_lib.pruning.masks.global_masks`` and ``apply_masks``, once with
 ``torch.nn.utils.prune.global_unstructured``. Every measurement runs in a process of its own, the
 two contenders alternate, and both must have pruned the same weights. Memory is the peak beyond the
 network itself; it is read from Linux's ``/proc``.
@@ -44,7 +44,7 @@ def network(name: str, weights: int):
 
 def prune_ours(model) -> None:
     """What the course does."""
-    from course_lib.masks import apply_masks, global_masks
+    from course_lib.pruning.masks import apply_masks, global_masks
 
     apply_masks(model, global_masks(model, SPARSITY))
 
@@ -91,7 +91,7 @@ def what_was_pruned(model, original) -> dict:
 
     Two prunings that agree in these numbers pruned the same weights, but for equal ones.
     """
-    from course_lib.masks import prunable
+    from course_lib.pruning.masks import prunable
 
     layers = dict(model.named_modules())
     zeros, total, largest_pruned, smallest_kept = 0, 0, 0.0, math.inf

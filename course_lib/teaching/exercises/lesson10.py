@@ -6,7 +6,7 @@ import statistics
 import torch
 from torch.nn import functional as F
 
-from course_lib.distillation import crossover, remembered_cost
+from course_lib.experiments.distillation import crossover, remembered_cost
 from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 # --- 10.1 ---------------------------------------------------------------------------------------

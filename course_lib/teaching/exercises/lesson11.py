@@ -3,7 +3,7 @@
 import math
 from itertools import combinations
 
-from course_lib.decision import combined
+from course_lib.decision.rules import combined
 from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 # --- 11.1 ---------------------------------------------------------------------------------------

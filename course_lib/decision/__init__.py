@@ -1,0 +1,1 @@
+"""What to do, from the recordings. Reads recordings and runs nothing."""

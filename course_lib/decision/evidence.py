@@ -1,0 +1,247 @@
+"""What the recordings know: networks made smaller, by which steps, what they lost and gained.
+
+:mod:`course_lib.decision.rules` looks up here what a step may be expected to give.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from course_lib.experiments import distillation, recordings
+from course_lib.experiments.recordings import RecordingError
+from course_lib.measuring.machine import machine_name
+from course_lib.networks.data import DATA
+
+#: The machine of the course's own recordings.
+COURSE = "cpu-2core"
+
+ARCHITECTURES = ("cnn", "transformer", "mixed")
+
+#: The step that a field of a recorded network stands for, where the field is not zero.
+STEP_OF = {
+    "channels": "structured",
+    "heads": "structured",
+    "neurons": "structured",
+    "layers": "structured",
+    "weights": "unstructured",
+    "values": "quantize",
+    "rounded": "quantize",
+    "distilled": "distil",
+}
+
+
+class Evidence(NamedTuple):
+    """A network that was made and measured, beside the dense one in float32.
+
+    Args:
+        form: the file it lies in: "float32" or "int8" to run, "packed" to send.
+        steps: what was done to it, of "structured", "unstructured", "2:4", "distil", "quantize".
+        budget: the training that it took, as a share of the recipe's epochs.
+        lost: points of test accuracy.
+        smaller: how many times fewer bytes.
+        fewer: how many times fewer MACs.
+        faster: how many times faster on one thread of a CPU.
+        faster_float32: the same for its float32 form.
+        source: the recording.
+    """
+
+    architecture: str
+    name: str
+    form: str
+    steps: frozenset[str]
+    budget: float
+    lost: float
+    smaller: float
+    fewer: float
+    faster: float
+    faster_float32: float
+    source: str
+
+
+class Made(NamedTuple):
+    """What was done to a recorded network, and how long it trained."""
+
+    steps: frozenset[str]
+    budget: float
+
+
+def collected(root: Path = DATA) -> list[Evidence]:
+    """All that the recordings in ``root`` know: this machine's where there are, else the course's.
+
+    Raises:
+        RecordingError: a recording is damaged, or there is none of an experiment.
+    """
+    return [
+        *_compression(root),
+        *_drop_recovery(root),
+        *_distillation(root),
+        *_transformer(root),
+        *_mixed(root),
+    ]
+
+
+def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[dict, str]:
+    """The recording of this machine if there is one, else the course's; and its name.
+
+    Raises:
+        RecordingError: there is none, or one is damaged.
+    """
+    found = recordings.load(experiment, model, root)
+    for machine in (machine_name(), COURSE, *found):
+        if machine in found:
+            return found[machine], f"{experiment} on {machine}"
+    wanted = f"{experiment} {model or ''}".strip()
+    raise RecordingError(
+        f"{root} has no recording of {wanted}. Restore it with 'git checkout -- data/recordings', "
+        f"or take one: python -m course_lib record {experiment}"
+    )
+
+
+# --- networks that were measured in the runtime -------------------------------------------------
+
+
+def _compression(root: Path) -> Iterator[Evidence]:
+    found, source = chosen("compression", "resnet18", root)
+    taught = ({"distilled": True} | entry for entry in found["networks"])  # all of them were
+    return _deployed("cnn", found["points"], _made(taught), source)
+
+
+def _transformer(root: Path) -> Iterator[Evidence]:
+    found, source = chosen("transformer", "minilm", root)
+    yield from _deployed("transformer", found["points"], _made(found["networks"]), source)
+    dense = _named(found["points"], "dense")
+    short = min((one["budget"] for one in found["networks"]), default=0.0)
+    for rows, budget in ((found["one_shot"], 0.0), (found["retrained"], short)):
+        for row in rows:
+            step = "2:4" if row["pattern"] == "2:4" else "unstructured"
+            name, lost = f"{row['method']} {row['pattern']}", dense["accuracy"] - row["accuracy"]
+            in_place = _in_place("transformer", name, step, budget, lost, source)
+            yield in_place
+            if "bytes" in row:
+                yield in_place._replace(form="packed", smaller=dense["bytes"] / row["bytes"])
+
+
+def _mixed(root: Path) -> Iterator[Evidence]:
+    found, source = chosen("mixed", "conv_attention", root)
+    budget = found["recipe"]["budget"]
+    made = _made([]) | {
+        one["name"]: Made(frozenset([one["convolutions"], one["attention"]]), budget)
+        for one in found["networks"]
+    }
+    return _deployed("mixed", found["points"], made, source)
+
+
+def _made(networks: Iterable[dict]) -> dict[str, Made]:
+    """By name, what was done to each network, and to those that it was made from."""
+    made = {"dense": Made(frozenset(), 0.0)}
+    for entry in networks:
+        source = made[entry["source"]]
+        steps = {step for field, step in STEP_OF.items() if entry.get(field)}
+        made[entry["name"]] = Made(source.steps | steps, source.budget + entry["budget"])
+    return made
+
+
+def _deployed(
+    architecture: str, points: list[dict], made: dict[str, Made], source: str
+) -> Iterator[Evidence]:
+    """The points of a recording in every form, beside the dense network in float32."""
+    dense = _named(points, "dense")
+    for point in points:
+        if point["network"] in made:
+            exact = _named(points, point["network"])
+            yield _row(architecture, point, made[point["network"]], dense, exact, source)
+
+
+def _named(points: list[dict], network: str) -> dict:
+    return next(one for one in points if (one["network"], one["form"]) == (network, "float32"))
+
+
+def _row(
+    architecture: str, point: dict, made: Made, dense: dict, exact: dict, source: str
+) -> Evidence:
+    return Evidence(
+        architecture,
+        point["network"],
+        point["form"],
+        made.steps | ({"quantize"} if point["form"] == "int8" else set()),
+        made.budget,
+        lost=dense["accuracy"] - point["accuracy"],
+        smaller=dense["bytes"] / point["bytes"],
+        fewer=dense["macs"] / point["macs"],
+        faster=_over(point, dense),
+        faster_float32=_over(exact, dense),
+        source=source,
+    )
+
+
+def _over(point: dict, dense: dict) -> float:
+    """Recorded speed-ups are over the first network of a recording, which may be another."""
+    return point["one thread"]["speedup"] / dense["one thread"]["speedup"]
+
+
+def _in_place(
+    architecture: str, name: str, step: str, budget: float, lost: float, source: str
+) -> Evidence:
+    """A network with zeros where its weights were: as large and as slow as the dense one."""
+    return Evidence(
+        architecture, name, "float32", frozenset([step]), budget, lost, 1.0, 1.0, 1.0, 1.0, source
+    )
+
+
+# --- networks of which other recordings know the rest -------------------------------------------
+
+
+def _drop_recovery(root: Path) -> Iterator[Evidence]:
+    """ResNet-18 without a teacher, after short trainings; its times are those of PyTorch."""
+    found, source = chosen("drop_recovery", "resnet18", root)
+    speeds, timed = chosen("structured_speedup", "resnet18", root)
+    for point in found["points"]:
+        lost = found["dense"]["accuracy"] - point["accuracy"]
+        name = f"without {100 * point['amount']:.0f} % of the {point['style']}"
+        if point["style"] == "channels":
+            faster = _speed_without(point["amount"], speeds)
+            yield _narrowed(found, point, name, lost, faster, f"{source}, {timed}")
+        else:
+            yield _in_place("cnn", name, "unstructured", point["budget"], lost, source)
+            if point["amount"] == 0.5:  # as many zeros as 2:4 has, which no CNN was recorded with
+                yield _in_place("cnn", name, "2:4", point["budget"], lost, source)
+
+
+def _narrowed(
+    found: dict, point: dict, name: str, lost: float, faster: float, source: str
+) -> Evidence:
+    (left,) = (
+        one
+        for one in found["pruned"]
+        if (one["style"], one["amount"]) == (point["style"], point["amount"])
+    )
+    smaller, fewer = (found["dense"][key] / left[key] for key in ("parameters", "macs"))
+    made = Made(frozenset(["structured"]), point["budget"])
+    return Evidence("cnn", name, "float32", *made, lost, smaller, fewer, faster, faster, source)
+
+
+def _speed_without(amount: float, recording: dict) -> float:
+    """The speed-up for one picture at the nearest recorded width that is not narrower."""
+    rows = recordings.points(recording, part="resnet18", batch=1)
+    return max((row["removed"], row["speedup"]) for row in rows if row["removed"] <= amount)[1]
+
+
+def _distillation(root: Path) -> Iterator[Evidence]:
+    """The narrow ResNet-18, its four beginnings but the fresh one without a teacher."""
+    found, source = chosen("distillation", "resnet18", root)
+    if not found["deployed"]:
+        return
+    dense, student = (_named(found["deployed"], name) for name in ("teacher", "student"))
+    wanted = {(one["method"], one["budget"]): one["epochs"] for one in found["points"]}
+    for (method, budget), epochs in wanted.items():
+        made = Made(_steps_of(method), epochs / found["recipe"]["epochs"])
+        right = fmean(distillation.by_seed(found, method, budget))
+        row = _row("cnn", student, made, dense, student, source)
+        if made.steps:
+            yield row._replace(name=method, lost=dense["accuracy"] - right)
+
+
+def _steps_of(method: str) -> frozenset[str]:
+    pruned, taught = distillation.METHODS[method]
+    return frozenset([*["structured"] * pruned, *["distil"] * taught])

@@ -1,0 +1,555 @@
+"""Quantization: by hand for a tensor, by ONNX Runtime for a network, and what that makes of it.
+
+A number ``x`` becomes the whole number ``round(x / scale) + zero_point``, cut to what the bits can
+hold (Jacob et al., 2018).
+"""
+
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from course_lib.files import write_whole
+from course_lib.networks.data import Images
+from course_lib.pruning import calibration
+from course_lib.pruning.layers import copied
+
+#: The names of the input and the output of an exported network.
+INPUT, OUTPUT = "input", "logits"
+
+#: Operators that only turn numbers from int8 into float32, or back; and the beginnings of the names
+#: of those that compute in int8.
+BETWEEN = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+IN_INT8 = ("QLinear", "QGemm", "QMatMul", "MatMulInteger", "DynamicQuantizeMatMul")
+
+#: What ONNX calls the numbers that a network may take.
+TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+}
+
+#: How far the runtime's outputs may be from the network's, as a fraction of the largest: rounding.
+TOLERANCE = 1e-4
+
+
+class Quantized(NamedTuple):
+    """``codes`` (int8 for signed bits, uint8 for unsigned) that stand for ``values``.
+
+    ``scale`` and ``zero_point`` have one element, or one for each channel along ``axis``.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    axis: int | None
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The numbers that the codes stand for, float32."""
+        codes = self.codes.float()
+        return (codes - _along(self.zero_point, codes, self.axis)) * _along(
+            self.scale, codes, self.axis
+        )
+
+
+# --- by hand ------------------------------------------------------------------------------------
+
+
+def symmetric(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quantized:
+    """``values`` as signed whole numbers; zero is 0, and both signs reach equally far.
+
+    That suits weights: they lie around zero, and a product with code 0 adds nothing.
+
+    Args:
+        values: of any shape, finite.
+        bits: 2 to 8; with 4 the codes are -7 to 7.
+        axis: None for one scale, or the axis of which every channel has a scale of its own.
+
+    Raises:
+        ValueError: impossible bits, no such axis, or values that are not finite.
+    """
+    _check(values, bits, axis)
+    most = 2 ** (bits - 1) - 1
+    reach = _over_channels(values.float().abs(), axis, torch.amax)
+    scale = _no_zeros(reach / most)
+    codes = torch.round(values.float() / _along(scale, values, axis)).clamp(-most, most)
+    return Quantized(codes.to(torch.int8), scale, torch.zeros_like(scale), axis)
+
+
+def affine(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quantized:
+    """``values`` as whole numbers from 0, over the range from their lowest to their highest.
+
+    That suits activations, which may all be positive. Zero is always in the range and has a code
+    of its own, so that padding with zeros stays exact. Arguments and errors: :func:`symmetric`.
+    """
+    _check(values, bits, axis)
+    most = 2**bits - 1
+    low = _over_channels(values.float(), axis, torch.amin).clamp(max=0)
+    high = _over_channels(values.float(), axis, torch.amax).clamp(min=0)
+    scale = _no_zeros((high - low) / most)
+    zero_point = torch.round(-low / scale)
+    steps = torch.round(values.float() / _along(scale, values, axis))
+    codes = (steps + _along(zero_point, values, axis)).clamp(0, most)
+    return Quantized(codes.to(torch.uint8), scale, zero_point, axis)
+
+
+def relative_error(values: torch.Tensor, quantized: Quantized) -> float:
+    """Root mean square of what quantizing changed, over that of ``values``: 0 is exact."""
+    if quantized.codes.shape != values.shape:
+        raise ValueError(
+            f"Codes of shape {tuple(quantized.codes.shape)} do not stand for values of shape "
+            f"{tuple(values.shape)}."
+        )
+    changed = quantized.values.double() - values.double()
+    if not changed.any():
+        return 0.0
+    return float(changed.square().mean().sqrt() / values.double().square().mean().sqrt())
+
+
+def _check(values: torch.Tensor, bits: int, axis: int | None) -> None:
+    if bits not in range(2, 9):
+        raise ValueError(f"Codes have from 2 to 8 bits; got {bits}.")
+    if axis is not None and axis not in range(values.dim()):
+        raise ValueError(f"A tensor of shape {tuple(values.shape)} has no axis {axis}.")
+    if not values.numel() or values.is_complex():
+        raise ValueError(
+            f"Codes stand for one real number or more; got {values.dtype} of shape "
+            f"{tuple(values.shape)}."
+        )
+    # The range from lowest to highest is up to twice as far as the largest value.
+    if not (2 * values.float()).isfinite().all():
+        raise ValueError(
+            "Values that are not finite in float32 have no code; look where they come from."
+        )
+
+
+def _over_channels(values: torch.Tensor, axis: int | None, reduce) -> torch.Tensor:
+    """The lowest or highest of all values, or of each channel along ``axis``."""
+    others = [dim for dim in range(values.dim()) if dim != axis]
+    return reduce(values, others) if others else values
+
+
+def _along(each: torch.Tensor, values: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """``each`` in a shape that fits ``values``, one element for each channel."""
+    if axis is None:
+        return each
+    return each.view([-1 if dim == axis else 1 for dim in range(values.dim())])
+
+
+def _no_zeros(scale: torch.Tensor) -> torch.Tensor:
+    """A channel of zeros has no reach; any scale gives it back."""
+    return torch.where(scale > 0, scale, 1.0)
+
+
+# --- in the runtime -----------------------------------------------------------------------------
+
+
+class DeployError(ValueError):
+    """A network cannot be exported, quantized or run, and why."""
+
+
+def export(
+    model: nn.Module, file: Path | str, example: torch.Tensor, dims: Sequence[str] = ("batch",)
+) -> Path:
+    """Write ``model`` as ONNX for any number of pictures, BatchNorm folded into its convolutions.
+
+    What the runtime computes from the file is compared with what ``model`` computes in ``eval``
+    mode, on ``example``, on parts of it and on random numbers. A file that differs is not left.
+
+    Args:
+        model: on the CPU, in float32.
+        example: an input, such as pictures (N, channels, height, width), at least 2 along ``dims``.
+        dims: names of the first dimensions of the input, those that may have any size.
+
+    Raises:
+        DeployError: torch cannot export ``model``, or the file would compute something else. What
+            was in ``file`` before is left as it was.
+    """
+    _check_exportable(model, example, dims)
+    alone = torch.random.fork_rng([])  # the exporter draws random numbers, and marks the network
+    with alone, _own_errors("The network cannot be exported"), _written(file) as made:
+        difference, model = math.inf, copied(model).eval()
+        for prepared in _foldings(model):
+            _to_onnx(prepared, made, example, dims)
+            difference = _difference(model, Deployed(made), example, len(dims))
+            if difference <= TOLERANCE:
+                break
+        else:
+            raise DeployError(
+                f"The network cannot be exported: the runtime's outputs differ from its own by "
+                f"{difference:.2g} of the largest ({TOLERANCE:g} is rounding). Do hooks, "
+                "randomness or state from earlier calls change what it computes?"
+            )
+    return Path(file)
+
+
+def _check_exportable(model: nn.Module, example: torch.Tensor, dims: Sequence[str]) -> None:
+    if not isinstance(example, torch.Tensor):
+        raise DeployError(f"An exported network has one input, a tensor; got {_kind(example)}.")
+    sizes = tuple(example.shape)
+    if len(sizes) < len(dims) or min(sizes[: len(dims)], default=2) < 2 or 0 in sizes:
+        raise DeployError(
+            f"The example has the shape {sizes}: give at least 2 along each of {', '.join(dims)}."
+        )
+    if not example.isfinite().all():
+        raise DeployError("The example holds NaN or infinite values: nothing can be compared.")
+    for name, value in [("example", example), *model.named_parameters(), *model.named_buffers()]:
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise DeployError(f"{name} is {value.dtype}; only float32 is exported: call float().")
+        if value.device.type != "cpu":
+            raise DeployError(f"{name} is on {value.device}; the runtime is not: call cpu().")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _foldings(model: nn.Module) -> Iterator[nn.Module]:
+    """``model`` with BatchNorm folded into the convolutions before it; then as it is.
+
+    The fuser of torch.fx knows neither hooks nor that a convolution is called twice: it may fail,
+    or make another network.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+        with suppress(Exception):  # whatever the fuser raises, the network can do without it
+            yield fuse(model)
+    yield model
+
+
+def _to_onnx(model: nn.Module, file: Path, example: torch.Tensor, dims: Sequence[str]) -> None:
+    sizes = {place: torch.export.Dim(name) for place, name in enumerate(dims)}
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            model,
+            (example,),
+            file,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(sizes,),
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _difference(model: nn.Module, run: "Deployed", example: torch.Tensor, dims: int) -> float:
+    """How far the runtime's outputs are from those of ``model``, over the largest, at most."""
+    with torch.no_grad():
+        return max(_apart(model(x), run(x)) for x in _inputs(example, dims))
+
+
+def _inputs(example: torch.Tensor, dims: int) -> Iterator[torch.Tensor]:
+    """``example``; less of it along the first ``dims`` dimensions, down to one; random numbers."""
+    for less in (0, 1, max(example.shape)):
+        yield example[tuple(slice(max(1, size - less)) for size in example.shape[:dims])]
+    if example.is_floating_point():  # an example of zeros would not tell weights apart
+        yield torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _apart(expected: object, found: torch.Tensor) -> float:
+    if not isinstance(expected, torch.Tensor):
+        raise DeployError(f"An exported network returns one tensor; this one, {_kind(expected)}.")
+    expected, found = expected.double(), found.double()
+    if expected.shape != found.shape or not torch.equal(expected.isnan(), found.isnan()):
+        return math.inf
+    largest = expected.nan_to_num().abs().max().clamp_min(1e-30)
+    return float((expected - found).nan_to_num().abs().max() / largest)
+
+
+def int8(
+    source: Path | str,
+    file: Path | str,
+    pictures: torch.Tensor | Iterable[torch.Tensor],
+    *,
+    leave: Iterable[str] = (),
+    nodes_to_quantize: Iterable[str] | None = None,
+    **how,
+) -> Path:
+    """Quantize the network in ``source``: int8 weights per channel, uint8 activations, QDQ.
+
+    The range of every activation is seen on ``pictures``: real ones, from the training or the
+    validation set. A transposed convolution in groups stays float32: the quantizer would give it
+    the wrong scales.
+
+    Args:
+        pictures: (N, channels, height, width); a few hundred are enough. Or batches of any inputs,
+            or of pairs (inputs, labels).
+        leave: names of nodes (:func:`layers`) that stay float32.
+        nodes_to_quantize: names of the only ones that do not; None for all.
+        how: further arguments of ``onnxruntime.quantization.quantize_static``.
+
+    Raises:
+        DeployError: ``source`` is no network that was exported, the pictures do not suit it, or
+            there is no such node. What was in ``file`` before is left as it was.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    whole, leave, only = Deployed(source), list(leave), list(nodes_to_quantize or ())
+    _check_names(source, [*leave, *only])
+    problem = f"{source} cannot be quantized"
+    with TemporaryDirectory() as folder, _quiet(), _own_errors(problem), _written(file) as made:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(Path(source), prepared)
+        quantize_static(
+            prepared,
+            made,
+            _reader(pictures, whole),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+            nodes_to_exclude=[*leave, *_in_groups(prepared)],
+            nodes_to_quantize=only,
+            **how,
+        )
+        Deployed(made)
+    return Path(file)
+
+
+def _check_names(source: Path | str, names: list[str]) -> None:
+    known = {node.name for node in _graph(source).node}
+    for name in names:
+        if name not in known:
+            raise DeployError(
+                f"{source} has no node {name!r}. Those that hold weights: "
+                f"{', '.join(layers(source))}."
+            )
+
+
+def _in_groups(file: Path) -> list[str]:
+    """The names of transposed convolutions in groups."""
+    return [
+        node.name
+        for node in _graph(file).node
+        if node.op_type == "ConvTranspose"
+        and any(one.name == "group" and one.i > 1 for one in node.attribute)
+    ]
+
+
+def dynamic_int8(source: Path | str, file: Path | str) -> Path:
+    """Quantize the products of matrices in ``source`` without any calibration.
+
+    Weights are int8 with a scale per channel, tables of embeddings int8 with one scale. Activations
+    become uint8 on the way into a product, over the range that they have right then, and float32
+    behind it. That costs time, but suits transformers, whose activations have outliers.
+
+    Raises:
+        DeployError: ``source`` is no network that was exported, or cannot be quantized. What was
+            in ``file`` before is left as it was.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    Deployed(source)
+    problem = f"{source} cannot be quantized"
+    with TemporaryDirectory() as folder, _quiet(), _own_errors(problem), _written(file) as made:
+        prepared = Path(folder) / "prepared.onnx"
+        plain = _without_shapes(source, Path(folder) / "plain.onnx")
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        quantize_dynamic(prepared, made, per_channel=True, weight_type=QuantType.QInt8)
+        Deployed(made)
+    return Path(file)
+
+
+@contextmanager
+def _written(file: Path | str) -> Iterator[Path]:
+    """Where to write what becomes ``file``, as a whole and only if nothing is raised meanwhile."""
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / "made.onnx"
+        yield made
+        write_whole(Path(file), made.read_bytes())
+
+
+@contextmanager
+def _own_errors(problem: str) -> Iterator[None]:
+    """Turns what torch, ONNX and ONNX Runtime raise, which may be anything, into one error."""
+    try:
+        yield
+    except DeployError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        words = " ".join(str(cause).split())[:300] or _kind(cause)
+        raise DeployError(f"{problem}: {words}") from error
+
+
+def _without_shapes(source: Path | str, file: Path) -> Path:
+    """Write to ``file`` the network in ``source``, less what it says of shapes between its nodes.
+
+    torch's exporter optimizes the graph and leaves shapes of what was there before; the quantizer
+    would refuse the network for them.
+    """
+    import onnx
+
+    network = onnx.load(source)
+    del network.graph.value_info[:]
+    onnx.save(network, file)
+    return file
+
+
+def layers(file: Path | str) -> list[str]:
+    """The names of the nodes that hold weights: convolutions and products of matrices.
+
+    Raises:
+        DeployError: ``file`` is missing or damaged.
+    """
+    return [node.name for node in _graph(file).node if node.op_type in ("Conv", "Gemm", "MatMul")]
+
+
+def _graph(file: Path | str):
+    import onnx
+
+    with _own_errors(f"{file} cannot be read as ONNX"):
+        return onnx.load(file, load_external_data=False).graph
+
+
+class Deployed:
+    """A network in a file, run by ONNX Runtime: called with inputs, it returns logits.
+
+    Raises:
+        DeployError: the file is missing, damaged, or was not made by :func:`export`.
+    """
+
+    def __init__(self, file: Path | str, threads: int = 1, optimized: Path | None = None):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that still wait in a loop would take the processor from a network timed next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+        with _own_errors(f"{file} cannot be run"):
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        self._input, *others = self._session.get_inputs()
+        if others or self._input.name != INPUT:
+            raise DeployError(f"{file} was not made by quantization.export: it has other inputs.")
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of N ``pictures``, or whatever else the network was exported for.
+
+        Raises:
+            DeployError: inputs of another type or shape than the network takes.
+        """
+        with _own_errors("The network cannot be run"):
+            (logits,) = self._session.run([OUTPUT], self.fed(pictures))
+        return torch.from_numpy(logits)
+
+    def fed(self, pictures: torch.Tensor) -> dict[str, np.ndarray]:
+        """``pictures`` as the runtime takes them, by the name of the input.
+
+        Raises:
+            DeployError: they are of another type or shape than the network takes.
+        """
+        wanted, sizes = TYPES.get(self._input.type), self._input.shape
+        if not isinstance(pictures, torch.Tensor) or pictures.dtype != wanted:
+            got = getattr(pictures, "dtype", _kind(pictures))
+            raise DeployError(f"The network takes a tensor of {wanted}; got {got}.")
+        # A dimension that may have any size has a name instead of a number.
+        fits = pictures.dim() == len(sizes) and all(
+            size == got
+            for size, got in zip(sizes, pictures.shape, strict=True)
+            if isinstance(size, int)
+        )
+        if not fits or not pictures.numel():
+            raise DeployError(
+                f"The network takes inputs of the shape ({', '.join(map(str, sizes))}); "
+                f"got {tuple(pictures.shape)}."
+            )
+        return {INPUT: pictures.detach().cpu().numpy()}
+
+
+def accuracy(file: Path, data: Images, threads: int = 2, batch_size: int = 500) -> float:
+    """Percent of ``data`` that the network in ``file`` gets right, in the runtime."""
+    if not len(data.labels):
+        raise DeployError("There is no accuracy without pictures; got none.")
+    run, right = Deployed(file, threads), 0
+    parts = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
+    for pictures, labels in parts:
+        right += int((run(pictures).argmax(1) == labels).sum())
+    return 100 * right / len(data.labels)
+
+
+def operators(file: Path) -> dict[str, Counter]:
+    """How often each operator runs in "int8" and in "float32", once the runtime has optimized.
+
+    What only turns numbers from the one into the other is listed apart, as "between".
+    """
+    with TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        Deployed(file, optimized=optimized)
+        graph = _graph(optimized)
+    found = {"int8": Counter(), "float32": Counter(), "between": Counter()}
+    for node in graph.node:
+        found[_runs_in(node.op_type)][node.op_type] += 1
+    return found
+
+
+def _runs_in(operator: str) -> str:
+    if operator in BETWEEN:
+        return "between"
+    return "int8" if operator.startswith(IN_INT8) else "float32"
+
+
+def sensitivity(
+    source: Path, pictures: torch.Tensor, data: Images, names: Iterable[str]
+) -> Iterator[tuple[str, float]]:
+    """For each layer, the accuracy on ``data`` with this layer alone in int8.
+
+    Args:
+        source: the network in float32.
+        pictures: what the activations are calibrated with.
+        data: validation pictures.
+        names: layers to look at, from :func:`layers`.
+    """
+    with TemporaryDirectory() as folder:
+        for name in names:
+            alone = int8(source, Path(folder) / "alone.onnx", pictures, nodes_to_quantize=[name])
+            yield name, accuracy(alone, data)
+
+
+def _reader(pictures: torch.Tensor | Iterable[torch.Tensor], network: Deployed):
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        """Hands out the pictures in batches."""
+
+        def __init__(self):
+            parts = pictures.split(100) if isinstance(pictures, torch.Tensor) else pictures
+            self._fed = map(network.fed, calibration.batches(parts))
+
+        def get_next(self) -> dict | None:
+            return next(self._fed, None)
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters tell a lot that is not about this network."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

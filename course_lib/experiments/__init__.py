@@ -1,0 +1,1 @@
+"""Hours of measuring, one file a recording. No recorder imports another."""

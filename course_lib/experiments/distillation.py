@@ -1,0 +1,309 @@
+"""A small network made in four ways in equal training time: fresh or pruned, with a teacher or not.
+
+The *student* is the trained network, the *teacher*, without most of its channels. Lesson 10 shows
+what this experiment recorded, and runs one of its points again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from course_lib.bars import bar, say
+from course_lib.experiments import compression, recordings
+from course_lib.experiments.compression import is_there, network_file
+from course_lib.experiments.drop_recovery import prune, quality, reinitialised
+from course_lib.experiments.steps import load, save
+from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.timing import compare, digits
+from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
+from course_lib.networks.models import load_trained
+from course_lib.networks.recipes import RECIPES
+from course_lib.networks.training import fit, to_labels, to_teacher
+
+#: The student has lost this fraction of the channels of every layer.
+REMOVED = 0.875
+
+#: Shares of the time that the recipe's epochs take a student without a teacher.
+BUDGETS = (0.0, 0.01, 0.05, 0.2, 1.0)
+
+SEEDS = (0, 1, 2)
+
+
+class Method(NamedTuple):
+    """Whether a student begins with the weights that pruning leaves, and whether it is taught."""
+
+    pruned: bool
+    taught: bool
+
+
+METHODS = {
+    "scratch": Method(pruned=False, taught=False),
+    "distilled": Method(pruned=False, taught=True),
+    "pruned": Method(pruned=True, taught=False),
+    "pruned and distilled": Method(pruned=True, taught=True),
+}
+
+#: Seconds that the comparison of trainings with and without a teacher may take.
+LIMIT = 600.0
+
+#: The best student of the longest budget and the first seed is kept under this name.
+BEST = "best"
+
+
+class Run(NamedTuple):
+    """A student that is made by one of :data:`METHODS` in a share ``budget`` of the time."""
+
+    method: str
+    budget: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, {100 * self.budget:.0f} % of the time, seed {self.seed}"
+
+
+class School(NamedTuple):
+    """What all students share.
+
+    Args:
+        network: the name of the trained network.
+        teacher: gives its logits (N, classes) for pictures (N, 1, 28, 28).
+        cost: how many times as long training takes with the teacher, see :func:`teacher_cost`.
+    """
+
+    network: str
+    data: Splits
+    teacher: Callable[[torch.Tensor], torch.Tensor]
+    cost: float
+
+
+# --- one student --------------------------------------------------------------------------------
+
+
+def untrained(method: str, network: str, seed: int) -> nn.Module:
+    """The student of ``network`` before any training.
+
+    Raises:
+        ValueError: no method has that name.
+    """
+    if method not in METHODS:
+        raise ValueError(f"No method is called {method!r}; choose from {', '.join(METHODS)}.")
+    whole = load_trained(network)
+    student, _ = prune(whole, "channels", REMOVED, whole)
+    if METHODS[method].pruned:
+        return student
+    # not the recipe's own seed: its draw would be that of the weights that the teacher began with
+    return reinitialised(student, RECIPES[network].seed + 1 + seed)
+
+
+def epochs_for(run: Run, school: School) -> float:
+    """The epochs that the time of ``run`` is enough for; lesson 10 builds this."""
+    epochs = run.budget * RECIPES[school.network].epochs
+    return epochs / school.cost if METHODS[run.method].taught else epochs
+
+
+def train(run: Run, school: School, progress: Callable[[Iterable], Iterable] = iter) -> nn.Module:
+    """The student of ``run``.
+
+    All train alike, with the recipe's learning rates squeezed into their time: students differ only
+    in where they begin and in what they are told. For a pruned one that is no handicap: with so few
+    channels left, the end of those rates (Renda, Frankle and Carbin, 2020) brings back less, on
+    validation pictures, in 1, 5 and 20 % of the time.
+
+    Raises:
+        ValueError: no method has that name.
+    """
+    student = untrained(run.method, school.network, run.seed)
+    if run.budget:
+        fit(
+            student,
+            school.data.train,
+            epochs=epochs_for(run, school),
+            lr=RECIPES[school.network].lr,
+            seed=run.seed,
+            objective=to_teacher(school.teacher) if METHODS[run.method].taught else to_labels,
+            progress=progress,
+        )
+    return student
+
+
+def point(run: Run, student: nn.Module, school: School) -> dict:
+    """What a recording holds of ``run``: its epochs, and the quality of the trained ``student``."""
+    epochs = {"epochs": round(epochs_for(run, school), 3)}
+    return run._asdict() | epochs | quality(student, school.data)
+
+
+# --- what a teacher costs -----------------------------------------------------------------------
+
+
+def teacher_cost(
+    network: str,
+    data: Images,
+    teacher: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    epochs: float = 1 / 39,
+    rounds: int = 30,
+    seconds: float = 60.0,
+) -> dict:
+    """How many times as long training takes with the ``teacher``: the ``ratio``, its ``interval``.
+
+    Also the seconds that an epoch takes with ``labels`` alone and with the ``teacher``. Trainings
+    of a few steps (``epochs``: 11 steps of 429) take turns, as
+    :func:`course_lib.measuring.timing.compare` has it.
+    """
+    student = untrained("scratch", network, seed=0)
+    how = {"epochs": epochs, "lr": RECIPES[network].lr, "seed": 0}
+    goals = {"labels": to_labels, "teacher": to_teacher(teacher)}
+    trainings = {
+        name: partial(_fit, student, data, objective=goal, **how) for name, goal in goals.items()
+    }
+    found = compare(trainings, rounds=rounds, seconds=seconds, limit=LIMIT)
+    ratio = found.speedup("labels", over="teacher")
+    return {
+        "ratio": digits(ratio.value),
+        "interval": [digits(ratio.low), digits(ratio.high)],
+        "rounds": len(found.timings["labels"].milliseconds),
+    } | {name: digits(one.median / 1000 / epochs) for name, one in found.timings.items()}
+
+
+def _fit(student: nn.Module, data: Images, **how) -> None:
+    with torch.enable_grad():  # the timer has switched gradients off
+        fit(student, data, **how)
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def plan() -> list[Run]:
+    """The runs that are recorded, in their order: the longest of the other seeds come last."""
+    runs = [Run(method, budget, seed) for seed, budget, method in product(SEEDS, BUDGETS, METHODS)]
+    return sorted(runs, key=lambda run: run.seed > 0 and run.budget == BUDGETS[-1])
+
+
+def record(network: str, path: Path | None = None, data: Splits | None = None) -> Path:
+    """Run what the recording in ``path`` still lacks; write it after every run, return its path.
+
+    The best student is kept in a folder beside it, see
+    :func:`course_lib.experiments.compression.network_file`.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    path = Path(path or recordings.file_of("distillation", network))
+    data = data or fashion_mnist()
+    recording, story = recordings.resume(_begun(network), path)
+    say(story)
+    with compression.teacher(network, data) as logits:
+        if recording is None:
+            tables = {"points": [], "deployed": [], "packed": []}
+            known = {"cost": teacher_cost(network, data.train, logits)}
+            recording = _begun(network) | known | tables
+        school = School(network, data, logits, recording["cost"]["ratio"])
+        _record_runs(recording, school, path)
+    if not recording["deployed"]:
+        _record_deployed(recording, path, data)
+    return path
+
+
+def _begun(network: str) -> dict:
+    recipe = RECIPES[network]
+    return {
+        "schema": recordings.SCHEMA,
+        "experiment": "distillation",
+        "command": f"python -m course_lib record distillation --model {network}",
+        "model": network,
+        "weights": checksums()[f"weights/{network}.safetensors"],
+        "recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "removed": REMOVED},
+        "machine": machine_facts(),
+        "started": date.today().isoformat(),
+    }
+
+
+def _record_runs(recording: dict, school: School, path: Path) -> None:
+    """Add the points that are missing."""
+    _forget_lost_best(recording, path)
+    known = {(one["method"], one["budget"], one["seed"]) for one in recording["points"]}
+    to_do = [run for run in plan() if run not in known]
+    for run in bar(to_do, "students"):
+        student = train(run, school, partial(bar, text="steps"))
+        entry = point(run, student, school)
+        if _is_best(entry, recording):
+            about = {"command": recording["command"], "step": str(run)}
+            save(student.cpu(), school.network, network_file(path, BEST), **about)
+            recording |= {"deployed": [], "packed": []}
+        recording["points"].append(entry)
+        recordings.write(recording, path)
+        say(f"{run}: {entry['accuracy']:.2f} %")
+
+
+def _finalists(recording: dict) -> list[dict]:
+    """The points of which the best student is kept."""
+    return recordings.points(recording, budget=BUDGETS[-1], seed=SEEDS[0])
+
+
+def _is_best(entry: dict, recording: dict) -> bool:
+    """Whether ``entry`` is a finalist, and better than those that are there."""
+    if (entry["budget"], entry["seed"]) != (BUDGETS[-1], SEEDS[0]):
+        return False
+    return all(entry["validation"] > rival["validation"] for rival in _finalists(recording))
+
+
+def _forget_lost_best(recording: dict, path: Path) -> None:
+    """Where the best student's file is lost, forget the points of all that might be it."""
+    finalists = _finalists(recording)
+    if not is_there(network_file(path, BEST), bool(finalists)):
+        recording["points"] = [one for one in recording["points"] if one not in finalists]
+
+
+def _record_deployed(recording: dict, path: Path, data: Splits) -> None:
+    """Add how large and how fast the teacher and the best student are; all students are alike."""
+    student, _ = load(network_file(path, BEST))
+    networks = {"teacher": load_trained(recording["model"]), "student": student}
+    found = compression.measure(networks, recording["model"], data)
+    recording |= {"deployed": found["points"], "packed": found["packed"]}
+    recordings.write(recording, path)
+
+
+# --- reading it ---------------------------------------------------------------------------------
+
+
+def by_seed(recording: dict, method: str, budget: float) -> list[float]:
+    """Test accuracies, in percent, of a method at a budget: one for each seed, in their order."""
+    found = recordings.points(recording, method=method, budget=budget)
+    return [one["accuracy"] for one in sorted(found, key=lambda one: one["seed"])]
+
+
+def gains(recording: dict, first: str, second: str, budget: float) -> list[float]:
+    """Points that the ``first`` method is ahead of the ``second``, for each seed that both have."""
+    pairs = zip(*(by_seed(recording, name, budget) for name in (first, second)), strict=False)
+    return [one - other for one, other in pairs]
+
+
+def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> float | None:
+    """The budget from which on ``first`` is at least as good as ``second``; None if it never is.
+
+    Args:
+        first, second: accuracies by budget. Lesson 10 builds this function.
+    """
+    found = None
+    for budget in sorted(first, reverse=True):
+        if first[budget] < second[budget]:
+            break
+        found = budget
+    return found
+
+
+def remembered_cost(cost: float, epochs: float, versions: int, students: int) -> float:
+    """What a teacher costs that is asked only once about each of the ``versions`` of a picture.
+
+    Args:
+        cost: what it costs when it is asked in every step, see :func:`teacher_cost`.
+        epochs: of the training of each of so many ``students``, who all look the answers up.
+            Lesson 10 builds this function.
+    """
+    return 1 + (cost - 1) * versions / (epochs * students)

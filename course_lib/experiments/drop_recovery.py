@@ -1,0 +1,392 @@
+"""Accuracy right after pruning, and after fine-tuning on a share of the training budget.
+
+The *budget* is a fraction of the epochs of the network's own recipe. Lesson 04 shows what this
+experiment recorded, and runs a :func:`point` of it again.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from course_lib.bars import bar, say
+from course_lib.experiments import recordings
+from course_lib.measuring.cost import macs
+from course_lib.measuring.machine import machine_facts
+from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
+from course_lib.networks.models import load_trained
+from course_lib.networks.recipes import RECIPES, Recipe
+from course_lib.networks.training import accuracy, fit, interval
+from course_lib.pruning import channels, surgery
+from course_lib.pruning.graph import trace
+from course_lib.pruning.masks import Masks, cubic_sparsity, global_masks, hold, pruned_copy
+
+#: By style of pruning, the fractions of weights or of each layer's channels that are removed.
+AMOUNTS = {"weights": (0.50, 0.80, 0.90, 0.95, 0.98), "channels": (0.25, 0.50, 0.70, 0.85)}
+
+#: A picture of the right shape, to count with and to follow the channels of a network.
+EXAMPLE = torch.zeros(1, 1, 28, 28)
+
+#: Fractions of the epochs of the recipe.
+BUDGETS = (0.05, 0.10, 0.20, 0.50, 1.00)
+
+#: The constant learning rate, as a fraction of the recipe's highest. Among 0.1, 0.03 and 0.01 it
+#: gave small_resnet at 90 % sparsity the best validation accuracy after a tenth of its epochs.
+CONSTANT_FACTOR = 0.03
+
+#: The schedules of the learning rate that each method of retraining is recorded with.
+#:
+#: "one-shot" prunes the trained network and fine-tunes it (Han et al., 2015); "iterative" prunes it
+#: in steps while it trains (Zhu and Gupta, 2017); "scratch" trains the pruned network from fresh
+#: random weights (Liu et al., 2019). "constant" is a small constant rate; "rewound" repeats the end
+#: of the recipe's own schedule (Renda, Frankle and Carbin, 2020); "one-cycle" squeezes the whole of
+#: that schedule into the budget.
+SCHEDULES = {
+    "one-shot": ("constant", "rewound"),
+    "iterative": ("constant", "rewound"),
+    "scratch": ("one-cycle",),
+}
+
+#: Iterative pruning takes this many steps, evenly over the first half of its budget.
+STEPS = 4
+
+
+class Run(NamedTuple):
+    """One training of a network pruned by ``amount``, measured at each of its rising budgets.
+
+    Only "one-shot" at a constant rate can have several budgets: all others depend on their end.
+    """
+
+    style: str
+    amount: float
+    method: str
+    schedule: str
+    budgets: tuple[float, ...]
+    seed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.amount:.0f} % of {self.style}, {self.method}, {self.schedule}, "
+            f"{100 * self.budgets[-1]:.0f} % of the epochs, seed {self.seed}"
+        )
+
+
+class Stage(NamedTuple):
+    """A part of a run: prune to ``amount``, train for ``epochs``; so many are ``to_follow``."""
+
+    amount: float
+    epochs: float
+    to_follow: float
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def point(
+    model_name: str,
+    style: str,
+    amount: float,
+    schedule: str,
+    budget: float,
+    seed: int,
+    data: Splits,
+    *,
+    method: str = "one-shot",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict:
+    """One point of the recording, measured now; :func:`measure` says what it holds.
+
+    Raises:
+        ValueError: an unknown network, style, method or schedule, or an impossible amount.
+    """
+    run = Run(style, amount, method, schedule, (budget,), seed)
+    return measure(run, model_name, data, progress)[0]
+
+
+def measure(
+    run: Run, model_name: str, data: Splits, progress: Callable[[Iterable], Iterable] = iter
+) -> list[dict]:
+    """Prune and train as ``run`` says; return a point for each of its budgets.
+
+    A point holds what the run was, its ``epochs``, the ``lr`` (highest of the whole schedule), and
+    what :func:`quality` says.
+
+    Raises:
+        ValueError: an unknown network, style, method or schedule, or an impossible amount.
+    """
+    _refuse_impossible(run, model_name)
+    recipe = RECIPES[model_name]
+    model = dense = on_device(load_trained(model_name))
+    points = []
+
+    def note(*_) -> None:
+        points.append(_point(run, len(points), recipe) | quality(model, data))
+
+    for number, stage in enumerate(stages(run, recipe.epochs)):
+        model, masks = prune(model, run.style, stage.amount, dense)
+        if run.method == "scratch":
+            # The recipe's own seed would draw the weights that the dense network began from:
+            # a lottery ticket (Frankle and Carbin, 2019), not fresh weights.
+            model = reinitialised(model, recipe.seed + 1 + run.seed)
+        with hold(model, masks):
+            fit(
+                model,
+                data.train,
+                epochs=stage.epochs,
+                seed=run.seed + 1000 * number,  # each stage sees the pictures in another order
+                marks=[budget * recipe.epochs for budget in run.budgets[:-1]],
+                after_epoch=note,
+                progress=progress,
+                **_rates(run.schedule, recipe, stage),
+            )
+    note()
+    return points
+
+
+def _refuse_impossible(run: Run, model_name: str) -> None:
+    for value, choices in (
+        (model_name, RECIPES),
+        (run.style, AMOUNTS),
+        (run.method, SCHEDULES),
+        (run.schedule, SCHEDULES.get(run.method, ())),
+    ):
+        if value not in choices:
+            raise ValueError(f"{value!r} is not possible here; choose from {', '.join(choices)}.")
+    if len(run.budgets) > 1 and (run.method, run.schedule) != ("one-shot", "constant"):
+        raise ValueError(f"{run.method}, {run.schedule} needs a run for each of {run.budgets}.")
+    if not 0 < run.budgets[0] <= run.budgets[-1] <= 1:
+        raise ValueError(f"A budget is a fraction from above 0 to 1; got {run.budgets}.")
+
+
+def stages(run: Run, epochs: float) -> list[Stage]:
+    """The stages of ``run`` for a recipe of so many ``epochs``: one, or a few if iterative."""
+    total = run.budgets[-1] * epochs
+    if run.method != "iterative":
+        return [Stage(run.amount, total, 0.0)]
+    ends = [total * step / (2 * STEPS) for step in range(1, STEPS)] + [total]
+    starts = [0.0, *ends]
+    return [
+        Stage(amount, end - start, total - end)
+        for amount, start, end in zip(_amounts(run), starts, ends, strict=False)
+    ]
+
+
+def _amounts(run: Run) -> list[float]:
+    """How much of the dense network is gone after each step of iterative pruning."""
+    parts = [step / STEPS for step in range(1, STEPS + 1)]
+    if run.style == "weights":
+        return [cubic_sparsity(part, run.amount) for part in parts]
+    return [run.amount * part for part in parts]
+
+
+def _rates(schedule: str, recipe: Recipe, stage: Stage) -> dict:
+    """How :func:`fit` is told the learning rates of ``stage``."""
+    if schedule == "constant":
+        return {"schedule": "constant", "lr": CONSTANT_FACTOR * recipe.lr}
+    if schedule == "one-cycle":
+        return {"schedule": "one-cycle", "lr": recipe.lr}
+    whole = {"of_epochs": recipe.epochs, "to_follow": stage.to_follow}
+    return {"schedule": "rewound", "lr": recipe.lr} | whole
+
+
+def _point(run: Run, number: int, recipe: Recipe) -> dict:
+    budget = run.budgets[number]
+    lr = _rates(run.schedule, recipe, Stage(run.amount, 0, 0))["lr"]
+    return {
+        "style": run.style,
+        "amount": run.amount,
+        "method": run.method,
+        "schedule": run.schedule,
+        "budget": budget,
+        "seed": run.seed,
+        "epochs": round(budget * recipe.epochs, 3),
+        "lr": round(lr, 6),
+    }
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+def on_device(model: nn.Module) -> nn.Module:
+    """``model`` on the GPU if there is one, in the layout that convolutions are fastest in."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def prune(model: nn.Module, style: str, amount: float, dense: nn.Module) -> tuple[nn.Module, Masks]:
+    """A copy of ``model`` without ``amount`` of what ``dense`` has; the masks to :func:`hold`.
+
+    Weights: those nearest zero in the whole network. Channels: in every layer those of the lowest
+    L1 norm; they are really gone, so there are no masks. ``model`` is ``dense`` itself, or what an
+    earlier step of iterative pruning left of it.
+    """
+    model, dense = model.cpu(), dense.cpu()  # so that every machine removes the same
+    if style == "weights":
+        masks = global_masks(model, amount)
+        return on_device(pruned_copy(model, masks)), masks
+    graph, whole = (trace(network, EXAMPLE) for network in (model, dense))
+    ratios = {}
+    for name, group in graph.free.items():
+        count = len(whole.groups[name].channels)
+        ratios[name] = 1 - (count - round(amount * count)) / len(group.channels)
+    fewer = surgery.prune(model, graph, channels.lowest(channels.l1(model, graph), ratios))
+    return on_device(fewer), {}
+
+
+def reinitialised(model: nn.Module, seed: int) -> nn.Module:
+    """``model`` with fresh random weights, the same on every device; the generator is left alone.
+
+    Every layer draws torch's own initial weights for the shape that it has now.
+    """
+    model = model.to("cpu", memory_format=torch.contiguous_format)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in model.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return on_device(model)
+
+
+def quality(model: nn.Module, data: Splits) -> dict:
+    """What :func:`judged` says of ``model``."""
+    return judged(partial(accuracy, model), data)
+
+
+def judged(percent_right: Callable[[Images], float], data: Splits) -> dict:
+    """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, in percent."""
+    test = percent_right(data.test)
+    low, high = interval(test, len(data.test.labels))
+    return {
+        "accuracy": round(test, 2),
+        "interval": [round(low, 2), round(high, 2)],
+        "validation": round(percent_right(data.validation), 2),
+    }
+
+
+def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> dict:
+    """``parameters`` that are not zero, biases and normalisation included, and ``macs``."""
+    left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    example = example.to(next(model.parameters()).device)
+    return {"parameters": left, "macs": macs(model, example)}
+
+
+# --- the plan -----------------------------------------------------------------------------------
+
+# Method, schedule, budgets, seeds; in this order, so that an interrupted recording is of use.
+PLANS = {
+    "small_resnet": (
+        ("one-shot", "constant", (0.05, 0.10, 0.20), (0,)),
+        ("one-shot", "rewound", (0.20, 0.10, 0.05), (0,)),
+        ("iterative", "rewound", (0.20,), (0,)),
+        ("scratch", "one-cycle", (0.20,), (0,)),
+        ("one-shot", "rewound", (0.50, 1.00), (0,)),
+        ("one-shot", "constant", (0.50, 1.00), (0,)),
+        ("one-shot", "rewound", (0.20,), (1, 2)),
+    ),
+    # Forty times the work: only the schedule that was the better one for small_resnet.
+    "resnet18": (("one-shot", "rewound", (0.20, 0.10), (0,)),),
+}
+
+# Where there is a GPU: everything, for every network, a seed after the other.
+GPU_PLAN = tuple(
+    (method, schedule, budgets, (seed,))
+    for seed in range(5)
+    for method, schedule, budgets in (
+        ("one-shot", "constant", BUDGETS),
+        ("one-shot", "rewound", BUDGETS),
+        ("iterative", "rewound", (0.20,)),
+        ("scratch", "one-cycle", (0.20, 1.00)),
+    )
+)
+
+
+def plan(model_name: str, gpu: bool) -> list[Run]:
+    """The runs that are recorded of a network, in their order: more of them where a GPU helps."""
+    return [
+        Run(style, amount, method, schedule, together, seed)
+        for method, schedule, budgets, seeds in (GPU_PLAN if gpu else PLANS[model_name])
+        for seed in seeds
+        for together in ([budgets] if schedule == "constant" else [(each,) for each in budgets])
+        for style, amounts in AMOUNTS.items()
+        for amount in amounts
+    ]
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def record(model_name: str, path: Path | None = None, data: Splits | None = None) -> Path:
+    """Run what the recording in ``path`` still lacks; write it after every run, return its path.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    path = Path(path or recordings.file_of("drop_recovery", model_name))
+    data = data or fashion_mnist()
+    runs = plan(model_name, torch.cuda.is_available())
+    recording, story = recordings.resume(_begun(model_name, runs), path)
+    say(story)
+    if recording is None:
+        recording = _begun(model_name, runs)
+        model = on_device(load_trained(model_name))
+        recording |= {"dense": quality(model, data) | size(model), "pruned": [], "points": []}
+    _record_pruned(recording, runs, path, data)
+    _record_runs(recording, runs, path, data)
+    return path
+
+
+def _begun(model_name: str, runs: list[Run]) -> dict:
+    recipe = RECIPES[model_name]
+    return {
+        "schema": recordings.SCHEMA,
+        "experiment": "drop_recovery",
+        "command": f"python -m course_lib record drop_recovery --model {model_name}",
+        "model": model_name,
+        "weights": checksums()[f"weights/{model_name}.safetensors"],
+        "recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "constant_factor": CONSTANT_FACTOR},
+        "machine": machine_facts(),
+        "started": date.today().isoformat(),
+        "seeds": sorted({run.seed for run in runs}),
+    }
+
+
+def _record_pruned(recording: dict, runs: list[Run], path: Path, data: Splits) -> None:
+    """Add what every pruned network is and reaches without any training."""
+    known = {(entry["style"], entry["amount"]) for entry in recording["pruned"]}
+    wanted = dict.fromkeys((run.style, run.amount) for run in runs)
+    dense = on_device(load_trained(recording["model"]))
+    for style, amount in bar([each for each in wanted if each not in known], "right after pruning"):
+        model, _ = prune(dense, style, amount, dense)
+        entry = {"style": style, "amount": amount} | quality(model, data) | size(model)
+        recording["pruned"].append(entry)
+        recordings.write(recording, path)
+
+
+def _record_runs(recording: dict, runs: list[Run], path: Path, data: Splits) -> None:
+    """Add the points of the runs that lack one; say what each gave and how long the rest takes."""
+    there = {_key(point) for point in recording["points"]}
+    to_do = [run for run in runs if not there.issuperset(_keys(run))]
+    say(f"{len(runs) - len(to_do)} of {len(runs)} runs are there.")
+    left, trained, start = sum(run.budgets[-1] for run in to_do), 0.0, time.perf_counter()
+    for run in bar(to_do, "runs"):
+        points = measure(run, recording["model"], data, partial(bar, text="steps"))
+        recording["points"] += [point for point in points if _key(point) not in there]
+        recordings.write(recording, path)
+        trained, left = trained + run.budgets[-1], left - run.budgets[-1]
+        hours = (time.perf_counter() - start) / trained * left / 3600
+        say(f"{run}: {points[-1]['accuracy']:.2f} %; about {hours:.1f} hours to go")
+
+
+def _key(point: dict) -> tuple:
+    return tuple(
+        point[name] for name in ("style", "amount", "method", "schedule", "budget", "seed")
+    )
+
+
+def _keys(run: Run) -> set[tuple]:
+    return {_key(run._asdict() | {"budget": budget}) for budget in run.budgets}

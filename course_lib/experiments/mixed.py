@@ -1,0 +1,416 @@
+"""Convolutions and attention in one network: which part is pruned how, what it costs and gains.
+
+Lesson 09 shows what this experiment recorded, and measures some of it again.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from datetime import date
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from course_lib.bars import bar, say
+from course_lib.deployment import quantization
+from course_lib.experiments import compression, recordings, steps
+from course_lib.experiments.compression import is_there, network_file
+from course_lib.experiments.drop_recovery import EXAMPLE, on_device, quality
+from course_lib.measuring.machine import machine_facts
+from course_lib.networks.attention import layered, removable, replaced
+from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
+from course_lib.networks.models import load_trained
+from course_lib.networks.recipes import RECIPES
+from course_lib.networks.training import batches
+from course_lib.pruning import channels, masks, surgery
+from course_lib.pruning.channels import Batch
+from course_lib.pruning.graph import Graph, trace
+from course_lib.pruning.masks import Masks
+from course_lib.pruning.surgery import Plan
+
+#: The network, and the beginnings of the names of what belongs to either part of it. Neither has
+#: the position, the head and the norms between.
+NETWORK = "conv_attention"
+PARTS = {"convolutions": ("stem", "convolutions"), "attention": ("blocks",)}
+
+
+class Way(NamedTuple):
+    """How either part is pruned: "structured" or "unstructured"; attention also as "2:4"."""
+
+    convolutions: str
+    attention: str
+
+
+WAYS = {
+    "textbook": Way("structured", "unstructured"),
+    "reverse": Way("unstructured", "structured"),
+    "both structured": Way("structured", "structured"),
+    "both unstructured": Way("unstructured", "unstructured"),
+}
+
+#: So much of the weights of either part goes.
+AMOUNTS = (0.5, 0.75, 0.875)
+
+#: Every network then trains for this share of the epochs of the recipe.
+BUDGET = 0.1
+
+
+class Cut(NamedTuple):
+    """A way to prune, how much of the weights of either part, and the seed of the training."""
+
+    way: Way
+    amount: float
+    seed: int = 0
+
+
+#: The networks that are made of the trained one. "two of four" says what the pattern of sparse
+#: tensor cores costs, beside "textbook 50".
+PLAN = {
+    f"{name} {100 * amount:g}": Cut(way, amount) for amount in AMOUNTS for name, way in WAYS.items()
+} | {"two of four": Cut(Way("structured", "2:4"), 0.5)}
+
+#: These say how much is luck. Of them nothing but the accuracy is measured.
+AGAIN = {
+    f"{name} 75, seed {seed}": Cut(way, 0.75, seed) for seed in (1, 2) for name, way in WAYS.items()
+}
+
+#: Of these the packed file stays beside the recording, the others are removed once measured.
+KEPT = tuple(f"{name} 75" for name in WAYS)
+
+#: Of these it is also measured what attention takes.
+TAKEN_APART = ("dense", "textbook 75")
+
+#: Channels, heads and neurons are scored on so many batches of so many training pictures.
+SCORED, BATCH = 32, 32
+
+#: The ratio of channels is found to one part in so many.
+RATIOS = 200
+
+
+# --- what goes ----------------------------------------------------------------------------------
+
+
+def weights_of(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
+    """The weights of a part of ``model`` that pruning may touch, by parameter name."""
+    found = masks.prunable(model)
+    return {name: found[name] for name in found if name.startswith(PARTS[part])}
+
+
+def prune(model: nn.Module, cut: Cut, scored_on: list[Batch]) -> tuple[nn.Module, Masks]:
+    """A copy of ``model`` pruned as ``cut`` says, and the masks for :func:`.masks.hold`.
+
+    Structured: the channels, or heads and neurons, of the lowest Taylor scores are really gone.
+    Unstructured: the weights of the part that are nearest zero are zero, wherever in it they are.
+
+    Args:
+        model: the whole network, on the CPU, so that every machine removes the same.
+        scored_on: batches of training pictures, see :func:`some_batches`.
+    """
+    graph = trace(model, EXAMPLE)
+    smaller = surgery.prune(model, graph, removed(model, graph, cut, scored_on))
+    kept = {}
+    for part, how in cut.way._asdict().items():
+        kept |= MASKS_OF[how](weights_of(smaller, part), cut.amount)
+    return masks.pruned_copy(smaller, kept), kept
+
+
+def removed(
+    model: nn.Module, graph: Graph, cut: Cut, scored_on: list[Batch]
+) -> dict[str, list[int]]:
+    """By group, the channels, heads and neurons that go where ``cut`` is structured."""
+    ratios = {}
+    for part, how in cut.way._asdict().items():
+        if how == "structured":
+            ratios |= RATIOS_OF[part](model, graph, cut.amount)
+    return channels.lowest(channels.taylor(model, graph, scored_on), ratios)
+
+
+def some_batches(data: Images, seed: int = 0) -> list[Batch]:
+    """A few small random batches of ``data``, for scores that need gradients."""
+    drawn = batches(data, BATCH, torch.Generator().manual_seed(seed), augmented=False)
+    return [*islice(drawn, SCORED)]
+
+
+def _lowest(weights: Mapping[str, torch.Tensor], amount: float) -> Masks:
+    return masks.lowest_overall(weights, masks.magnitude, amount)
+
+
+def _two_four(weights: Mapping[str, torch.Tensor], amount: float) -> Masks:
+    return {name: masks.nm_mask(masks.magnitude(weight), 2, 4) for name, weight in weights.items()}
+
+
+MASKS_OF: dict[str, Callable[[Mapping, float], Masks]] = {
+    "structured": lambda weights, amount: {},
+    "unstructured": _lowest,
+    "2:4": _two_four,
+}
+
+
+def channel_ratios(model: nn.Module, graph: Graph, amount: float) -> dict[str, float]:
+    """One ratio for the channels of every group, so that ``amount`` of the convolutions goes.
+
+    A weight goes with what it makes and with what it reads, so the ratio is below ``amount``. The
+    channels that become tokens stay: attention reads them, and a norm takes them together.
+    """
+    weights = weights_of(model, "convolutions")
+    groups = [name for name in graph.free if name.startswith(PARTS["convolutions"])]
+    any_scores = {name: torch.zeros(len(graph.groups[name].channels)) for name in groups}
+
+    def missed(ratio: float) -> float:
+        plan = surgery.plan(graph, channels.lowest(any_scores, ratio))
+        return abs(share_gone(weights, plan) - amount)
+
+    return dict.fromkeys(groups, min((step / RATIOS for step in range(RATIOS)), key=missed))
+
+
+def share_gone(weights: Mapping[str, torch.Tensor], plan: Plan) -> float:
+    """The share of ``weights`` that ``plan`` does not keep."""
+    left = sum(
+        math.prod(
+            len(plan.get(name, {}).get(dim, range(size))) for dim, size in enumerate(weight.shape)
+        )
+        for name, weight in weights.items()
+    )
+    return 1 - left / sum(weight.numel() for weight in weights.values())
+
+
+def head_ratios(model: nn.Module, graph: Graph, amount: float) -> dict[str, float]:
+    """The ratios of heads and of neurons of each block, so that ``amount`` of attention goes."""
+    ratios = {}
+    for number, block in enumerate(model.blocks):
+        names = f"blocks.{number}.attention.heads", f"blocks.{number}.fc1"
+        counts = [len(graph.groups[name].channels) for name in names]
+        in_heads = block.attention.in_proj_weight.numel() + block.attention.out_proj.weight.numel()
+        in_neurons = block.fc1.weight.numel() + block.fc2.weight.numel()
+        left = heads_and_neurons_left(
+            amount, counts[0], in_heads // counts[0], counts[1], in_neurons // counts[1]
+        )
+        ratios |= {names[0]: 1 - left[0] / counts[0], names[1]: 1 - left[1] / counts[1]}
+    return ratios
+
+
+def heads_and_neurons_left(
+    amount: float, heads: int, per_head: int, neurons: int, per_neuron: int
+) -> tuple[int, int]:
+    """How many heads and neurons of a block stay when ``amount`` of its weights goes.
+
+    The same share of either, as near as whole heads can be; neurons make up for the difference. At
+    least one of either stays, so that more than ``amount`` may be left.
+
+    Args:
+        per_head: weights of a head.
+        per_neuron: weights of a neuron.
+    """
+    left = (1 - amount) * (heads * per_head + neurons * per_neuron)
+    heads_left = max(1, round((1 - amount) * heads))
+    neurons_left = round((left - heads_left * per_head) / per_neuron)
+    return heads_left, min(neurons, max(1, neurons_left))
+
+
+RATIOS_OF: dict[str, Callable[[nn.Module, Graph, float], dict[str, float]]] = {
+    "convolutions": channel_ratios,
+    "attention": head_ratios,
+}
+
+
+def gone(model: nn.Module, whole: nn.Module) -> dict[str, float]:
+    """The share of each part's weights in ``whole`` that are no longer there, or zero."""
+    return {
+        part: round(1 - _nonzero(weights_of(model, part)) / _nonzero(weights_of(whole, part)), 4)
+        for part in PARTS
+    }
+
+
+def _nonzero(weights: Mapping[str, torch.Tensor]) -> int:
+    return sum(int(weight.count_nonzero()) for weight in weights.values())
+
+
+# --- making the networks ------------------------------------------------------------------------
+
+
+def take(cut: Cut, whole: nn.Module, data: Splits, **training) -> tuple[nn.Module, dict]:
+    """The network that ``cut`` makes of ``whole``, trained again; and what became of it.
+
+    That is the share of each part that is ``gone``, and the accuracy ``before`` the training and
+    ``after`` it. What is zero stays zero.
+
+    Args:
+        training: further arguments of :func:`course_lib.networks.training.fit`, such as
+            ``progress``.
+    """
+    model, kept = prune(whole, cut, some_batches(data.train))
+    found = {"gone": gone(model, whole)}
+    with masks.hold(on_device(model), kept):
+        found["before"] = quality(model, data)
+        steps.retrain(model, NETWORK, data.train, BUDGET, seed=cut.seed, **training)
+        found["after"] = quality(model, data)
+    return model.cpu().eval(), found
+
+
+# --- in the runtime -----------------------------------------------------------------------------
+
+
+def measure(models: Mapping[str, nn.Module], data: Splits, **timing) -> dict:
+    """The ``points`` and ``packed`` of :func:`.compression.measure`; ``parts``.
+
+    All networks run the same code of attention, whether or not they lost heads.
+
+    Args:
+        models: the first is the whole one; parts are those of :data:`TAKEN_APART`.
+        timing: ``rounds`` and ``seconds``.
+    """
+    models = {name: removable(model) for name, model in models.items()}
+    found = compression.measure(models, NETWORK, data, **timing)
+    rows = [
+        {"network": name} | row
+        for name in TAKEN_APART
+        if name in models
+        for row in time_of_parts(models[name], data.test.images[:1], **timing)
+    ]
+    return found | {"parts": rows}
+
+
+def time_of_parts(model: nn.Module, picture: torch.Tensor, **timing) -> list[dict]:
+    """What ``model`` takes whole, without its attention blocks, and without their products alone.
+
+    The differences are what those cost. Every ``variant`` is timed in turns with the others, in
+    float32.
+
+    Args:
+        timing: ``rounds`` and ``seconds``.
+    """
+    variants = {
+        "whole": model,
+        "without attention": _with_blocks(model, nn.Identity()),
+        "without products": _with_blocks(model, without_products(model.blocks)),
+    }
+    with TemporaryDirectory() as folder:
+        files = {
+            name: quantization.export(each, Path(folder) / f"{name}.onnx", torch.cat([picture] * 2))
+            for name, each in variants.items()
+        }
+        times = compression.timed(files, picture, **timing)
+    return [{"variant": name} | time for name, time in times.items()]
+
+
+def _with_blocks(model: nn.Module, blocks: nn.Module) -> nn.Module:
+    other = deepcopy(model)
+    other.blocks = blocks
+    return other
+
+
+def without_products(blocks: nn.Module) -> nn.Module:
+    """A copy of attention ``blocks`` in which no linear layer multiplies.
+
+    All else is done as before, so that the time that is missing is what the products take.
+    """
+    return replaced(layered(blocks), nn.Linear, Copied)
+
+
+class Copied(nn.Module):
+    """Takes the place of a linear layer: the shape of its output, from copies of its input."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.features, self.times = layer.out_features, -(-layer.out_features // layer.in_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x] * self.times, -1)[..., : self.features]
+
+
+def factor_needed(share: float, target: float) -> float | None:
+    """How many times faster a ``share`` of the time must get for the whole to be ``target`` times.
+
+    None if no factor is enough: the rest alone takes longer. Lesson 09 builds this function, which
+    is the law of Amdahl (1967) read backwards.
+    """
+    left = 1 / target - (1 - share)
+    return share / left if left > 0 else None
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def record(path: Path | None = None, data: Splits | None = None) -> Path:
+    """Measure what the recording in ``path`` still lacks; write it after every network.
+
+    Networks lie in a folder beside it until all are measured, then only those in :data:`KEPT`.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    path = Path(path or recordings.file_of("mixed", NETWORK))
+    data = data or fashion_mnist()
+    recording, story = recordings.resume(_begun(), path)
+    say(story)
+    recording = recording or _begun()
+    whole = load_trained(NETWORK)
+    if not _is_measured(recording):
+        models = _record_networks(recording, path, whole, data)
+        recording |= measure(models, data)
+        recordings.write(recording, path)
+    for name in PLAN.keys() - set(KEPT):
+        network_file(path, name).unlink(missing_ok=True)
+    for name, cut in bar(AGAIN.items(), "other seeds"):
+        if not _known(recording, name, cut):
+            _, found = take(cut, whole, data, progress=partial(bar, text="steps"))
+            _note(recording, path, _entry(name, cut) | found)
+    return path
+
+
+def _begun() -> dict:
+    recipe = RECIPES[NETWORK]
+    return {
+        "schema": recordings.SCHEMA,
+        "experiment": "mixed",
+        "command": "python -m course_lib record mixed",
+        "model": NETWORK,
+        "weights": checksums()[f"weights/{NETWORK}.safetensors"],
+        "recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "budget": BUDGET},
+        "machine": machine_facts(),
+        "started": date.today().isoformat(),
+    } | {table: [] for table in ("networks", "points", "packed", "parts")}
+
+
+def _is_measured(recording: dict) -> bool:
+    """Whether all networks of the plan were made, and measured in the runtime."""
+    return bool(recording["points"]) and all(_known(recording, *each) for each in PLAN.items())
+
+
+def _known(recording: dict, name: str, cut: Cut) -> bool:
+    """Whether the network is in the recording, made as ``cut`` says."""
+    asked = _entry(name, cut)
+    return any(asked.items() <= one.items() for one in recording["networks"])
+
+
+def _entry(name: str, cut: Cut) -> dict:
+    return {"name": name} | cut.way._asdict() | {"amount": cut.amount, "seed": cut.seed}
+
+
+def _note(recording: dict, path: Path, entry: dict) -> None:
+    """Write what became of a network, in the place of what is known of an earlier one."""
+    found = {one["name"]: one for one in recording["networks"]} | {entry["name"]: entry}
+    recording["networks"] = [found[name] for name in [*PLAN, *AGAIN] if name in found]
+    recordings.write(recording, path)
+    say(f"{entry['name']}: validation {entry['after']['validation']:.2f} %")
+
+
+def _record_networks(
+    recording: dict, path: Path, whole: nn.Module, data: Splits
+) -> dict[str, nn.Module]:
+    """The whole network and all of the plan; those that are missing are made first."""
+    models = {"dense": whole}
+    for name, cut in bar(PLAN.items(), "networks"):
+        file, entry = network_file(path, name), _entry(name, cut)
+        if not is_there(file, _known(recording, name, cut)):
+            made, found = take(cut, whole, data, progress=partial(bar, text="steps"))
+            steps.save(made, NETWORK, file, command=recording["command"], step=str(entry))
+            recording["points"] = []
+            _note(recording, path, entry | found)
+        models[name], _ = steps.load(file)
+    return models

@@ -1,0 +1,362 @@
+"""Recordings: what an experiment of hours measured on one machine, kept in a file.
+
+A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``, or ``EXPERIMENT.json`` where the
+experiment needs no trained network. It is written anew after every run, so that an interrupted
+experiment goes on where it stopped. ``python -m course_lib record`` makes one; lessons :func:`load`
+them and run one of the points again.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from course_lib.files import write_whole
+from course_lib.measuring.machine import machine_name
+from course_lib.networks.data import DATA
+
+#: Raise it when the meaning of a field changes: older recordings are then refused.
+SCHEMA = 1
+
+#: What two recordings must share to be the same one.
+IDENTITY = ("experiment", "device", "model", "weights", "recipe")
+
+
+class RecordingError(RuntimeError):
+    """A recording that cannot be read, or must not be gone on with."""
+
+
+# --- what a recording holds ---------------------------------------------------------------------
+
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    "percentage": "a number from 0 to 100",
+    "interval": "a lower and a higher number from 0 to 100",
+    "range": "a lower and a higher number, not below 0",
+}
+
+MEASURED = {"accuracy": "percentage", "interval": "interval", "validation": "percentage"}
+SIZE = {"parameters": int, "macs": int}
+
+HEADER = {
+    "schema": int,
+    "experiment": str,
+    "command": str,
+    "machine": dict,
+    "started": str,
+    "written": str,
+}
+
+TRAINED = {"model": str, "weights": str}
+TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
+TIMED |= {"speedup": float, "interval": "range"}
+NETWORK = {"name": str, "source": str, "weights": float, "values": int, "budget": float}
+CHANGE = {"accuracy": float, "loss": float}  # in points and in nats
+PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
+
+DEPLOYED = {
+    "points": [
+        {"network": str, "form": str, "bytes": int, "one thread": TIMED, "two threads": TIMED}
+        | MEASURED
+        | SIZE
+    ],
+    "packed": [{"network": str, "bytes": int, "bound": int, "packing": float, "unpacking": float}],
+}
+
+SHAPES = {
+    "drop_recovery": HEADER
+    | TRAINED
+    | {
+        "seeds": [int],
+        "recipe": {"epochs": float, "lr": float, "constant_factor": float},
+        "dense": MEASURED | SIZE,
+        "pruned": [{"style": str, "amount": float} | MEASURED | SIZE],
+        "points": [
+            {"style": str, "amount": float, "method": str, "schedule": str, "budget": float}
+            | {"seed": int, "epochs": float, "lr": float}
+            | MEASURED
+        ],
+    },
+    "sparse_vs_dense": HEADER
+    | {
+        "device": str,
+        "seed": int,
+        "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
+        "zeros": [{"dtype": str, "size": int} | TIMED],
+        "points": [
+            PRODUCT
+            | {"format": str, "sparsity": float, "bytes": int, "convert": float, "error": float}
+            | TIMED
+        ],
+        "refused": [PRODUCT | {"format": str, "why": str}],
+    },
+    "structured_speedup": HEADER
+    | TRAINED
+    | {
+        "device": str,
+        "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
+        "points": [
+            {"part": str, "removed": float, "batch": int, "dtype": str}
+            | {"parameters": int, "macs": int, "predicted": float}
+            | TIMED
+        ],
+        "staircase": [{"channels": int, "batch": int, "dtype": str, "macs": int} | TIMED],
+    },
+    "compression": HEADER
+    | TRAINED
+    | DEPLOYED
+    | {"networks": [NETWORK | {"rounded": bool, "channels": float}]},
+    "transformer": HEADER
+    | TRAINED
+    | DEPLOYED
+    | {
+        "recipe": {"epochs": float, "lr": float},
+        "layers": [{"layer": int} | CHANGE],
+        "heads": [{"layer": int, "head": int} | CHANGE],
+        "one_shot": [{"method": str, "pattern": str} | MEASURED],
+        "retrained": [{"method": str, "pattern": str, "bytes": int} | MEASURED],
+        "networks": [
+            NETWORK
+            | {"layers": int, "heads": float, "neurons": float}
+            | {"distilled": bool, "before": MEASURED}
+        ],
+        "operators": [{"operator": str, "runs_in": str, "count": int}],
+    },
+    "mixed": HEADER
+    | TRAINED
+    | DEPLOYED
+    | {
+        "recipe": {"epochs": float, "lr": float, "budget": float},
+        "networks": [
+            {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
+            | {"gone": {"convolutions": float, "attention": float}}
+            | {"before": MEASURED, "after": MEASURED}
+        ],
+        "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
+    },
+    "distillation": HEADER
+    | TRAINED
+    | {
+        "recipe": {"epochs": float, "lr": float, "removed": float},
+        "cost": {
+            "ratio": float,
+            "interval": "range",
+            "rounds": int,
+            "labels": float,  # seconds an epoch, as is the next
+            "teacher": float,
+        },
+        "points": [{"method": str, "budget": float, "seed": int, "epochs": float} | MEASURED],
+        "deployed": DEPLOYED["points"],
+        "packed": DEPLOYED["packed"],
+    },
+}
+
+
+def check(recording: object, experiment: str) -> dict:
+    """``recording``, once it has every field that ``experiment`` records, each of its kind.
+
+    Raises:
+        RecordingError: a field is missing or of another kind, with its place and value.
+    """
+    if experiment not in SHAPES:
+        raise RecordingError(f"there is no experiment {experiment!r}; choose from {[*SHAPES]}")
+    found = recording if isinstance(recording, dict) else {}
+    for key, wanted in (("schema", SCHEMA), ("experiment", experiment)):
+        if found.get(key, wanted) != wanted:
+            raise RecordingError(f"its {key} is {found[key]!r}, not {wanted!r}")
+    for place, problem in _problems(recording, SHAPES[experiment], "the recording"):
+        raise RecordingError(f"{place} {problem}")
+    return recording
+
+
+def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, str]]:
+    """Each place where ``value`` is not of ``shape``, and what is wrong there."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        for key, inner in shape.items():
+            if key in value:
+                yield from _problems(value[key], inner, f"{place}: {key}")
+            else:
+                yield place, f"lacks {key!r}"
+    elif isinstance(shape, list) and isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _problems(entry, shape[0], f"{place}, entry {number}")
+    elif not _fits(value, shape):
+        kind = shape if isinstance(shape, str | type) else type(shape)
+        yield place, f"must be {KINDS[kind]}; it is {value!r:.60}"
+
+
+def _fits(value: object, shape: object) -> bool:
+    if shape == "interval":
+        return _is_pair(value) and all(map(_is_percentage, value))
+    if shape == "range":
+        return _is_pair(value) and value[0] >= 0
+    if shape == "percentage":
+        return _is_percentage(value)
+    if shape is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is shape
+
+
+def _is_pair(value: object) -> bool:
+    two = isinstance(value, list) and len(value) == 2 and all(_fits(one, float) for one in value)
+    return two and value[0] <= value[1]
+
+
+def _is_percentage(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 100
+
+
+# --- reading and writing ------------------------------------------------------------------------
+
+
+def file_of(experiment: str, model: str | None = None, root: Path = DATA) -> Path:
+    """Where this machine's recording of ``experiment``, on ``model``, belongs."""
+    return Path(root) / "recordings" / machine_name() / _file_name(experiment, model)
+
+
+def _file_name(experiment: str, model: str | None) -> str:
+    return f"{experiment}-{model}.json" if model else f"{experiment}.json"
+
+
+def load(experiment: str, model: str | None = None, root: Path = DATA) -> dict[str, dict]:
+    """The recordings of ``experiment``, on ``model``, by the name of the machine.
+
+    A recording that you made yourself is among them. There may be none.
+
+    Raises:
+        RecordingError: a recording is damaged or of another version of the course.
+    """
+    paths = sorted(Path(root).glob(f"recordings/*/{_file_name(experiment, model)}"))
+    return {path.parent.name: read(path, experiment) for path in paths}
+
+
+def read(path: Path, experiment: str) -> dict:
+    """The recording in ``path``.
+
+    Raises:
+        RecordingError: it cannot be read, or is not what ``experiment`` records.
+    """
+    try:
+        return check(json.loads(Path(path).read_text(encoding="utf-8")), experiment)
+    except (OSError, ValueError, RecordingError) as error:
+        raise RecordingError(
+            f"{path} is no recording of {experiment}: {error}. Restore it if it belongs to the "
+            "course; delete it if it is your own, and record again."
+        ) from error
+
+
+class Listed(NamedTuple):
+    """A recording that is there, and how many points it holds."""
+
+    machine: str
+    experiment: str
+    model: str
+    written: str
+    points: int
+
+    def __str__(self) -> str:
+        what = f"{self.experiment} {self.model}".strip()
+        return f"{self.machine:16s} {what:32s} {self.points:5d} points, written {self.written}"
+
+
+def listed(root: Path = DATA) -> list[Listed]:
+    """All recordings in ``root``, by experiment.
+
+    Raises:
+        RecordingError: one of them is damaged.
+    """
+    return [
+        Listed(name, experiment, found.get("model", ""), found["written"], len(found["points"]))
+        for experiment in SHAPES
+        for path in sorted(Path(root).glob(f"recordings/*/{experiment}*.json"))
+        if ".aside-" not in path.name
+        for name, found in [(path.parent.name, read(path, experiment))]
+    ]
+
+
+def points(recording: dict, **what: object) -> list[dict]:
+    """The points that agree with ``what``, such as ``style="weights", amount=0.9, seed=0``."""
+    return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
+
+
+def side_by_side(
+    found: Mapping[str, dict], value: str, by: Sequence[str], **what: object
+) -> dict[tuple, dict[str, float]]:
+    """One ``value`` of several recordings of an experiment: a row for each point, by machine.
+
+    Args:
+        found: recordings by machine, as :func:`load` gives them.
+        by: the fields that tell the points apart, such as ``("format", "asked")``.
+        what: fields that all points must have, as in :func:`points`.
+    """
+    rows: dict[tuple, dict[str, float]] = {}
+    for name, recording in found.items():
+        for point in points(recording, **what):
+            rows.setdefault(tuple(point[key] for key in by), {})[name] = point[value]
+    return rows
+
+
+def write(recording: dict, path: Path) -> Path:
+    """Write ``recording`` to ``path`` whole or not at all, an entry of a list on each line."""
+    recording["written"] = date.today().isoformat()
+    lines = ",\n".join(f" {json.dumps(key)}: {_text(value)}" for key, value in recording.items())
+    return write_whole(Path(path), f"{{\n{lines}\n}}\n")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(f"  {_text(entry)}" for entry in value) + "\n ]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def resume(begun: dict, path: Path) -> tuple[dict | None, str]:
+    """The recording in ``path`` that ``begun`` is the beginning of, and what became of the file.
+
+    A file that is damaged or records something else is renamed, never overwritten; the recording
+    is then None, as it is where there is no file.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    if not path.exists():
+        return None, f"A new recording: {path}"
+    try:
+        found = read(path, begun["experiment"])
+    except RecordingError as error:
+        return None, f"{error.__cause__}: {path} is set aside as {set_aside(path).name}."
+    others = [key for key in IDENTITY if found.get(key) != begun.get(key)]
+    if others:
+        reason = f"It records another {' and '.join(others)}"
+        return None, f"{reason}: {path} is set aside as {set_aside(path).name}."
+    _refuse_another_machine(found["machine"], begun["machine"], path)
+    return found, f"Going on with {path}"
+
+
+def _refuse_another_machine(then: dict, now: dict, path: Path) -> None:
+    changed = [
+        f"{key} {then.get(key)!r}, now {now.get(key)!r}"
+        for key in {**then, **now}
+        if then.get(key) != now.get(key)
+    ]
+    if changed:
+        raise RecordingError(
+            f"{path} was begun with {'; '.join(changed)}. Go on as it was begun (OMP_NUM_THREADS "
+            "sets the threads), or name another file with --out."
+        )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the file ``path`` to a free name beside it that says when; return the new path."""
+    stamp = f"{datetime.now():%Y%m%dT%H%M%S}"
+    aside, number = path.with_name(f"{path.stem}.aside-{stamp}{path.suffix}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.stem}.aside-{stamp}-{number}{path.suffix}")
+    return path.rename(aside)

@@ -1,0 +1,220 @@
+"""When is a sparse product faster? Every format, over sparsity, size, batch and dtype.
+
+Lesson 05 shows what this experiment recorded, and runs some of it again.
+"""
+
+import time
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from course_lib.bars import bar, say
+from course_lib.deployment import sparse
+from course_lib.deployment.sparse import Held, Row
+from course_lib.experiments import recordings
+from course_lib.measuring.cost import roofline
+from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.timing import Comparison, as_recorded, compare, digits
+from course_lib.networks.models import load_trained
+
+SPARSITIES = (0.50, 0.70, 0.80, 0.90, 0.95, 0.98, 0.99, 0.995)
+
+#: Rows and columns of the square matrices, by device.
+SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 1024, 512)}
+
+#: Columns of the inputs: 1 is the product of a matrix and a vector.
+BATCHES = (1, 8, 64, 512, 4096)
+
+#: The first one with every matrix; on a CPU the others, which have hardly a sparse product there,
+#: with the first square matrix only.
+DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("float16", "float32", "bfloat16")}
+
+#: Convolutions of ResNet-18 and the positions of one picture: as a matrix product, the weight
+#: (channels out, channels in x 9) is multiplied with a column for each position.
+CONVOLUTIONS = {
+    "layer1.0.conv1": 196,
+    "layer2.1.conv1": 49,
+    "layer3.1.conv1": 16,
+    "layer4.1.conv1": 4,
+}
+
+#: Linear layers of MiniLM-L6, rows and columns; a sentence is a column for each of its tokens.
+LINEAR = {"attention": (384, 384), "neurons": (1536, 384), "output": (384, 1536)}
+TOKENS = 32
+
+#: Seconds in which a comparison of all formats aims to end, by device.
+SECONDS = {"cpu": 1.0, "cuda": 0.1}
+
+#: Seconds that it may take; products that do not fit are recorded as too slow.
+LIMIT = 120.0
+
+
+class Case(NamedTuple):
+    """A matrix at one sparsity, to be multiplied with inputs of so many columns."""
+
+    matrix: str
+    dtype: str
+    sparsity: float
+    batches: tuple[int, ...]
+
+
+def plan(device: str) -> list[Case]:
+    """All cases, in an order in which an interrupted recording is of use."""
+    first, *others = DTYPES[device]
+    squares = [f"square {size}" for size in SIZES[device]]
+    layers = [f"ResNet-18 {name}" for name in CONVOLUTIONS] + [f"MiniLM {name}" for name in LINEAR]
+    more = squares if device == "cuda" else squares[:1]
+    together = [(matrix, first) for matrix in squares + layers]
+    together += [(matrix, dtype) for dtype in others for matrix in more]
+    return [
+        Case(matrix, dtype, sparsity, _batches(matrix))
+        for matrix, dtype in together
+        for sparsity in SPARSITIES
+    ]
+
+
+def _batches(matrix: str) -> tuple[int, ...]:
+    kind, name = matrix.split()
+    if kind == "ResNet-18":
+        return tuple(CONVOLUTIONS[name] * pictures for pictures in (1, 64))
+    return tuple(TOKENS * sentences for sentences in (1, 32)) if kind == "MiniLM" else BATCHES
+
+
+def weight_of(matrix: str, dtype: str, device: str, seed: int = 0) -> torch.Tensor:
+    """The dense weight (rows, columns): trained for ResNet-18, random numbers for the others.
+
+    How long a product takes depends on where the zeros are, not on the values that are left.
+    """
+    kind, name = matrix.split()
+    if kind == "ResNet-18":
+        weight = load_trained("resnet18").get_parameter(f"{name}.weight").detach().flatten(1)
+    else:
+        shape = LINEAR[name] if kind == "MiniLM" else (int(name), int(name))
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return weight.to(device, getattr(torch, dtype))
+
+
+def inputs_of(weight: torch.Tensor, batch: int, seed: int = 1) -> torch.Tensor:
+    """Random inputs (columns of ``weight``, ``batch``)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(weight.shape[1], batch, generator=generator).to(weight)
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def record(path: Path | None = None, minutes: float | None = None, device: str = "") -> Path:
+    """Measure what the recording in ``path`` still lacks; write it after every case.
+
+    Args:
+        minutes: stop after so long; the same call goes on.
+        device: "cpu" or "cuda"; empty takes the GPU where there is one.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    start = time.perf_counter()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    path = Path(path or recordings.file_of("sparse_vs_dense"))
+    recording, story = recordings.resume(_begun(device), path)
+    say(story)
+    if recording is None:
+        recording = _begun(device) | _ceilings(device) | {"points": [], "refused": []}
+        recordings.write(recording, path)
+    there = {_key(point) for point in recording["points"]}
+    to_do = [case for case in (_lacking(case, there) for case in plan(device)) if case.batches]
+    for case in bar(to_do, "matrices"):
+        if minutes is not None and time.perf_counter() - start > 60 * minutes:
+            say(f"{minutes:g} minutes are over: the same command goes on.")
+            break
+        for points, refused in _measured(case, device):
+            recording["points"] += points
+            recording["refused"] += refused
+        recordings.write(recording, path)
+    return path
+
+
+def _begun(device: str) -> dict:
+    return {
+        "schema": recordings.SCHEMA,
+        "experiment": "sparse_vs_dense",
+        "command": "python -m course_lib record sparse_vs_dense",
+        "device": device,
+        "machine": machine_facts(),
+        "started": date.today().isoformat(),
+        "seed": 0,
+    }
+
+
+def _ceilings(device: str) -> dict:
+    """The roofline for every dtype; and a product of random numbers against one of zeros."""
+    rooflines, zeros = [], []
+    for name in bar(DTYPES[device], "ceilings"):
+        dtype = getattr(torch, name)
+        found = roofline(device, dtype)
+        rooflines.append({"dtype": name} | found._asdict())
+        size = min(SIZES[device][0], found.size)
+        result = against_zeros(size, device, dtype)
+        ratio = result.speedup("zeros", over="random")
+        entry = {"dtype": name, "size": size} | as_recorded(result.timings["zeros"], ratio)
+        zeros.append(entry)
+    return {"rooflines": rooflines, "zeros": zeros}
+
+
+def against_zeros(size: int, device: str, dtype: torch.dtype) -> Comparison:
+    """The same square product of random numbers and of zeros.
+
+    A GPU may be faster on zeros: bits that do not change take no power, and power limits its clock
+    (He, 2024, "Strangely, matrix multiplications on GPUs run faster when given predictable data").
+    """
+    random = torch.randn(size, size).to(device, dtype)
+    nothing = torch.zeros_like(random)
+    products = {
+        "random": partial(torch.mm, random, random),
+        "zeros": partial(torch.mm, nothing, nothing),
+    }
+    return compare(products, rounds=20, zeros=True)
+
+
+def _measured(case: Case, device: str) -> Iterator[tuple[list[dict], list[dict]]]:
+    """For each batch of a case: the points that were timed, and the formats that were not."""
+    weight = weight_of(case.matrix, case.dtype, device)
+    held = sparse.hold(weight, case.sparsity)
+    for batch in case.batches:
+        inputs = inputs_of(weight, batch)
+        rows = sparse.measure(held, inputs, seconds=SECONDS[device], limit=LIMIT)
+        product = {"matrix": case.matrix, "rows": weight.shape[0], "columns": weight.shape[1]}
+        product |= {"batch": batch, "dtype": case.dtype, "asked": case.sparsity}
+        points = [
+            product | {"format": name} | _about(held[name], row)
+            for name, row in rows.items()
+            if row.timing
+        ]
+        refused = [
+            product | {"format": name, "why": row.why} for name, row in rows.items() if row.why
+        ]
+        yield points, refused
+
+
+def _about(held: Held, row: Row) -> dict:
+    return {
+        "sparsity": round(held.sparsity, 4),
+        "bytes": held.bytes,
+        "convert": digits(held.convert_ms),
+        "error": digits(row.error),
+    } | as_recorded(row.timing, row.speedup)
+
+
+def _lacking(case: Case, there: set[tuple]) -> Case:
+    """``case`` with those of its batches that are not ``there``."""
+    matrix, dtype, sparsity, batches = case
+    missing = (batch for batch in batches if (matrix, dtype, sparsity, batch) not in there)
+    return case._replace(batches=tuple(missing))
+
+
+def _key(point: dict) -> tuple:
+    return (point["matrix"], point["dtype"], point["asked"], point["batch"])

@@ -1,0 +1,202 @@
+"""A network made small step by step: fewer channels, fewer weights, few values, packed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from course_lib.deployment.pruned_file import FileError, pack, unpack
+from course_lib.deployment.quantization import symmetric
+from course_lib.deployment.storage import shared
+from course_lib.experiments.drop_recovery import on_device, prune
+from course_lib.networks.data import Images, Splits
+from course_lib.networks.models import build, halved
+from course_lib.networks.recipes import RECIPES
+from course_lib.networks.training import Objective, fit
+from course_lib.pruning import masks, surgery
+
+
+class Step(NamedTuple):
+    """How a network is made from ``source``, an earlier step or "dense".
+
+    Args:
+        rounded: first round every weight to int8 per channel, as quantizing first would.
+        channels: remove this fraction of the channels of every layer.
+        weights: then set this fraction of the weights to zero, the smallest in the network.
+        values: then let all other weights of a layer share so many values.
+        budget: then train for this share of the recipe's epochs, its learning rates rewound.
+    """
+
+    source: str
+    rounded: bool = False
+    channels: float = 0.0
+    weights: float = 0.0
+    values: int = 0
+    budget: float = 0.0
+
+
+def take(
+    step: Step, source: nn.Module, network: str, data: Splits, objective: Objective, **training
+) -> nn.Module:
+    """The network that ``step`` makes of ``source``, by the recipe of ``network``.
+
+    What a step has set to zero stays zero, also in the steps that follow.
+
+    Args:
+        objective: what training makes small.
+        training: further arguments of :func:`fit`, such as ``progress``.
+    """
+    model = rounded(source) if step.rounded else source
+    if step.channels:
+        model, _ = prune(model, "channels", step.channels, model)
+    kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
+    model = masks.pruned_copy(model, kept)
+    held = sharing(model, step.values) if step.values else masks.hold(on_device(model), kept)
+    with held:
+        if step.budget:
+            how = {"seed": RECIPES[network].seed, "objective": objective} | training
+            retrain(model, network, data.train, step.budget, **how)
+    return model.cpu().eval()
+
+
+def retrain(
+    model: nn.Module, network: str, data: Images, budget: float, *, seed: int, **training
+) -> nn.Module:
+    """Train ``model`` in place for the last ``budget`` of the recipe of ``network``.
+
+    Args:
+        budget: share of the recipe's epochs, its learning rates rewound.
+        training: further arguments of :func:`fit`, such as ``objective`` or ``progress``.
+    """
+    recipe = RECIPES[network]
+    return fit(
+        on_device(model),
+        data,
+        epochs=budget * recipe.epochs,
+        lr=recipe.lr,
+        seed=seed,
+        schedule="rewound",
+        of_epochs=recipe.epochs,
+        **training,
+    )
+
+
+def rounded(model: nn.Module, bits: int = 8) -> nn.Module:
+    """A copy of ``model`` whose weights are those that ``bits`` and a scale per channel can say."""
+    copied = masks.pruned_copy(model, {})
+    with torch.no_grad():
+        for weight in masks.prunable(copied).values():
+            weight.copy_(symmetric(weight, bits, axis=0).values)
+    return copied
+
+
+# --- few values that learn ----------------------------------------------------------------------
+
+
+@contextmanager
+def sharing(model: nn.Module, count: int) -> Iterator[None]:
+    """Let the weights of each layer share ``count`` values beside zero, also while they train.
+
+    A layer is a convolution, a linear one, or a table of embeddings.
+    Which weights share a value is settled at the beginning, by k-means. What trains are the values:
+    the gradient of a value is the sum of those of its weights (Han et al., 2016, "Deep
+    Compression"). Afterwards the weights are ordinary ones again.
+
+    Raises:
+        ValueError: an impossible ``count``, see :func:`course_lib.deployment.storage.shared`.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd)
+    ]
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", _Shared(layer.weight, count))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            parametrize.remove_parametrizations(layer, "weight")
+
+
+class _Shared(nn.Module):
+    """A weight as a table of values and the place of each weight in it; zero is the first."""
+
+    def __init__(self, weight: torch.Tensor, count: int):
+        super().__init__()
+        quantized = shared(weight.detach(), count)
+        self.values = quantized[quantized != 0].unique()
+        places = torch.searchsorted(self.values, quantized.contiguous()) + 1
+        self.register_buffer("places", torch.where(quantized == 0, 0, places))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return _Looked.apply(torch.cat([values.new_zeros(1), values]), self.places)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.values
+
+
+class _Looked(torch.autograd.Function):
+    """``table[places]``; its gradient adds up 30 times faster than that of torch on a CPU."""
+
+    @staticmethod
+    def forward(ctx, table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.count = len(table)
+        return table[places]
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (places,) = ctx.saved_tensors
+        sums = torch.bincount(places.flatten(), gradient.flatten(), ctx.count)
+        return sums.to(gradient.dtype), None
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def save(model: nn.Module, network: str, file: Path, **about: str) -> Path:
+    """Write ``model``, made from ``network``, as a ``.pruned`` file with half-precision values."""
+    return pack(halved(model), file, {"network": network} | about)
+
+
+def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The network that :func:`save` wrote, ready for inference, and what the file is about.
+
+    Its shapes say which channels are gone. Which ones of the whole network they were does not
+    matter to what it computes.
+
+    Raises:
+        FileError: the file is damaged, or holds no network of this course.
+    """
+    tensors, about = unpack(file)
+    try:
+        smaller = rebuilt(build(about.get("network", "")), tensors)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise FileError(f"{file} holds no network of this course: {error}") from error
+    return smaller, about
+
+
+def rebuilt(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """The network, in ``eval`` mode, that ``tensors`` are left of ``whole``, freshly built.
+
+    Raises:
+        ValueError, RuntimeError, KeyError: the tensors are those of another network.
+    """
+    smaller = surgery.remove(whole, _plan(whole, tensors))
+    smaller.load_state_dict(tensors)
+    return smaller.eval()
+
+
+def _plan(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> surgery.Plan:
+    """The plan that cuts ``whole`` to the shapes of ``tensors``."""
+    plan: surgery.Plan = {}
+    for name, value in whole.state_dict().items():
+        for dim, (count, left) in enumerate(zip(value.shape, tensors[name].shape, strict=True)):
+            if left != count:
+                plan.setdefault(name, {})[dim] = list(range(left))
+    return plan

@@ -1,0 +1,342 @@
+"""A transformer made small in every way, by itself and together: what each costs and gains.
+
+Lesson 08 shows what this experiment recorded on MiniLM, and measures some of it again.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from course_lib.bars import bar, say
+from course_lib.deployment import quantization
+from course_lib.deployment.quantization import Deployed
+from course_lib.experiments import recordings, steps
+from course_lib.experiments.compression import Runtime, is_there, network_file
+from course_lib.experiments.compression import measure as in_runtime
+from course_lib.experiments.drop_recovery import judged, on_device
+from course_lib.experiments.minilm_steps import (
+    Step,
+    in_order,
+    load,
+    losses,
+    numbers,
+    remembering,
+    retrain,
+)
+from course_lib.experiments.minilm_steps import take as taken
+from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.timing import digits
+from course_lib.networks import minilm
+from course_lib.networks.data import Splits, checksums, movie_reviews
+from course_lib.networks.minilm import PAD, SentenceClassifier, Sentences
+from course_lib.networks.recipes import MINILM
+from course_lib.pruning import channels, encoders, masks, oneshot
+
+#: A short fine-tune is this share of the recipe's epochs: half of one.
+SHORT = 1 / 6
+
+#: The networks that are made of the trained one, each from one before it. First those that are made
+#: small in several ways at once, then each way by itself.
+PLAN = {
+    "small": Step("dense", heads=0.5, neurons=0.75, budget=1.0, distilled=True),
+    "few values": Step("small", values=15, budget=1 / 3, distilled=True),
+    "short": Step("dense", layers=2, heads=0.5, neurons=0.5, budget=1.0, distilled=True),
+    "heads 25": Step("dense", heads=0.25, budget=SHORT),
+    "heads 50": Step("dense", heads=0.5, budget=SHORT),
+    "heads 75": Step("dense", heads=0.75, budget=SHORT),
+    "neurons 50": Step("dense", neurons=0.5, budget=SHORT),
+    "neurons 75": Step("dense", neurons=0.75, budget=SHORT),
+    "layers 1": Step("dense", layers=1, budget=SHORT),
+    "layers 2": Step("dense", layers=2, budget=SHORT),
+    "layers 3": Step("dense", layers=3, budget=SHORT),
+    "weights 50": Step("dense", weights=0.5, budget=SHORT),
+    "weights 65": Step("dense", weights=0.65, budget=SHORT),
+    "weights 80": Step("dense", weights=0.8, budget=SHORT),
+}
+
+#: Of these the packed file stays beside the recording; the others are removed once measured,
+#: because together they would be larger than all else in the course.
+KEPT = ("few values",)
+
+#: What removes single weights without any training, and how many: see
+#: :mod:`course_lib.pruning.oneshot`.
+METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
+PATTERNS = {"50 %": 0.5, "60 %": 0.6, "70 %": 0.7, "80 %": 0.8, "2:4": (2, 4)}
+
+#: Of these patterns it is also recorded what a short fine-tune brings back.
+RETRAINED = ("80 %", "2:4")
+
+#: So many training sentences show the one-shot methods what comes to each layer.
+CALIBRATION = 256
+
+#: A layer of the encoder has so many linear layers; they are pruned in one step.
+LINEAR_LAYERS = 6
+
+#: The runtime is timed on a sentence of so many tokens.
+TOKENS = 32
+
+
+def record(path: Path | None = None) -> Path:
+    """Measure what the recording in ``path`` still lacks; write it after every part of it.
+
+    Networks lie in a folder beside it until all are measured, then only those in :data:`KEPT`.
+
+    Raises:
+        RecordingError: it was begun on another machine, or with other threads or versions.
+    """
+    path = Path(path or recordings.file_of("transformer", MINILM.network))
+    network, data = subject()
+    recording, story = recordings.resume(_begun(), path)
+    say(story)
+    recording = recording or _begun()
+    _record_layers(recording, path, network, data.validation)
+    _record_one_shot(recording, path, network, data)
+    if not _is_measured(recording):
+        models = _record_networks(recording, path, network, data)
+        recording |= measure(models, data)
+        recordings.write(recording, path)
+    _remove_the_others(path)
+    _record_retrained(recording, path, network, data)
+    return path
+
+
+def subject() -> tuple[SentenceClassifier, Splits]:
+    """The trained network, and the three parts of the data as its tokenizer reads them.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    network, tokenizer = minilm.load_trained()
+    return network, Splits(*(minilm.encoded(tokenizer, part) for part in movie_reviews()))
+
+
+def _begun() -> dict:
+    tables = ("layers", "heads", "one_shot", "retrained", "networks")
+    tables += ("points", "packed", "operators")
+    return {
+        "schema": recordings.SCHEMA,
+        "experiment": "transformer",
+        "command": "python -m course_lib record transformer",
+        "model": MINILM.network,
+        "weights": checksums()[f"weights/{MINILM.network}.safetensors"],
+        "recipe": {"epochs": MINILM.epochs, "lr": MINILM.lr},
+        "machine": machine_facts(),
+        "started": date.today().isoformat(),
+    } | {table: [] for table in tables}
+
+
+def quality(network: nn.Module, data: Splits) -> dict:
+    """Test accuracy with its interval, and validation accuracy, of ``network`` in torch."""
+    return judged(partial(minilm.accuracy, network), data)
+
+
+# --- layers and heads, one at a time ------------------------------------------------------------
+
+
+def _record_layers(
+    recording: dict, path: Path, network: SentenceClassifier, data: Sentences
+) -> None:
+    """Add what happens without each layer, and without each of its heads."""
+    network, known = on_device(network), {row["layer"] for row in recording["layers"]}
+    for number in bar([each for each in numbers(network) if each not in known], "layers"):
+        recording["heads"] += silenced_heads(network, data, number)
+        recording["layers"].append(without_layer(network, data, number))
+        recordings.write(recording, path)
+    network.cpu()
+
+
+def without_layer(network: SentenceClassifier, data: Sentences, number: int) -> dict:
+    """How ``accuracy`` and ``loss`` on ``data`` change when the layer ``number`` is dropped."""
+    before, after = losses(network, data), losses(encoders.prune(network, {}, [number]), data)
+    return {"layer": number} | _change(before, after)
+
+
+def silenced_heads(network: SentenceClassifier, data: Sentences, number: int) -> list[dict]:
+    """The same for each head of the layer ``number``, silenced alone (Michel et al., 2019)."""
+    graph, before = encoders.encoder_graph(network), losses(network, data)
+    changes = channels.loss_changes(network, graph, f"{number}.heads", in_order(data))
+    return [
+        {"layer": number, "head": head} | _change(before, before + change)
+        for head, change in enumerate(changes)
+    ]
+
+
+def _change(before: torch.Tensor, after: torch.Tensor) -> dict:
+    """The change of the accuracy, in points, and of the loss, in nats, from those of sentences.
+
+    Of two classes the right one is chosen where the loss is below log 2.
+    """
+    points = 100 * ((after < math.log(2)).double() - (before < math.log(2)).double()).mean()
+    return {"accuracy": round(float(points), 2), "loss": digits(float((after - before).mean()))}
+
+
+# --- single weights, in one shot ----------------------------------------------------------------
+
+
+def one_shot(
+    network: SentenceClassifier, method: str, pattern: str, data: Sentences
+) -> SentenceClassifier:
+    """A copy of ``network`` with the linear layers of its encoder pruned, nothing retrained.
+
+    Args:
+        method: one of :data:`METHODS`.
+        pattern: one of :data:`PATTERNS`.
+        data: training sentences, of which the first :data:`CALIBRATION` are read.
+    """
+    layers = [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) and name.startswith("bert.encoder.")
+    ]
+    batches = of_one_length(data.ids[:CALIBRATION])
+    how = {"layers": layers, "at_once": LINEAR_LAYERS}
+    return oneshot.prune(network, batches, METHODS[method], PATTERNS[pattern], **how)
+
+
+def of_one_length(ids: torch.Tensor) -> list[torch.Tensor]:
+    """All sentences ``ids`` (N, L) in batches without padding: those of one length together."""
+    lengths = (ids != PAD).sum(1)
+    return [ids[lengths == length, :length] for length in lengths.unique().tolist()]
+
+
+def _record_one_shot(
+    recording: dict, path: Path, network: SentenceClassifier, data: Splits
+) -> None:
+    """Add what each method reaches with each pattern, nothing retrained."""
+    for method, pattern in bar(_missing(recording["one_shot"], PATTERNS), "one-shot"):
+        model = on_device(one_shot(network, method, pattern, data.train))
+        entry = {"method": method, "pattern": pattern} | quality(model, data)
+        recording["one_shot"].append(entry)
+        recordings.write(recording, path)
+
+
+def _record_retrained(
+    recording: dict, path: Path, network: SentenceClassifier, data: Splits
+) -> None:
+    """Add what a short fine-tune makes of some of them, and their ``bytes`` once packed."""
+    for method, pattern in bar(_missing(recording["retrained"], RETRAINED), "retrained"):
+        model = on_device(one_shot(network, method, pattern, data.train))
+        with masks.hold(model, masks.masks_of(model)):
+            retrain(model, data.train, SHORT, progress=partial(bar, text="steps"))
+        entry = {"method": method, "pattern": pattern} | quality(model, data)
+        with TemporaryDirectory() as folder:
+            file = steps.save(model.cpu(), MINILM.network, Path(folder) / "retrained.pruned")
+            recording["retrained"].append(entry | {"bytes": file.stat().st_size})
+        recordings.write(recording, path)
+
+
+def _missing(rows: list[dict], patterns: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs of method and pattern that are not among ``rows``."""
+    known = [(row["method"], row["pattern"]) for row in rows]
+    return [
+        (method, pattern)
+        for pattern, method in product(patterns, METHODS)
+        if (method, pattern) not in known
+    ]
+
+
+# --- networks that are smaller ------------------------------------------------------------------
+
+
+def _is_measured(recording: dict) -> bool:
+    """Whether all networks of the plan, and no others, were made and measured."""
+    made = [_without_result(entry) for entry in recording["networks"]]
+    return bool(recording["points"]) and made == [_entry(*each) for each in PLAN.items()]
+
+
+def _entry(name: str, step: Step) -> dict:
+    return {"name": name} | step._asdict()
+
+
+def _without_result(entry: dict) -> dict:
+    return {key: value for key, value in entry.items() if key != "before"}
+
+
+def _record_networks(
+    recording: dict, path: Path, network: SentenceClassifier, data: Splits
+) -> dict[str, SentenceClassifier]:
+    """All networks of the plan and the dense one; those that are missing are made first."""
+    teacher = remembering(on_device(network), data.train)
+    models = {"dense": network.cpu()}
+    how = {"measure": partial(quality, data=data), "progress": partial(bar, text="steps")}
+    for name, step in bar(PLAN.items(), "networks"):
+        file, entry = network_file(path, name), _entry(name, step)
+        there = [one for one in recording["networks"] if _without_result(one) == entry]
+        if not is_there(file, bool(there), load):
+            made, before = taken(step, models[step.source], data, teacher, **how)
+            steps.save(made, MINILM.network, file, command=recording["command"], step=str(entry))
+            others = [one for one in recording["networks"] if one["name"] != name]
+            recording |= {"networks": [*others, entry | {"before": before}], "points": []}
+            recordings.write(recording, path)
+            say(f"{name}: validation {minilm.accuracy(made, data.validation):.2f} %")
+        models[name], _ = load(file)
+    recording["networks"].sort(key=lambda one: [*PLAN].index(one["name"]))
+    return models
+
+
+def _remove_the_others(path: Path) -> None:
+    for name in PLAN.keys() - set(KEPT):
+        network_file(path, name).unlink(missing_ok=True)
+
+
+# --- in the runtime -----------------------------------------------------------------------------
+
+
+def measure(
+    models: Mapping[str, SentenceClassifier], data: Splits, rounds: int = 200, seconds: float = 120
+) -> dict:
+    """The ``points`` and ``packed`` of :func:`.compression.measure`; ``operators``.
+
+    The first network, over which speed-ups are, is the dense one with its whole vocabulary.
+    """
+    models = {"whole vocabulary": minilm.uncut(models["dense"]), **models}
+    runtime = Runtime(deployed, first_tokens(data.test), runtime_accuracy)
+    how = {"runtime": runtime, "rounds": rounds, "seconds": seconds}
+    found = in_runtime(models, MINILM.network, data, **how)
+    return found | {"operators": _operators(models["dense"])}
+
+
+def deployed(model: SentenceClassifier, name: str, folder: Path) -> dict[str, Path]:
+    """``model`` as ONNX in ``folder``, in float32 and in int8; files by name and form.
+
+    Int8 with ranges that were seen on training sentences beforehand is no faster here, since few
+    operators between the products know int8, and it changes the logits several times as much.
+    """
+    example = torch.ones(2, TOKENS, dtype=torch.int64)
+    dims = ("batch", "tokens")
+    exact = quantization.export(model, folder / f"{name}.onnx", example, dims)
+    quantized = quantization.dynamic_int8(exact, folder / f"{name}-int8.onnx")
+    return {f"{name}, float32": exact, f"{name}, int8": quantized}
+
+
+def first_tokens(data: Sentences, count: int = TOKENS) -> torch.Tensor:
+    """The first ``count`` tokens of ``data``, one sentence after the other, as one: (1, count)."""
+    return data.ids[data.ids != PAD][None, :count]
+
+
+def runtime_accuracy(file: Path, data: Sentences, threads: int = 2) -> float:
+    """Percent of ``data`` that the network in ``file`` gets right, one sentence at a time.
+
+    In int8 the range of an activation is that of all sentences in a batch, so what a network says
+    of one would depend on the others.
+    """
+    return minilm.accuracy(Deployed(file, threads), data, batch_size=1)
+
+
+def _operators(network: SentenceClassifier) -> list[dict]:
+    """What the int8 file of ``network`` runs in int8, and what falls back."""
+    with TemporaryDirectory() as folder:
+        files = deployed(network, "dense", Path(folder))
+        found = quantization.operators(files["dense, int8"])
+    return [
+        {"operator": operator, "runs_in": runs_in, "count": count}
+        for runs_in, counts in found.items()
+        for operator, count in counts.items()
+    ]

@@ -1,0 +1,1 @@
+"""Seconds, MACs, bytes, and accuracy with its interval. Imports networks."""

@@ -1,0 +1,1 @@
+"""Networks, their data and their training. Imports no other room."""

@@ -1,0 +1,191 @@
+"""The data of the course: pictures (Fashion-MNIST) and sentences (movie reviews).
+
+Every file is in the clone and is checked against ``data/SHA256SUMS`` before it is read, so nothing
+is fetched and nothing damaged is used. Both loaders return the same three parts: *train* to fit,
+*validation* for every choice, *test* to be read once per result.
+"""
+
+import gzip
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from course_lib import PROJECT
+from course_lib.files import write_whole
+
+DATA = PROJECT / "data"
+
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+# Mean and standard deviation of the 60,000 training images, pixel values scaled to [0, 1].
+PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
+
+
+class DataError(RuntimeError):
+    """A file of ``data/`` is missing or is not the one that the course was made with."""
+
+
+class Images(NamedTuple):
+    """Pictures: ``images`` (N, 1, 28, 28) float32, standardised; ``labels`` (N,) int64, 0 to 9."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Reviews(NamedTuple):
+    """Sentences: ``texts`` (N strings), ``ratings`` (N,) -4 to 4, ``labels`` (N,) 0 or 1."""
+
+    texts: list[str]
+    ratings: torch.Tensor
+    labels: torch.Tensor
+
+
+class Splits(NamedTuple):
+    """The three parts of a data set."""
+
+    train: Images | Reviews
+    validation: Images | Reviews
+    test: Images | Reviews
+
+
+def checksums(root: Path = DATA) -> dict[str, str]:
+    """SHA-256 of every file of the course, by its path below ``data/``, from ``SHA256SUMS``."""
+    listing = Path(root) / "SHA256SUMS"
+    if not listing.is_file():
+        raise DataError(f"{listing} is missing. {_repair('SHA256SUMS')}")
+    entries = [line.split("  ") for line in listing.read_text(encoding="utf-8").splitlines()]
+    if not all(len(entry) == 2 and len(entry[0]) == 64 for entry in entries):
+        raise DataError(f"{listing} is damaged: a line is no checksum. {_repair('SHA256SUMS')}")
+    return {name: digest for digest, name in entries}
+
+
+def record_checksum(name: str, root: Path = DATA) -> None:
+    """Note the SHA-256 of a file that was made anew, in ``SHA256SUMS`` and ``data/README.md``.
+
+    Raises:
+        DataError: ``data/README.md`` has no row for the file.
+    """
+    known = checksums(root) | {name: sha256(Path(root) / name)}
+    lines = (f"{digest}  {path}\n" for path, digest in sorted(known.items()))
+    readme = Path(root) / "README.md"
+    row = re.compile(rf"^(\| `{re.escape(name)}` \|.*\| )`\w*` \|$", re.MULTILINE)
+    text, rows = row.subn(rf"\g<1>`{known[name]}` |", readme.read_text(encoding="utf-8"))
+    if not rows:
+        raise DataError(f"{readme} has no row for {name}: add one, with source and licence.")
+    write_whole(readme, text)
+    write_whole(Path(root) / "SHA256SUMS", "".join(lines))
+
+
+def verified(name: str, root: Path = DATA) -> Path:
+    """Path of the data file ``name``, once its SHA-256 has been checked.
+
+    Raises:
+        DataError: the file is not listed, missing or altered; the message says how to repair it.
+    """
+    expected = checksums(root).get(name)
+    if expected is None:
+        raise DataError(f"data/{name} is not listed in data/SHA256SUMS. {_repair('SHA256SUMS')}")
+    path = Path(root) / name
+    if not path.is_file():
+        raise DataError(f"data/{name} is missing. {_repair(name)}")
+    actual = sha256(path)
+    if actual != expected:
+        raise DataError(
+            f"data/{name} is damaged: its SHA-256 is {actual[:12]}..., "
+            f"expected {expected[:12]}.... {_repair(name)}"
+        )
+    return path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _repair(name: str) -> str:
+    return (
+        f"Restore it with 'git checkout -- data/{name}' in the project's folder, "
+        "or download the project again."
+    )
+
+
+def fashion_mnist(root: Path = DATA) -> Splits:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 55,000 / 5,000 / 10,000 pictures.
+
+    The validation part is the last 5,000 pictures of the original training set.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    images, labels = _idx_images("train", root), _idx_labels("train", root)
+    return Splits(
+        train=Images(images[:55_000], labels[:55_000]),
+        validation=Images(images[55_000:], labels[55_000:]),
+        test=Images(_idx_images("t10k", root), _idx_labels("t10k", root)),
+    )
+
+
+def _idx_images(part: str, root: Path) -> torch.Tensor:
+    raw = gzip.decompress(verified(f"fashion-mnist/{part}-images-idx3-ubyte.gz", root).read_bytes())
+    # An IDX file: 16 bytes of header (magic number and three sizes), then one byte per pixel.
+    pixels = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=16).copy())
+    scale, shift = 1 / (255 * PIXEL_STD), -PIXEL_MEAN / PIXEL_STD
+    return pixels.view(-1, 1, 28, 28).float().mul_(scale).add_(shift)
+
+
+def _idx_labels(part: str, root: Path) -> torch.Tensor:
+    raw = gzip.decompress(verified(f"fashion-mnist/{part}-labels-idx1-ubyte.gz", root).read_bytes())
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=8).astype(np.int64))
+
+
+def movie_reviews(root: Path = DATA) -> Splits:
+    """Sentences of movie reviews, rated by some twenty people each (Hutto and Gilbert, 2014).
+
+    A sentence is positive (1) when the mean of its ratings is above zero, negative (0) when below;
+    the few rated exactly zero are left out. The part is chosen by a hash of the text, so that it
+    depends on nothing else and a repeated sentence never lands in two parts: a fifth is test, and
+    a tenth of the rest is validation.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = verified("movie-reviews/movieReviewSnippets_GroundTruth.txt", root)
+    parts = {"train": [], "validation": [], "test": []}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        _, rating, text = line.split("\t", 2)
+        if float(rating) != 0:
+            parts[_part_of(text)].append((text.strip(), float(rating)))
+    return Splits(**{name: _reviews(rows) for name, rows in parts.items()})
+
+
+def _part_of(text: str) -> str:
+    percent = int.from_bytes(hashlib.sha256(text.strip().encode()).digest()[:8], "big") % 100
+    return "test" if percent < 20 else "validation" if percent < 28 else "train"
+
+
+def _reviews(rows: list[tuple[str, float]]) -> Reviews:
+    ratings = torch.tensor([rating for _, rating in rows])
+    return Reviews([text for text, _ in rows], ratings, (ratings > 0).long())
+
+
+# python -m course_lib.networks.data FILE ...: after a file of data/ was made anew
+if __name__ == "__main__":
+    for changed in sys.argv[1:]:
+        record_checksum(changed)

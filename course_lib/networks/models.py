@@ -1,0 +1,315 @@
+"""The networks of the course, and their trained weights.
+
+Weights are safetensors files, half precision on disk, checked by SHA-256 and never unpickled. Each
+was made by ``python -m course_lib.networks.recipes NAME``.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course_lib.files import write_whole
+from course_lib.networks.data import DATA, DataError, verified
+
+#: What a network takes: a tensor, or tensors by name, as ``transformers`` wants them.
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
+    """The logits (N, classes) that ``model`` gives for ``inputs``.
+
+    The inputs go to its device first, and numbers with a fraction to the type of its weights.
+    A network of ``transformers`` takes tensors by name and returns an object that holds the logits.
+
+    Raises:
+        ValueError: the network cannot take the inputs.
+    """
+    first = next(chain(model.parameters(), model.buffers()), torch.tensor(0))
+    by_name = inputs if isinstance(inputs, Mapping) else {}
+    args = () if by_name else (_placed(inputs, first),)
+    try:
+        outputs = model(*args, **{name: _placed(value, first) for name, value in by_name.items()})
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot take {_described(inputs)}: {_first_line(error)}"
+        ) from error
+    return getattr(outputs, "logits", outputs)
+
+
+def _placed(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    fractions = value.is_floating_point() and like.is_floating_point()
+    return value.to(like.device, like.dtype if fractions else value.dtype)
+
+
+def _described(inputs: Inputs) -> str:
+    named = inputs.items() if isinstance(inputs, Mapping) else [("inputs", inputs)]
+    return ", ".join(f"{name} {tuple(each.shape)} of {each.dtype}" for name, each in named)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a skip connection (He et al., 2016).
+
+    The skip is the identity, or a 1x1 convolution where the block changes the shape.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.skip = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.skip = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.skip(x))
+
+
+class SmallResNet(nn.Module):
+    """ResNet-20 (He et al., 2016) with a stem of stride 2: 0.27 M weights, for 28x28 pictures.
+
+    Takes (N, 1, 28, 28) and returns logits (N, classes).
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64), depth: int = 3, classes: int = 10):
+        super().__init__()
+        self.stem = nn.Conv2d(1, widths[0], 3, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        blocks, channels = [], widths[0]
+        for stage, width in enumerate(widths):
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(ResidualBlock(channels, width, stride))
+                channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(F.relu(self.bn(self.stem(x))))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def small_resnet() -> SmallResNet:
+    """The network that lessons prune live: small enough to fine-tune while you watch."""
+    return SmallResNet()
+
+
+def resnet18() -> nn.Module:
+    """torchvision's ResNet-18 for 28x28 grey pictures: one-channel 3x3 stem, no max-pool.
+
+    The stem keeps stride 2, so the first stage works on 14x14 maps; 11.2 M weights.
+    """
+    from torchvision import models  # here, because it takes a second and most lessons need it not
+
+    model = models.resnet18(num_classes=10)
+    model.conv1 = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+class AttentionBlock(nn.Module):
+    """Attention and an MLP, each behind a LayerNorm and beside a skip connection.
+
+    (Vaswani et al., 2017; the LayerNorm first, as in Xiong et al., 2020.) Takes and returns
+    (N, tokens, width).
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = self.norm1(x)
+        x = x + self.attention(normed, normed, normed, need_weights=False)[0]
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class ConvAttentionNet(nn.Module):
+    """Convolutions first, then attention: 0.5 M weights, for 28x28 pictures.
+
+    Residual blocks look at what is near, down to 4x4 places; each place is a token of attention
+    blocks, which look at the whole picture. Convolutions as the stem of a transformer are from
+    Xiao et al., 2021. Takes (N, 1, 28, 28) and returns logits (N, classes).
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (16, 32, 64, 96),
+        depth: int = 4,
+        heads: int = 4,
+        hidden: int = 192,
+        classes: int = 10,
+    ):
+        super().__init__()
+        first, second, third, width = widths
+        self.stem = nn.Conv2d(1, first, 3, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(first)
+        self.convolutions = nn.Sequential(
+            ResidualBlock(first, first),
+            ResidualBlock(first, second, stride=2),
+            ResidualBlock(second, third),
+            ResidualBlock(third, width, stride=2),
+        )
+        self.position = nn.Parameter(torch.randn(1, 16, width) * 0.02)
+        self.blocks = nn.Sequential(*(AttentionBlock(width, heads, hidden) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.convolutions(F.relu(self.bn(self.stem(x))))
+        tokens = x.flatten(2).transpose(1, 2) + self.position
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+def conv_attention() -> ConvAttentionNet:
+    """The mixed network: what suits its convolutions need not suit its attention."""
+    return ConvAttentionNet()
+
+
+#: What a safetensors file calls the numbers that the course keeps in one.
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64}
+
+ARCHITECTURES = {
+    "small_resnet": small_resnet,
+    "resnet18": resnet18,
+    "conv_attention": conv_attention,
+}
+
+
+def build(name: str) -> nn.Module:
+    """The network ``name`` with fresh random weights (seed them with ``torch.manual_seed``).
+
+    Raises:
+        ValueError: no network has that name.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"No network is called {name!r}; choose from {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[name]()
+
+
+def load_trained(name: str, root: Path = DATA) -> nn.Module:
+    """The trained network ``name``, float32, ready for inference (``eval`` mode).
+
+    Raises:
+        ValueError: no network has that name.
+        DataError: the weights are missing or damaged.
+    """
+    model = build(name)
+    model.load_state_dict(read_tensors(verified(f"weights/{name}.safetensors", root)))
+    return model.eval()
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file whose checksum is right, with nothing but torch.
+
+    What is measured has to run on a GPU server that has no other package. The format: the length of
+    the header, the header as JSON, the numbers.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    data = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
+    try:
+        header = json.loads(data[8:begin])
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            first, last = (begin + offset for offset in about["data_offsets"])
+            words = torch.frombuffer(data[first:last], dtype=DTYPES[about["dtype"]])
+            tensors[name] = words.reshape(about["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise DataError(f"{path} is no safetensors file. Restore it from the clone.") from error
+    return tensors
+
+
+def save_weights(model: nn.Module, path: Path, about: dict[str, str]) -> None:
+    """Write the weights of ``model`` to ``path`` as fp16 safetensors, ``about`` as metadata."""
+    write_tensors(halved(model), path, about)
+
+
+def halved(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of ``model``, in half precision where they are no whole numbers."""
+    return {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+
+
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path | str, about: Mapping[str, str]
+) -> None:
+    """Write ``tensors`` to ``path`` as safetensors, with ``about`` as metadata.
+
+    The file appears complete or not at all. Tied weights are stored under each of their names.
+
+    Raises:
+        ValueError: a note that is no text.
+    """
+    from safetensors.torch import save
+
+    write_whole(Path(path), save(apart(tensors), check_notes(about)))
+
+
+def check_notes(about: Mapping[str, str]) -> dict[str, str]:
+    """``about``, if all of it is text.
+
+    Raises:
+        ValueError: a name or a note is something else.
+    """
+    for name, note in about.items():
+        if not isinstance(name, str) or not isinstance(note, str):
+            raise ValueError(f"Notes are texts by name; {name!r} is {note!r}: give str({note!r}).")
+    return dict(about)
+
+
+def apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of ``tensors`` that share no memory, as a file needs them."""
+    copies = {}
+    for name, value in tensors.items():
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+            kind = getattr(value, "layout", type(value).__name__)
+            raise ValueError(f"{name} is {kind}; only dense tensors are stored.")
+        if value.is_meta or value.is_quantized:
+            raise ValueError(f"{name} has no numbers to store: it is on meta, or quantized.")
+        copies[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    return copies
+
+
+def open_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and what it says about them.
+
+    Raises:
+        ValueError: it is not there, damaged, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is missing, damaged, or no safetensors file: {error}. Save the network again."
+        ) from error

@@ -1,0 +1,184 @@
+"""The recipes that trained the networks of the course.
+
+Run one with ``python -m course_lib.networks.recipes NAME``.
+
+A recipe is a handful of numbers. It trains from a seed, measures every epoch on the validation
+part of the data, keeps the best epoch, reads the test part once, and writes fp16 safetensors.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from course_lib.bars import bar, say
+from course_lib.files import write_whole
+from course_lib.networks import minilm
+from course_lib.networks.data import DATA, Splits, fashion_mnist, movie_reviews, record_checksum
+from course_lib.networks.models import build, save_weights
+from course_lib.networks.training import accuracy, fit, interval
+
+
+class Recipe(NamedTuple):
+    """How one network is trained, and the test accuracy (percent) that it must reach."""
+
+    network: str
+    epochs: int
+    lr: float
+    must_reach: float
+    seed: int = 0
+
+
+#: The networks that look at pictures.
+RECIPES = {
+    "small_resnet": Recipe("small_resnet", epochs=12, lr=0.2, must_reach=91.5),
+    "resnet18": Recipe("resnet18", epochs=12, lr=0.1, must_reach=93.0),
+    "conv_attention": Recipe("conv_attention", epochs=12, lr=0.1, must_reach=91.5),
+}
+
+#: The network that reads sentences; it starts from pretrained weights.
+MINILM = Recipe("minilm", epochs=3, lr=5e-5, must_reach=85.0)
+
+
+class Best:
+    """The weights of the epoch with the highest validation accuracy, the first of equals."""
+
+    def __init__(self, model: nn.Module, epochs: int, validation: Callable[[], float]):
+        self.model, self.epochs, self.validation = model, epochs, validation
+        self.epoch, self.accuracy, self.weights = 0, -1.0, None
+        self.start = time.perf_counter()
+
+    def note(self, epoch: int, loss: float) -> None:
+        """After an epoch: measure, tell, and keep the weights if they are the best so far."""
+        validation = self.validation()
+        seconds = time.perf_counter() - self.start
+        say(
+            f"epoch {epoch:2d} of {self.epochs}  loss {loss:.3f}  "
+            f"validation {validation:.2f} %  {seconds:.0f} s"
+        )
+        if validation > self.accuracy:
+            self.epoch, self.accuracy = epoch, validation
+            self.weights = copy.deepcopy(self.model.state_dict())
+
+    def restore(self) -> None:
+        """Put the best weights back, in the precision that the file will hold."""
+        self.model.load_state_dict(self.weights)
+        self.model.half().float()  # the test reads the weights as they are shipped
+
+    def about(self, recipe: Recipe, validation: float, test: float) -> dict[str, str]:
+        """What the file tells about itself."""
+        return {
+            "command": f"python -m course_lib.networks.recipes {recipe.network}",
+            "epoch": str(self.epoch),
+            "validation_accuracy": f"{validation:.2f}",
+            "test_accuracy": f"{test:.2f}",
+            "torch": torch.__version__,
+        }
+
+
+def train(recipe: Recipe, data: Splits) -> tuple[nn.Module, dict[str, str]]:
+    """Train on pictures; return the network of the best validation epoch and facts about it."""
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.network)
+    best = Best(model, recipe.epochs, lambda: accuracy(model, data.validation))
+    fit(
+        model,
+        data.train,
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        seed=recipe.seed,
+        after_epoch=best.note,
+        progress=bar,
+    )
+    best.restore()
+    return model, best.about(recipe, best.accuracy, accuracy(model, data.test))
+
+
+def train_minilm(recipe: Recipe, data: Splits) -> tuple[nn.Module, list[str], dict[str, str]]:
+    """Fine-tune on sentences, then cut the vocabulary to what the training sentences need.
+
+    Returns the smaller network, its word pieces, and facts about it: the accuracies before the cut
+    (``whole_...``) and after it. Validation and test sentences have no say in what is cut.
+    """
+    torch.manual_seed(recipe.seed)
+    network, tokenizer = minilm.pretrained()
+    training, validation, test = (minilm.encoded(tokenizer, part) for part in data)
+    best = Best(network, recipe.epochs, lambda: minilm.accuracy(network, validation))
+    minilm.fine_tune(
+        network,
+        training,
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        seed=recipe.seed,
+        after_epoch=best.note,
+        progress=bar,
+    )
+    best.restore()
+    whole = {
+        "whole_validation_accuracy": f"{best.accuracy:.2f}",
+        "whole_test_accuracy": f"{minilm.accuracy(network, test):.2f}",
+    }
+    network, tokenizer = minilm.cut_vocabulary(network, tokenizer, data.train.texts)
+    measured = [
+        minilm.accuracy(network, minilm.encoded(tokenizer, part))
+        for part in (data.validation, data.test)
+    ]
+    return network, minilm.pieces_of(tokenizer), best.about(recipe, *measured) | whole
+
+
+def make(recipe: Recipe, path: Path) -> tuple[dict[str, str], int, list[Path]]:
+    """Train, and write the weights to ``path``; for sentences their word pieces beside it.
+
+    Returns facts about the network, the number of test examples and the files that were written.
+    """
+    if recipe is not MINILM:
+        data = fashion_mnist()
+        model, about = train(recipe, data)
+        save_weights(model, path, about)
+        return about, len(data.test.labels), [path]
+    data = movie_reviews()
+    model, pieces, about = train_minilm(recipe, data)
+    save_weights(model, path, about)
+    listing = write_whole(path.with_suffix(".vocabulary.txt"), "\n".join(pieces) + "\n")
+    return about, len(data.test.labels), [path, listing]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: train one network, write its weights, exit 1 if it misses its target."""
+    parser = argparse.ArgumentParser(
+        prog="python -m course_lib.networks.recipes", description=__doc__
+    )
+    recipes = RECIPES | {MINILM.network: MINILM}
+    parser.add_argument("name", choices=recipes)
+    parser.add_argument("--out", type=Path, default=None, help="where to write the weights")
+    chosen = parser.parse_args(arguments)
+    recipe = recipes[chosen.name]
+    path = chosen.out or DATA / f"weights/{chosen.name}.safetensors"
+    try:
+        about, count, files = make(recipe, path)
+    except minilm.PackageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    low, high = interval(float(about["test_accuracy"]), count)
+    print(
+        f"test accuracy {about['test_accuracy']} % ({low:.1f} to {high:.1f}), "
+        f"epoch {about['epoch']} chosen on validation"
+    )
+    for file in files:
+        if chosen.out is None:
+            record_checksum(f"weights/{file.name}")
+        print(f"wrote {file}")
+    if float(about["test_accuracy"]) < recipe.must_reach:
+        print(f"The recipe must reach {recipe.must_reach} %.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""Pruning transformer encoders: attention heads, neurons and whole layers.
+
+torch.fx cannot trace the networks of ``transformers``, but all encoders are built alike, so their
+dependency graph is written down here instead of found: in each layer a *head* is some rows of the
+query, key and value matrices and the columns of the matrix that reads them; a *neuron* is one row
+of the first matrix of the MLP and one column of the second. With that graph, heads and neurons are
+channels like any other: ``channels.l1``, ``channels.taylor`` and ``channels.true_costs`` score
+them, ``channels.lowest`` chooses, ``surgery.silence`` zeroes them. Lesson 08 uses these functions.
+
+Known are BERT and what shares its layer (RoBERTa, MiniLM, ...) in ``transformers`` 5, and
+torchvision's VisionTransformer. ``transformers`` itself is not needed here.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from course_lib.networks.models import open_tensors, write_tensors
+from course_lib.pruning import surgery
+from course_lib.pruning.channels import Scores, silent, sum_by_channel
+from course_lib.pruning.graph import Graph, Group, Slot, Trail
+from course_lib.pruning.surgery import Removed
+
+
+class Part(NamedTuple):
+    """Where a layer keeps its heads, or its neurons: names of parameters, less weight and bias.
+
+    Each has some rows of what makes it and as many columns of what reads it: as many as the
+    attribute ``rows`` of the layer says, or one.
+    """
+
+    name: str
+    made_by: tuple[str, ...]
+    read_by: str
+    rows: str | None = None
+
+
+BERT = (
+    Part(
+        "heads",
+        ("attention.self.query.", "attention.self.key.", "attention.self.value."),
+        "attention.output.dense.",
+        rows="attention.self.attention_head_size",
+    ),
+    Part("neurons", ("intermediate.dense.",), "output.dense."),
+)
+VISION = (
+    Part(
+        "heads",
+        ("self_attention.in_proj_",),  # queries, keys and values, one below the other
+        "self_attention.out_proj.",
+        rows="self_attention.head_dim",
+    ),
+    Part("neurons", ("mlp.0.",), "mlp.3."),
+)
+
+
+class Layer(NamedTuple):
+    """What is left of one layer of an encoder; one that was dropped has no heads and no neurons."""
+
+    name: str
+    heads: int = 0
+    head_dim: int = 0
+    neurons: int = 0
+
+
+class Dropped(nn.Module):
+    """Takes the place of a layer that was dropped, and passes on what comes in.
+
+    The other layers keep their numbers and names.
+    """
+
+    def forward(self, x: torch.Tensor, *_, **__) -> torch.Tensor:
+        return x
+
+
+# --- what there is ------------------------------------------------------------------------------
+
+
+def layers(model: nn.Module) -> list[Layer]:
+    """The layers of the encoder in ``model``, in order, and how much each of them has.
+
+    Raises:
+        ValueError: there is no encoder layer of a known kind in ``model``.
+    """
+    return [_described(name, model.get_submodule(name)) for name in _names(model)]
+
+
+def _described(name: str, layer: nn.Module) -> Layer:
+    parts = _parts(layer)
+    if not parts:
+        return Layer(name)
+    heads, neurons = parts
+    return Layer(name, _count(layer, heads), _rows(layer, heads), _count(layer, neurons))
+
+
+def encoder_graph(model: nn.Module) -> Graph:
+    """The dependency graph of the heads and neurons of ``model``.
+
+    Its groups are ``"0.heads"``, ``"0.neurons"``, ``"1.heads"`` and so on, by the number of the
+    layer. A layer that was dropped has none, and the numbers of the others stay.
+
+    Raises:
+        ValueError: there is no encoder layer of a known kind in ``model``.
+    """
+    groups, slots, count = {}, [], 0
+    for number, name in enumerate(_names(model)):
+        layer = model.get_submodule(name)
+        for part in _parts(layer):
+            channels = torch.arange(count, count + _count(layer, part))
+            count += len(channels)
+            group = f"{number}.{part.name}"
+            made_by = tuple(f"{name}.{begin.rpartition('.')[0]}" for begin in part.made_by)
+            groups[group] = Group(group, made_by, channels, None)
+            slots += _slots(name, layer, part, channels)
+    nothing = torch.empty(3, 0, dtype=torch.long)
+    return Graph(groups, slots, torch.Size(), Trail([], {}, count, nothing, nothing[0]))
+
+
+def _slots(name: str, layer: nn.Module, part: Part, channels: torch.Tensor) -> Iterator[Slot]:
+    """The places of ``channels``, all heads or all neurons of the layer ``name``."""
+    tensors = dict(layer.named_parameters())
+    along = channels.repeat_interleave(_rows(layer, part))
+    for maker in (begin + end for begin in part.made_by for end in ("weight", "bias")):
+        if maker in tensors:  # a layer may have no bias
+            times = len(tensors[maker]) // len(along)  # 3 where one matrix makes all of q, k and v
+            yield Slot(f"{name}.{maker}", 0, along.repeat(times), reads=False)
+    yield Slot(f"{name}.{part.read_by}weight", 1, along, reads=True)
+
+
+def _rows(layer: nn.Module, part: Part) -> int:
+    return attrgetter(part.rows)(layer) if part.rows else 1
+
+
+def _count(layer: nn.Module, part: Part) -> int:
+    return layer.get_parameter(f"{part.read_by}weight").shape[1] // _rows(layer, part)
+
+
+def _names(model: nn.Module) -> list[str]:
+    """The names of the encoder layers of ``model``, dropped ones too."""
+    names = [
+        name for name, layer in model.named_modules() if isinstance(layer, Dropped) or _parts(layer)
+    ]
+    if not names:
+        raise ValueError(
+            f"{type(model).__name__} has no encoder layer that is known here: BERT's of "
+            "transformers, or that of torchvision's VisionTransformer."
+        )
+    return names
+
+
+def _parts(layer: nn.Module) -> tuple[Part, ...]:
+    """The heads and the neurons of ``layer``; none if it is no encoder layer that is known here."""
+    found = {name for name, _ in layer.named_parameters()}
+    for parts in (BERT, VISION):
+        needed = [begin for part in parts for begin in (*part.made_by, part.read_by)]
+        if all(f"{begin}weight" in found for begin in needed):
+            return parts
+    return ()
+
+
+# --- scores that only encoders need -------------------------------------------------------------
+
+
+def l1(model: nn.Module, graph: Graph) -> Scores:
+    """Sum of all absolute weights of each head or neuron: those that make it and that read it.
+
+    Biases are left out. ``channels.l1`` counts only what makes a channel (Li et al., 2017).
+    """
+    weights = {name: weight.detach().abs() for name, weight in model.named_parameters()}
+    slots = [slot for slot in graph.slots if weights[slot.name].dim() > 1]
+    return sum_by_channel(graph, slots, weights.__getitem__)
+
+
+def ablation(
+    model: nn.Module, graph: Graph, group: str, measure: Callable[[nn.Module], float]
+) -> torch.Tensor:
+    """How ``measure(model)`` changes when each head or neuron of ``group`` is zeroed alone.
+
+    Michel et al. (2019) measure the accuracy so. For the loss, ``channels.true_costs`` is faster.
+
+    Returns:
+        Value without the head minus value with it, (heads,); of an accuracy, negative is a loss.
+    """
+    before = measure(model)
+    changes = []
+    for channel in graph.groups[group].channels:
+        with silent(model, graph, channel):
+            changes.append(measure(model) - before)
+    return torch.tensor(changes)
+
+
+# --- removing -----------------------------------------------------------------------------------
+
+
+def prune(model: nn.Module, removed: Removed, dropped: Iterable[int] = ()) -> nn.Module:
+    """A copy of ``model`` without the ``removed`` heads and neurons and the ``dropped`` layers.
+
+    It computes what ``model`` computes after ``surgery.silence`` of the same heads and neurons, and
+    with every dropped layer passing on its input.
+
+    Args:
+        removed: by group of :func:`encoder_graph` (``"0.heads"``), the positions to remove.
+        dropped: numbers of layers, counted in the whole network.
+
+    Raises:
+        ValueError: no such group, position or layer; a layer that would lose all its heads or all
+            its neurons (drop the layer, or keep one); or no layer would be left.
+    """
+    smaller = surgery.remove(model, surgery.plan(encoder_graph(model), removed))
+    return _drop(smaller, dropped)
+
+
+def _drop(model: nn.Module, dropped: Iterable[int]) -> nn.Module:
+    """Drop layers of ``model`` in place."""
+    found = layers(model)
+    there = [number for number, layer in enumerate(found) if layer.heads]
+    wanted = sorted(set(dropped))
+    if wanted == there:
+        raise ValueError(f"All {len(there)} layers would be dropped; keep at least one.")
+    for number in wanted:
+        if number not in there:
+            raise ValueError(f"There is no layer {number} to drop; there are: {there}.")
+        model.set_submodule(found[number].name, Dropped())
+    gone = tuple(f"{found[number].name}." for number in wanted)
+    model.pruning_plan = {
+        name: kept for name, kept in model.pruning_plan.items() if not name.startswith(gone)
+    }
+    return model
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write a pruned encoder to ``path``: safetensors; what is left of it as JSON in the metadata.
+
+    The file is one of :func:`surgery.save` that also knows the dropped layers.
+    """
+    dropped = [number for number, layer in enumerate(layers(model)) if not layer.heads]
+    plan = getattr(model, "pruning_plan", {})
+    about = {"pruning_plan": json.dumps(plan), "dropped_layers": json.dumps(dropped)}
+    write_tensors(model.state_dict(), path, about)
+
+
+def load(model: nn.Module, path: Path) -> nn.Module:
+    """The pruned encoder that :func:`save` wrote, made from ``model``, freshly built and whole.
+
+    Raises:
+        ValueError: the file is damaged, was not written by :func:`save`, or holds another network.
+    """
+    dropped = _read_dropped(open_tensors(path)[1].get("dropped_layers"), path)
+    try:
+        whole = prune(model, {}, dropped)
+    except ValueError as error:
+        raise ValueError(f"{path} holds another network: {error}") from error
+    return surgery.load(whole, path)
+
+
+def _read_dropped(text: str | None, path: Path) -> list[int]:
+    try:
+        return [int(number) for number in json.loads(text or "")]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not say which layers were dropped, so it was not written by "
+            f"encoders.save: {error}"
+        ) from error

@@ -1,0 +1,98 @@
+"""Who imports whom in ``course_lib``, read from the source.
+
+    python tests/imports.py          how many floors, arrows and circles there are
+    python tests/imports.py --draw   the picture of ARCHITECTURE.md
+"""
+
+import ast
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+#: Each room, and the rooms that it may import. All may import the modules outside of any room.
+ROOMS = {
+    "networks": (),
+    "pruning": ("networks",),
+    "measuring": ("networks",),
+    "deployment": ("networks", "pruning", "measuring"),
+    "experiments": ("networks", "pruning", "measuring", "deployment"),
+    "decision": ("networks", "measuring", "experiments"),
+    "teaching": ("networks", "pruning", "measuring", "deployment", "experiments", "decision"),
+    "classroom": ("networks", "measuring", "teaching"),
+}
+
+
+@cache
+def modules(root: Path = PROJECT) -> dict[str, Path]:
+    """The file of each module, by its dotted name without ``course_lib``."""
+    found = {}
+    for file in sorted((root / "course_lib").rglob("*.py")):
+        parts = file.relative_to(root / "course_lib").with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = file
+    return found
+
+
+def imported(name: str, root: Path = PROJECT) -> set[str]:
+    """The modules that the module ``name`` imports, at its top or inside of a function."""
+    known, found = modules(root), set()
+    for node in ast.walk(ast.parse(known[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_lib"):
+            source = node.module.removeprefix("course_lib").lstrip(".")
+            for alias in node.names:
+                inner = f"{source}.{alias.name}".lstrip(".")
+                found.add(inner if inner in known else source)
+        elif isinstance(node, ast.Import):
+            names = (alias.name for alias in node.names)
+            found |= {one.removeprefix("course_lib.") for one in names if one.startswith("course")}
+    return found - {"", name}
+
+
+def arrows(root: Path = PROJECT) -> dict[str, set[str]]:
+    """What each module imports."""
+    return {name: imported(name, root) for name in modules(root) if name}
+
+
+def room_of(module: str) -> str:
+    """The room of ``module``, or the module itself where it is in none."""
+    return module.partition(".")[0]
+
+
+def between(found: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """What each room imports of other rooms and of modules outside of any, as ``found`` says."""
+    rooms: dict[str, set[str]] = {}
+    for name, others in found.items():
+        inside = rooms.setdefault(room_of(name), set())
+        inside |= {room_of(other) for other in others} - {room_of(name)}
+    return rooms
+
+
+def floors(found: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """How many imports in a row lead down from each module, itself included.
+
+    Raises:
+        CycleError: modules import each other in a circle.
+    """
+    floor: dict[str, int] = {}
+    for name in TopologicalSorter(found).static_order():
+        floor[name] = 1 + max((floor[other] for other in found.get(name, ())), default=0)
+    return floor
+
+
+def main() -> None:
+    """Command line."""
+    found = arrows()
+    rooms = between(found)
+    try:
+        story = f"{max(floors(found).values())} floors, no circle"
+    except CycleError as error:
+        story = f"a circle: {' -> '.join(error.args[1])}"
+    print(f"{len(found)} modules, {sum(map(len, found.values()))} arrows between them, {story}")
+    print(f"{sum(map(len, rooms.values()))} arrows between rooms and files outside of them")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
