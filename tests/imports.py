@@ -1,7 +1,7 @@
 """Who imports whom in ``course_lib``, read from the source.
 
-    python tests/imports.py          how many floors, arrows and circles there are
-    python tests/imports.py --draw   the picture of ARCHITECTURE.md
+python tests/imports.py          how many floors, arrows and circles there are
+python tests/imports.py --draw   the picture of ARCHITECTURE.md
 """
 
 import ast

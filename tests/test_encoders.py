@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from course_lib.networks.models import logits, open_tensors
+from course_lib.networks.models import logits
+from course_lib.networks.tensors import open_tensors
 from course_lib.pruning import channels, encoders, surgery
 from course_lib.pruning.encoders import Layer, encoder_graph
 from course_lib.pruning.graph import trace

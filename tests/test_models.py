@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from course_lib.measuring import cost
-from course_lib.networks import data, models
+from course_lib.networks import data, models, tensors
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import accuracy
 from course_lib.pruning import surgery
@@ -173,7 +173,7 @@ def test_trained_network_reaches_its_accuracy_and_its_file_tells_it(name, test_p
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_tensors_are_read_as_the_library_reads_them(name):
     path = data.DATA / f"weights/{name}.safetensors"
-    found, expected = models.read_tensors(path), load_file(path)
+    found, expected = tensors.read_tensors(path), load_file(path)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key].dtype == value.dtype and torch.equal(found[key], value)
@@ -252,12 +252,12 @@ def test_pickle_in_place_of_the_weights_is_never_unpickled(root, dump, load):
 
 def test_tied_weights_are_written_and_notes_have_to_be_text(tmp_path):
     weight, file = torch.randn(4, 3), str(tmp_path / "new" / "a.safetensors")
-    models.write_tensors({"a": weight, "b": weight, "turned": weight.T}, file, {"about": "ties"})
-    found = models.read_tensors(tmp_path / "new" / "a.safetensors")
+    tensors.write_tensors({"a": weight, "b": weight, "turned": weight.T}, file, {"about": "ties"})
+    found = tensors.read_tensors(tmp_path / "new" / "a.safetensors")
     assert torch.equal(found["a"], weight) and torch.equal(found["b"], weight)
     assert torch.equal(found["turned"], weight.T)
     with pytest.raises(ValueError, match=r"'epochs' is 3: give str\(3\)"):
-        models.write_tensors({"a": weight}, file, {"epochs": 3})
+        tensors.write_tensors({"a": weight}, file, {"epochs": 3})
 
 
 @pytest.mark.parametrize(
@@ -267,4 +267,4 @@ def test_a_damaged_file_of_weights_is_refused(tmp_path, header):
     file = tmp_path / "a.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(models.DataError, match="no safetensors file"):
-        models.read_tensors(file)
+        tensors.read_tensors(file)

@@ -47,7 +47,7 @@ from course_lib.deployment.storage import (
     words_of,
 )
 from course_lib.files import write_whole
-from course_lib.networks.models import check_notes
+from course_lib.networks.tensors import check_notes
 
 SIGNATURE = b"\x89PRUNED\n"
 VERSION = 1

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib.measuring.timing import compare, once
-from course_lib.networks.models import Inputs, apart
+from course_lib.networks.models import Inputs
+from course_lib.networks.tensors import apart
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def stored_bytes(model: nn.Module) -> int:
     """Size of the file that holds the weights of ``model`` as they are, in safetensors format.
 
     Tied weights are stored under each of their names, as
-    :func:`course_lib.networks.models.write_tensors` stores them; a sparse matrix is stored as its
+    :func:`course_lib.networks.tensors.write_tensors` stores them; a sparse matrix is stored as its
     indices and values.
     """
     from safetensors.torch import save

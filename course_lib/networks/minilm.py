@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from course_lib.networks.data import DATA, Reviews, sha256, verified
-from course_lib.networks.models import read_tensors
+from course_lib.networks.tensors import read_tensors
 from course_lib.networks.training import fit
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from course_lib.networks.models import open_tensors, write_tensors
+from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import surgery
 from course_lib.pruning.channels import Scores, silent, sum_by_channel
 from course_lib.pruning.graph import Graph, Group, Slot, Trail

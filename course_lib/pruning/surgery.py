@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from course_lib.networks.attention import SelfAttention
-from course_lib.networks.models import open_tensors, write_tensors
+from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import channels
 from course_lib.pruning.graph import Graph, Trail, UnknownOperation, trace
 from course_lib.pruning.layers import copied
