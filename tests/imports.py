@@ -1,7 +1,6 @@
 """Who imports whom in ``course_lib``, read from the source.
 
-python tests/imports.py          how many floors, arrows and circles there are
-python tests/imports.py --draw   the picture of ARCHITECTURE.md
+``python tests/imports.py`` says how many floors, arrows and circles there are.
 """
 
 import ast

@@ -8,10 +8,13 @@ from interruptions import each, interrupt
 from torch import nn
 
 from course_lib.__main__ import main
-from course_lib.deployment.pruned_file import FileError
+from course_lib.deployment import forms, pruned_file
+from course_lib.deployment.forms import measure
+from course_lib.deployment.pruned_file import FileError, load
 from course_lib.experiments import compression, recordings, steps
-from course_lib.experiments.compression import PLANS, measure, network_file
-from course_lib.experiments.steps import Step, load, take
+from course_lib.experiments.compression import PLANS
+from course_lib.experiments.recordings import network_file
+from course_lib.experiments.steps import Step, take
 from course_lib.networks import models
 from course_lib.networks.data import DataError, Images, Splits, fashion_mnist
 from course_lib.networks.training import accuracy, to_labels
@@ -33,7 +36,7 @@ def most_values(model: nn.Module) -> int:
 @pytest.mark.slow
 def test_the_teacher_is_the_trained_network(pictures):
     network, images = models.load_trained("small_resnet"), pictures.test.images[:8]
-    with compression.teacher("small_resnet", pictures) as logits, torch.no_grad():
+    with forms.teacher("small_resnet", pictures) as logits, torch.no_grad():
         near = (logits(images) - network(images)).abs().max()
     assert near < 0.1 * network(images).abs().max()
 
@@ -65,7 +68,7 @@ def test_every_network_is_measured_in_every_form(measured):
         (name, form) for name in ("dense", "half") for form in ("float32", "int8", "packed")
     ]
     for name in ("dense", "half"):
-        exact, quantized, packed = (found[name, form] for form in compression.FORMS)
+        exact, quantized, packed = (found[name, form] for form in forms.FORMS)
         assert exact["bytes"] > 2 * max(quantized["bytes"], packed["bytes"]) > 0
         assert exact["macs"] == quantized["macs"] == packed["macs"]
         assert packed["accuracy"] == exact["accuracy"]
@@ -76,7 +79,7 @@ def test_every_network_is_measured_in_every_form(measured):
 
 def test_speed_ups_are_over_the_first_network_in_float32(measured):
     first, second, *_ = measured["points"]
-    for label in compression.THREADS:
+    for label in forms.THREADS:
         assert first[label]["speedup"] == 1 and first[label]["interval"] == [1, 1]
         assert second[label]["speedup"] != 1 and second[label]["median"] > 0
 
@@ -190,7 +193,7 @@ def test_the_command_records(monkeypatch, capsys, tmp_path):
 
 def test_a_network_that_is_not_there_is_refused():
     with pytest.raises(DataError, match="huge"):
-        compression.recorded_file("huge")
+        recordings.recorded_file("huge")
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def packed(tmp_path_factory, pictures):
         pictures,
         to_labels,
     )
-    return steps.save(half, "small_resnet", tmp_path_factory.mktemp("a") / "half.pruned")
+    return pruned_file.save(half, "small_resnet", tmp_path_factory.mktemp("a") / "half.pruned")
 
 
 @pytest.mark.slow
@@ -254,7 +257,7 @@ def test_each_network_of_the_course_is_as_accurate_as_it_was_recorded(name):
     recording = recordings.load("compression", "resnet18")["cpu-2core"]
     (point,) = recordings.points(recording, network=name, form="packed")
     file, few = (
-        compression.recorded_file(name),
+        recordings.recorded_file(name),
         Images(*(part[:500] for part in fashion_mnist().test)),
     )
     assert file.stat().st_size == pytest.approx(point["bytes"], rel=0.01)  # it says how it was made

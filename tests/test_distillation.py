@@ -9,8 +9,8 @@ import torch
 from interruptions import each, interrupt
 
 from course_lib.__main__ import main
+from course_lib.deployment.pruned_file import load
 from course_lib.experiments import compression, distillation, recordings
-from course_lib.experiments.compression import network_file
 from course_lib.experiments.distillation import (
     BEST,
     BUDGETS,
@@ -21,7 +21,7 @@ from course_lib.experiments.distillation import (
     epochs_for,
     untrained,
 )
-from course_lib.experiments.steps import load
+from course_lib.experiments.recordings import network_file
 from course_lib.measuring import timing
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits

@@ -16,14 +16,16 @@ from course_lib.experiments.drop_recovery import (
     measure,
     plan,
     point,
-    prune,
     stages,
 )
+from course_lib.measuring import quality
 from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.quality import interval
+from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import SmallResNet
 from course_lib.networks.recipes import RECIPES, Recipe
-from course_lib.networks.training import interval
+from course_lib.pruning.granularity import prune
 from course_lib.pruning.masks import masks_of, sparsity
 
 EPOCHS, LR = 10, 0.1
@@ -56,13 +58,13 @@ def pictures():
 @pytest.fixture
 def weights_when_measured(monkeypatch):
     """The weights of every network whose quality is measured."""
-    seen, quality = [], drop_recovery.quality
+    seen, evaluate = [], quality.evaluate
 
     def noted(model, data):
         seen.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
-        return quality(model, data)
+        return evaluate(model, data)
 
-    monkeypatch.setattr(drop_recovery, "quality", noted)
+    monkeypatch.setattr(drop_recovery, "evaluate", noted)
     return seen
 
 
@@ -283,7 +285,7 @@ def test_budgets_that_do_not_nest_are_refused_together(pictures, method, schedul
 @pytest.mark.slow
 @pytest.mark.parametrize("amount", AMOUNTS["channels"])
 def test_iterative_and_one_shot_end_with_the_same_channels_in_number(amount):
-    dense = drop_recovery.on_device(SmallResNet(widths=(16, 32)))
+    dense = models.on_device(SmallResNet(widths=(16, 32)))
     once, masks = prune(dense, "channels", amount, dense)
     assert masks == {}
     model = dense
@@ -338,7 +340,7 @@ def few_runs(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "after"), [("quality", n) for n in range(4)] + [("measure", n) for n in range(9)]
+    ("name", "after"), [("evaluate", n) for n in range(4)] + [("measure", n) for n in range(9)]
 )
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     few_runs, pictures, tmp_path, monkeypatch, name, after

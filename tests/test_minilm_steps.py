@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError, pack
-from course_lib.experiments import minilm_steps, steps
+from course_lib.experiments import minilm_steps
 from course_lib.experiments.minilm_steps import (
     Step,
     in_order,
@@ -159,7 +160,7 @@ def test_losses_are_those_of_the_sentences_in_order(network, data):
 def test_a_saved_network_computes_what_it_computed(network, data, tmp_path):
     step = Step("dense", layers=1, heads=0.25, neurons=0.5, weights=0.5, values=7)
     made = taken(step, network, data)
-    file = steps.save(made, "minilm", tmp_path / "small.pruned", command="made up")
+    file = pruned_file.save(made, "minilm", tmp_path / "small.pruned", command="made up")
     found, about = load(file)
     assert about == {"network": "minilm", "command": "made up"} and not found.training
     assert encoders.layers(found) == encoders.layers(made)
@@ -167,7 +168,7 @@ def test_a_saved_network_computes_what_it_computed(network, data, tmp_path):
 
 
 def test_a_whole_network_is_stored_too(network, data, tmp_path):
-    found, _ = load(steps.save(network, "minilm", tmp_path / "whole.pruned"))
+    found, _ = load(pruned_file.save(network, "minilm", tmp_path / "whole.pruned"))
     assert encoders.layers(found)[0] == Layer("bert.encoder.layer.0", 4, 4, 32)
     torch.testing.assert_close(found(data.test.ids), network.half().float()(data.test.ids))
 

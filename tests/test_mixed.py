@@ -7,12 +7,14 @@ import torch
 from interruptions import each, interrupt
 
 from course_lib.__main__ import main
-from course_lib.experiments import mixed, recordings, steps
-from course_lib.experiments.compression import FORMS, network_file
-from course_lib.experiments.drop_recovery import EXAMPLE
+from course_lib.deployment import pruned_file
+from course_lib.deployment.forms import FORMS
+from course_lib.experiments import mixed, recordings
 from course_lib.experiments.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
+from course_lib.experiments.recordings import network_file
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
+from course_lib.networks.models import EXAMPLE
 from course_lib.pruning import channels, masks, surgery
 from course_lib.pruning.graph import trace
 from course_lib.teaching.exercises.lesson09 import FACTOR_NEEDED, LEFT_OF_BLOCK
@@ -139,7 +141,7 @@ def test_a_network_trains_what_is_left_and_its_file_says_which(network, pictures
     assert found["gone"] == mixed.gone(made, network)  # zeros stayed zero
     assert {*found["before"]} == {*found["after"]} == {*recordings.MEASURED}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    loaded, _ = steps.load(steps.save(made, mixed.NETWORK, tmp_path / "a.pruned"))
+    loaded, _ = pruned_file.load(pruned_file.save(made, mixed.NETWORK, tmp_path / "a.pruned"))
     images = pictures.test.images[:4]
     torch.testing.assert_close(loaded(images), made(images), atol=0.05, rtol=0.05)
     assert [block.attention.num_heads for block in loaded.blocks] == [1] * 4
@@ -230,7 +232,7 @@ def test_a_recording_holds_every_network(quick, measured, tmp_path):
 def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
     path = mixed.record(tmp_path / "a.json")
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["other.pruned"]
-    other, about = steps.load(network_file(path, "other"))
+    other, about = pruned_file.load(network_file(path, "other"))
     assert [block.attention.num_heads for block in other.blocks] == [1] * 4
     assert "'amount': 0.75" in about["step"]
 
@@ -260,7 +262,7 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     mixed.record(parts)
     assert parts.read_text() == whole.read_text()
     files = (network_file(path, "other") for path in (whole, parts))
-    first, second = (steps.load(file)[0].state_dict() for file in files)
+    first, second = (pruned_file.load(file)[0].state_dict() for file in files)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 

@@ -9,20 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import nn
 
-from course_lib.deployment import quantization
+from course_lib.deployment import quantization, runtime
 from course_lib.deployment.quantization import (
-    Deployed,
-    accuracy,
     affine,
     dynamic_int8,
     export,
     int8,
     layers,
-    operators,
     relative_error,
     sensitivity,
     symmetric,
 )
+from course_lib.deployment.runtime import Deployed, accuracy, operators
 from course_lib.networks import data, models, training
 from course_lib.networks.data import Images
 
@@ -421,7 +419,7 @@ def test_an_export_that_is_refused_leaves_the_file_as_it_was(name, tmp_path):
     make, example, message = REFUSED[name]
     file = tmp_path / "network.onnx"
     file.write_text("before")
-    with pytest.raises(quantization.DeployError, match=message):
+    with pytest.raises(runtime.DeployError, match=message):
         export(make(), file, example)
     assert file.read_text() == "before" and [*tmp_path.iterdir()] == [file]
 
@@ -451,7 +449,7 @@ def test_calibration_that_does_not_suit_is_refused(name, tiny, tmp_path):
     pictures, how, message = CALIBRATION[name]
     file = tmp_path / "int8.onnx"
     file.write_text("before")
-    with pytest.raises(quantization.DeployError, match=message):
+    with pytest.raises(runtime.DeployError, match=message):
         int8(tiny, file, pictures, **how)
     assert file.read_text() == "before"
 
@@ -487,14 +485,14 @@ def test_a_file_that_is_no_network_is_refused_by_everything(damage, tiny, tmp_pa
         lambda: dynamic_int8(file, tmp_path / "out.onnx"),
         lambda: operators(file),
     ):
-        with pytest.raises(quantization.DeployError, match="damaged"):
+        with pytest.raises(runtime.DeployError, match="damaged"):
             run()
     assert not (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.parametrize("wrong", [[1.0], PICTURES.double(), PICTURES[0], PICTURES[:, :2]])
 def test_the_runtime_refuses_inputs_that_do_not_fit(tiny, wrong):
-    with pytest.raises(quantization.DeployError, match="takes"):
+    with pytest.raises(runtime.DeployError, match="takes"):
         Deployed(tiny)(wrong)
 
 

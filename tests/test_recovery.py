@@ -8,7 +8,7 @@ import pytest
 
 from course_lib.experiments import drop_recovery, recordings
 from course_lib.experiments.recordings import RecordingError
-from course_lib.networks import training
+from course_lib.measuring import quality
 from course_lib.teaching import claims, recovery
 from course_lib.teaching.exercises import EXERCISES
 
@@ -147,7 +147,7 @@ def covered(intervals, truth):
 def test_the_interval_of_a_difference_holds_the_truth_95_times_in_100():
     random = np.random.default_rng(0)
     first, second = (random.binomial(N, share, SETS) / N * 100 for share in (0.92, 0.90))
-    found = [training.difference_interval(a, b, N) for a, b in zip(first, second, strict=True)]
+    found = [quality.difference_interval(a, b, N) for a, b in zip(first, second, strict=True)]
     assert 0.94 < covered(found, 2.0) < 0.96
 
 
@@ -155,9 +155,9 @@ def test_the_paired_interval_holds_the_truth_95_times_in_100_and_is_narrower():
     # Of the pictures 5 % are right in the first network only, 3 % in the second only.
     random = np.random.default_rng(0)
     counts = random.multinomial(N, [0.05, 0.03, 0.87, 0.05], SETS)
-    found = [training.paired_interval(int(a), int(b), N) for a, b, *_ in counts]
+    found = [quality.paired_interval(int(a), int(b), N) for a, b, *_ in counts]
     assert 0.94 < covered(found, 2.0) < 0.96
-    apart = training.difference_interval(92.0, 90.0, N)
+    apart = quality.difference_interval(92.0, 90.0, N)
     assert np.ptp(found[0]) < 0.8 * np.ptp(apart)
 
 
@@ -168,5 +168,5 @@ def test_the_learner_builds_the_smallest_budget(case):
 
 @pytest.mark.parametrize("case", EXERCISES["04.4"].cases())
 def test_the_learner_builds_the_interval_of_a_difference(case):
-    found = training.difference_interval(*case)
+    found = quality.difference_interval(*case)
     assert found == pytest.approx(EXERCISES["04.4"].reference(*case))

@@ -325,5 +325,7 @@ def test_the_weights_say_how_they_are_made_again():
     for path in (PROJECT / "data" / "weights").glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        command = header["__metadata__"]["command"].replace("course_lib.", "course_lib.networks.")
-        assert command == f"python -m course_lib.networks.recipes {path.stem}"
+        command = header["__metadata__"]["command"].replace(
+            "course_lib.recipes", "course_lib train"
+        )
+        assert command == f"python -m course_lib train {path.stem}"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.deployment.pruned_file import FileError, pack
+from course_lib.deployment.pruned_file import FileError, load, pack, save
 from course_lib.deployment.quantization import symmetric
 from course_lib.deployment.storage import shared
 from course_lib.experiments import steps as made_in_steps
-from course_lib.experiments.steps import Step, load, rounded, save, sharing, take
+from course_lib.experiments.steps import Step, rounded, sharing, take
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.training import to_labels

@@ -11,19 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from course_lib.measuring.quality import STUDENT_T, interval, mean_interval
 from course_lib.networks.data import Images, fashion_mnist
 from course_lib.networks.models import small_resnet
-from course_lib.networks.training import (
-    STUDENT_T,
-    accuracy,
-    augment,
-    batches,
-    fit,
-    interval,
-    mean_interval,
-    to_labels,
-    to_teacher,
-)
+from course_lib.networks.training import accuracy, augment, batches, fit, to_labels, to_teacher
 from course_lib.teaching.exercises import EXERCISES
 
 

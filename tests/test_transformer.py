@@ -6,9 +6,10 @@ import torch
 from interruptions import each, interrupt
 
 from course_lib.__main__ import main
-from course_lib.experiments import compression, recordings, transformer
-from course_lib.experiments.compression import network_file, recorded_file
+from course_lib.deployment import forms
+from course_lib.experiments import recordings, transformer
 from course_lib.experiments.minilm_steps import Step, load, take
+from course_lib.experiments.recordings import network_file, recorded_file
 from course_lib.experiments.transformer import PLAN, one_shot
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits
@@ -106,9 +107,9 @@ def measured():
 def test_every_network_is_measured_in_every_form(measured):
     found = {(point["network"], point["form"]): point for point in measured["points"]}
     names = ("whole vocabulary", "dense", "half")
-    assert [*found] == [(name, form) for name in names for form in compression.FORMS]
+    assert [*found] == [(name, form) for name in names for form in forms.FORMS]
     for name in names:
-        exact, quantized, packed = (found[name, form] for form in compression.FORMS)
+        exact, quantized, packed = (found[name, form] for form in forms.FORMS)
         assert exact["bytes"] > max(quantized["bytes"], packed["bytes"]) > 0
         assert exact["macs"] == quantized["macs"] == packed["macs"]
         assert packed["accuracy"] == exact["accuracy"]

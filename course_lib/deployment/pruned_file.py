@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from course_lib.deployment.storage import (
     PLACES,
@@ -47,7 +48,9 @@ from course_lib.deployment.storage import (
     words_of,
 )
 from course_lib.files import write_whole
+from course_lib.networks.models import build, halved
 from course_lib.networks.tensors import check_notes
+from course_lib.pruning import surgery
 
 SIGNATURE = b"\x89PRUNED\n"
 VERSION = 1
@@ -258,3 +261,46 @@ def _is_count(number: object) -> bool:
 def _as_bytes(part: np.ndarray) -> tuple[str, int, bytes]:
     little = part.astype(PART_DTYPES[part.dtype.name], copy=False)
     return part.dtype.name, len(part), little.tobytes()
+
+
+def save(model: nn.Module, network: str, file: Path, **about: str) -> Path:
+    """Write ``model``, made from ``network``, as a ``.pruned`` file with half-precision values."""
+    return pack(halved(model), file, {"network": network} | about)
+
+
+def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The network that :func:`save` wrote, ready for inference, and what the file is about.
+
+    Its shapes say which channels are gone. Which ones of the whole network they were does not
+    matter to what it computes.
+
+    Raises:
+        FileError: the file is damaged, or holds no network of this course.
+    """
+    tensors, about = unpack(file)
+    try:
+        smaller = rebuilt(build(about.get("network", "")), tensors)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise FileError(f"{file} holds no network of this course: {error}") from error
+    return smaller, about
+
+
+def rebuilt(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """The network, in ``eval`` mode, that ``tensors`` are left of ``whole``, freshly built.
+
+    Raises:
+        ValueError, RuntimeError, KeyError: the tensors are those of another network.
+    """
+    smaller = surgery.remove(whole, _plan(whole, tensors))
+    smaller.load_state_dict(tensors)
+    return smaller.eval()
+
+
+def _plan(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> surgery.Plan:
+    """The plan that cuts ``whole`` to the shapes of ``tensors``."""
+    plan: surgery.Plan = {}
+    for name, value in whole.state_dict().items():
+        for dim, (count, left) in enumerate(zip(value.shape, tensors[name].shape, strict=True)):
+            if left != count:
+                plan.setdefault(name, {})[dim] = list(range(left))
+    return plan

@@ -15,16 +15,18 @@ import torch
 from torch import nn
 
 from course_lib.bars import bar, say
-from course_lib.experiments import compression, recordings
-from course_lib.experiments.compression import is_there, network_file
-from course_lib.experiments.drop_recovery import prune, quality, reinitialised
-from course_lib.experiments.steps import load, save
+from course_lib.deployment import forms
+from course_lib.deployment.pruned_file import load, save
+from course_lib.experiments import recordings
+from course_lib.experiments.recordings import is_there, network_file
 from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.quality import evaluate
 from course_lib.measuring.timing import compare, digits
 from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
-from course_lib.networks.models import load_trained
+from course_lib.networks.models import load_trained, reinitialised
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import fit, to_labels, to_teacher
+from course_lib.pruning.granularity import prune
 
 #: The student has lost this fraction of the channels of every layer.
 REMOVED = 0.875
@@ -135,7 +137,7 @@ def train(run: Run, school: School, progress: Callable[[Iterable], Iterable] = i
 def point(run: Run, student: nn.Module, school: School) -> dict:
     """What a recording holds of ``run``: its epochs, and the quality of the trained ``student``."""
     epochs = {"epochs": round(epochs_for(run, school), 3)}
-    return run._asdict() | epochs | quality(student, school.data)
+    return run._asdict() | epochs | evaluate(student, school.data)
 
 
 # --- what a teacher costs -----------------------------------------------------------------------
@@ -189,7 +191,7 @@ def record(network: str, path: Path | None = None, data: Splits | None = None) -
     """Run what the recording in ``path`` still lacks; write it after every run, return its path.
 
     The best student is kept in a folder beside it, see
-    :func:`course_lib.experiments.compression.network_file`.
+    :func:`course_lib.experiments.recordings.network_file`.
 
     Raises:
         RecordingError: it was begun on another machine, or with other threads or versions.
@@ -198,7 +200,7 @@ def record(network: str, path: Path | None = None, data: Splits | None = None) -
     data = data or fashion_mnist()
     recording, story = recordings.resume(_begun(network), path)
     say(story)
-    with compression.teacher(network, data) as logits:
+    with forms.teacher(network, data) as logits:
         if recording is None:
             tables = {"points": [], "deployed": [], "packed": []}
             known = {"cost": teacher_cost(network, data.train, logits)}
@@ -264,7 +266,7 @@ def _record_deployed(recording: dict, path: Path, data: Splits) -> None:
     """Add how large and how fast the teacher and the best student are; all students are alike."""
     student, _ = load(network_file(path, BEST))
     networks = {"teacher": load_trained(recording["model"]), "student": student}
-    found = compression.measure(networks, recording["model"], data)
+    found = forms.measure(networks, recording["model"], data)
     recording |= {"deployed": found["points"], "packed": found["packed"]}
     recordings.write(recording, path)
 

@@ -12,25 +12,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from course_lib.bars import bar, say
 from course_lib.experiments import recordings
-from course_lib.measuring.cost import macs
 from course_lib.measuring.machine import machine_facts
-from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
-from course_lib.networks.models import load_trained
+from course_lib.measuring.quality import evaluate, size
+from course_lib.networks.data import Splits, checksums, fashion_mnist
+from course_lib.networks.models import load_trained, on_device, reinitialised
 from course_lib.networks.recipes import RECIPES, Recipe
-from course_lib.networks.training import accuracy, fit, interval
-from course_lib.pruning import channels, surgery
-from course_lib.pruning.graph import trace
-from course_lib.pruning.masks import Masks, cubic_sparsity, global_masks, hold, pruned_copy
+from course_lib.networks.training import fit
+from course_lib.pruning.granularity import prune
+from course_lib.pruning.masks import cubic_sparsity, hold
 
 #: By style of pruning, the fractions of weights or of each layer's channels that are removed.
 AMOUNTS = {"weights": (0.50, 0.80, 0.90, 0.95, 0.98), "channels": (0.25, 0.50, 0.70, 0.85)}
 
-#: A picture of the right shape, to count with and to follow the channels of a network.
-EXAMPLE = torch.zeros(1, 1, 28, 28)
 
 #: Fractions of the epochs of the recipe.
 BUDGETS = (0.05, 0.10, 0.20, 0.50, 1.00)
@@ -114,7 +110,7 @@ def measure(
     """Prune and train as ``run`` says; return a point for each of its budgets.
 
     A point holds what the run was, its ``epochs``, the ``lr`` (highest of the whole schedule), and
-    what :func:`quality` says.
+    what :func:`.evaluate` says.
 
     Raises:
         ValueError: an unknown network, style, method or schedule, or an impossible amount.
@@ -125,7 +121,7 @@ def measure(
     points = []
 
     def note(*_) -> None:
-        points.append(_point(run, len(points), recipe) | quality(model, data))
+        points.append(_point(run, len(points), recipe) | evaluate(model, data))
 
     for number, stage in enumerate(stages(run, recipe.epochs)):
         model, masks = prune(model, run.style, stage.amount, dense)
@@ -212,69 +208,6 @@ def _point(run: Run, number: int, recipe: Recipe) -> dict:
 # --- networks -----------------------------------------------------------------------------------
 
 
-def on_device(model: nn.Module) -> nn.Module:
-    """``model`` on the GPU if there is one, in the layout that convolutions are fastest in."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device, memory_format=torch.channels_last)
-
-
-def prune(model: nn.Module, style: str, amount: float, dense: nn.Module) -> tuple[nn.Module, Masks]:
-    """A copy of ``model`` without ``amount`` of what ``dense`` has; the masks to :func:`hold`.
-
-    Weights: those nearest zero in the whole network. Channels: in every layer those of the lowest
-    L1 norm; they are really gone, so there are no masks. ``model`` is ``dense`` itself, or what an
-    earlier step of iterative pruning left of it.
-    """
-    model, dense = model.cpu(), dense.cpu()  # so that every machine removes the same
-    if style == "weights":
-        masks = global_masks(model, amount)
-        return on_device(pruned_copy(model, masks)), masks
-    graph, whole = (trace(network, EXAMPLE) for network in (model, dense))
-    ratios = {}
-    for name, group in graph.free.items():
-        count = len(whole.groups[name].channels)
-        ratios[name] = 1 - (count - round(amount * count)) / len(group.channels)
-    fewer = surgery.prune(model, graph, channels.lowest(channels.l1(model, graph), ratios))
-    return on_device(fewer), {}
-
-
-def reinitialised(model: nn.Module, seed: int) -> nn.Module:
-    """``model`` with fresh random weights, the same on every device; the generator is left alone.
-
-    Every layer draws torch's own initial weights for the shape that it has now.
-    """
-    model = model.to("cpu", memory_format=torch.contiguous_format)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for layer in model.modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
-    return on_device(model)
-
-
-def quality(model: nn.Module, data: Splits) -> dict:
-    """What :func:`judged` says of ``model``."""
-    return judged(partial(accuracy, model), data)
-
-
-def judged(percent_right: Callable[[Images], float], data: Splits) -> dict:
-    """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, in percent."""
-    test = percent_right(data.test)
-    low, high = interval(test, len(data.test.labels))
-    return {
-        "accuracy": round(test, 2),
-        "interval": [round(low, 2), round(high, 2)],
-        "validation": round(percent_right(data.validation), 2),
-    }
-
-
-def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> dict:
-    """``parameters`` that are not zero, biases and normalisation included, and ``macs``."""
-    left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
-    example = example.to(next(model.parameters()).device)
-    return {"parameters": left, "macs": macs(model, example)}
-
-
 # --- the plan -----------------------------------------------------------------------------------
 
 # Method, schedule, budgets, seeds; in this order, so that an interrupted recording is of use.
@@ -334,7 +267,7 @@ def record(model_name: str, path: Path | None = None, data: Splits | None = None
     if recording is None:
         recording = _begun(model_name, runs)
         model = on_device(load_trained(model_name))
-        recording |= {"dense": quality(model, data) | size(model), "pruned": [], "points": []}
+        recording |= {"dense": evaluate(model, data) | size(model), "pruned": [], "points": []}
     _record_pruned(recording, runs, path, data)
     _record_runs(recording, runs, path, data)
     return path
@@ -362,7 +295,7 @@ def _record_pruned(recording: dict, runs: list[Run], path: Path, data: Splits) -
     dense = on_device(load_trained(recording["model"]))
     for style, amount in bar([each for each in wanted if each not in known], "right after pruning"):
         model, _ = prune(dense, style, amount, dense)
-        entry = {"style": style, "amount": amount} | quality(model, data) | size(model)
+        entry = {"style": style, "amount": amount} | evaluate(model, data) | size(model)
         recording["pruned"].append(entry)
         recordings.write(recording, path)
 

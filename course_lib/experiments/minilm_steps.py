@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError, unpack
 from course_lib.experiments import steps
-from course_lib.experiments.drop_recovery import on_device
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits
 from course_lib.networks.minilm import PAD, SentenceClassifier, Sentences, trimmed
-from course_lib.networks.models import logits
+from course_lib.networks.models import logits, on_device
 from course_lib.networks.recipes import MINILM
 from course_lib.networks.training import Objective, to_labels, to_teacher
 from course_lib.pruning import channels, encoders, masks
@@ -205,7 +205,7 @@ def load(file: Path) -> tuple[SentenceClassifier, dict[str, str]]:
     try:
         whole = SentenceClassifier(len(tensors[PIECES]))
         whole = encoders.prune(whole, {}, _missing(whole, tensors))
-        return steps.rebuilt(whole, tensors), about
+        return pruned_file.rebuilt(whole, tensors), about
     except (ValueError, RuntimeError, KeyError) as error:
         raise FileError(f"{file} holds no MiniLM: {error}") from error
 

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from course_lib.bars import bar, say
-from course_lib.deployment import quantization
-from course_lib.experiments import compression, recordings, steps
-from course_lib.experiments.compression import is_there, network_file
-from course_lib.experiments.drop_recovery import EXAMPLE, on_device, quality
+from course_lib.deployment import forms, pruned_file, quantization
+from course_lib.experiments import recordings, steps
+from course_lib.experiments.recordings import is_there, network_file
 from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.quality import evaluate
 from course_lib.networks.attention import layered, removable, replaced
 from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
-from course_lib.networks.models import load_trained
+from course_lib.networks.models import EXAMPLE, load_trained, on_device
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import batches
 from course_lib.pruning import channels, masks, surgery
@@ -246,9 +246,9 @@ def take(cut: Cut, whole: nn.Module, data: Splits, **training) -> tuple[nn.Modul
     model, kept = prune(whole, cut, some_batches(data.train))
     found = {"gone": gone(model, whole)}
     with masks.hold(on_device(model), kept):
-        found["before"] = quality(model, data)
+        found["before"] = evaluate(model, data)
         steps.retrain(model, NETWORK, data.train, BUDGET, seed=cut.seed, **training)
-        found["after"] = quality(model, data)
+        found["after"] = evaluate(model, data)
     return model.cpu().eval(), found
 
 
@@ -265,7 +265,7 @@ def measure(models: Mapping[str, nn.Module], data: Splits, **timing) -> dict:
         timing: ``rounds`` and ``seconds``.
     """
     models = {name: removable(model) for name, model in models.items()}
-    found = compression.measure(models, NETWORK, data, **timing)
+    found = forms.measure(models, NETWORK, data, **timing)
     rows = [
         {"network": name} | row
         for name in TAKEN_APART
@@ -294,7 +294,7 @@ def time_of_parts(model: nn.Module, picture: torch.Tensor, **timing) -> list[dic
             name: quantization.export(each, Path(folder) / f"{name}.onnx", torch.cat([picture] * 2))
             for name, each in variants.items()
         }
-        times = compression.timed(files, picture, **timing)
+        times = forms.timed(files, picture, **timing)
     return [{"variant": name} | time for name, time in times.items()]
 
 
@@ -409,8 +409,8 @@ def _record_networks(
         file, entry = network_file(path, name), _entry(name, cut)
         if not is_there(file, _known(recording, name, cut)):
             made, found = take(cut, whole, data, progress=partial(bar, text="steps"))
-            steps.save(made, NETWORK, file, command=recording["command"], step=str(entry))
+            pruned_file.save(made, NETWORK, file, command=recording["command"], step=str(entry))
             recording["points"] = []
             _note(recording, path, entry | found)
-        models[name], _ = steps.load(file)
+        models[name], _ = pruned_file.load(file)
     return models

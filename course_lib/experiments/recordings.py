@@ -8,14 +8,17 @@ them and run one of the points again.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from course_lib.bars import say
+from course_lib.deployment.pruned_file import FileError
+from course_lib.experiments import recordings
 from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
-from course_lib.networks.data import DATA
+from course_lib.networks.data import DATA, verified
 
 #: Raise it when the meaning of a field changes: older recordings are then refused.
 SCHEMA = 1
@@ -360,3 +363,42 @@ def set_aside(path: Path) -> Path:
         number += 1
         aside = path.with_name(f"{path.stem}.aside-{stamp}-{number}{path.suffix}")
     return path.rename(aside)
+
+
+def network_file(path: Path, name: str) -> Path:
+    """Where the network ``name`` of the recording in ``path`` lies."""
+    return path.with_suffix("") / f"{name.replace(' ', '_')}.pruned"
+
+
+def recorded_file(
+    name: str,
+    network: str = "resnet18",
+    experiment: str = "compression",
+    machine: str = "cpu-2core",
+) -> Path:
+    """The packed network ``name``, made from ``network`` when ``machine`` recorded ``experiment``.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    recording = Path("recordings") / machine / f"{experiment}-{network}.json"
+    return verified(network_file(recording, name).as_posix())
+
+
+def is_there(file: Path, recorded: bool, read: Callable[[Path], object] = load) -> bool:
+    """Whether ``file`` holds the network that is ``recorded``; any other one is set aside.
+
+    Args:
+        read: loads a network, and raises :class:`FileError` where there is none.
+    """
+    if not file.exists():
+        return False
+    try:
+        read(file)
+    except FileError as error:
+        say(str(error))
+    else:
+        if recorded:
+            return True
+    say(f"{file} is set aside as {recordings.set_aside(file).name}.")
+    return False

@@ -2,22 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from course_lib.deployment.pruned_file import FileError, pack, unpack
 from course_lib.deployment.quantization import symmetric
 from course_lib.deployment.storage import shared
-from course_lib.experiments.drop_recovery import on_device, prune
 from course_lib.networks.data import Images, Splits
-from course_lib.networks.models import build, halved
+from course_lib.networks.models import on_device
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import Objective, fit
-from course_lib.pruning import masks, surgery
+from course_lib.pruning import masks
+from course_lib.pruning.granularity import prune
 
 
 class Step(NamedTuple):
@@ -157,46 +155,3 @@ class _Looked(torch.autograd.Function):
 
 
 # --- files --------------------------------------------------------------------------------------
-
-
-def save(model: nn.Module, network: str, file: Path, **about: str) -> Path:
-    """Write ``model``, made from ``network``, as a ``.pruned`` file with half-precision values."""
-    return pack(halved(model), file, {"network": network} | about)
-
-
-def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The network that :func:`save` wrote, ready for inference, and what the file is about.
-
-    Its shapes say which channels are gone. Which ones of the whole network they were does not
-    matter to what it computes.
-
-    Raises:
-        FileError: the file is damaged, or holds no network of this course.
-    """
-    tensors, about = unpack(file)
-    try:
-        smaller = rebuilt(build(about.get("network", "")), tensors)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise FileError(f"{file} holds no network of this course: {error}") from error
-    return smaller, about
-
-
-def rebuilt(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
-    """The network, in ``eval`` mode, that ``tensors`` are left of ``whole``, freshly built.
-
-    Raises:
-        ValueError, RuntimeError, KeyError: the tensors are those of another network.
-    """
-    smaller = surgery.remove(whole, _plan(whole, tensors))
-    smaller.load_state_dict(tensors)
-    return smaller.eval()
-
-
-def _plan(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> surgery.Plan:
-    """The plan that cuts ``whole`` to the shapes of ``tensors``."""
-    plan: surgery.Plan = {}
-    for name, value in whole.state_dict().items():
-        for dim, (count, left) in enumerate(zip(value.shape, tensors[name].shape, strict=True)):
-            if left != count:
-                plan.setdefault(name, {})[dim] = list(range(left))
-    return plan

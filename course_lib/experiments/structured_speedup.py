@@ -15,12 +15,12 @@ from torch import nn
 
 from course_lib.bars import bar, say
 from course_lib.experiments import recordings
-from course_lib.experiments.drop_recovery import EXAMPLE, prune
 from course_lib.measuring.cost import Roofline, macs, roofline, work
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import as_recorded, compare, digits, too_slow
 from course_lib.networks.data import checksums
-from course_lib.networks.models import load_trained
+from course_lib.networks.models import EXAMPLE, load_trained
+from course_lib.pruning.granularity import prune
 
 #: Fractions of the channels that are removed: the widths 100 to 20 %.
 REMOVED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

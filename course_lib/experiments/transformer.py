@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from course_lib.bars import bar, say
-from course_lib.deployment import quantization
-from course_lib.deployment.quantization import Deployed
-from course_lib.experiments import recordings, steps
-from course_lib.experiments.compression import Runtime, is_there, network_file
-from course_lib.experiments.compression import measure as in_runtime
-from course_lib.experiments.drop_recovery import judged, on_device
+from course_lib.deployment import pruned_file, quantization, runtime
+from course_lib.deployment.forms import Runtime
+from course_lib.deployment.forms import measure as in_runtime
+from course_lib.deployment.runtime import Deployed
+from course_lib.experiments import recordings
 from course_lib.experiments.minilm_steps import (
     Step,
     in_order,
@@ -31,11 +30,14 @@ from course_lib.experiments.minilm_steps import (
     retrain,
 )
 from course_lib.experiments.minilm_steps import take as taken
+from course_lib.experiments.recordings import is_there, network_file
 from course_lib.measuring.machine import machine_facts
+from course_lib.measuring.quality import evaluated_by
 from course_lib.measuring.timing import digits
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits, checksums, movie_reviews
 from course_lib.networks.minilm import PAD, SentenceClassifier, Sentences
+from course_lib.networks.models import on_device
 from course_lib.networks.recipes import MINILM
 from course_lib.pruning import channels, encoders, masks, oneshot
 
@@ -134,7 +136,7 @@ def _begun() -> dict:
 
 def quality(network: nn.Module, data: Splits) -> dict:
     """Test accuracy with its interval, and validation accuracy, of ``network`` in torch."""
-    return judged(partial(minilm.accuracy, network), data)
+    return evaluated_by(partial(minilm.accuracy, network), data)
 
 
 # --- layers and heads, one at a time ------------------------------------------------------------
@@ -227,7 +229,7 @@ def _record_retrained(
             retrain(model, data.train, SHORT, progress=partial(bar, text="steps"))
         entry = {"method": method, "pattern": pattern} | quality(model, data)
         with TemporaryDirectory() as folder:
-            file = steps.save(model.cpu(), MINILM.network, Path(folder) / "retrained.pruned")
+            file = pruned_file.save(model.cpu(), MINILM.network, Path(folder) / "retrained.pruned")
             recording["retrained"].append(entry | {"bytes": file.stat().st_size})
         recordings.write(recording, path)
 
@@ -271,7 +273,9 @@ def _record_networks(
         there = [one for one in recording["networks"] if _without_result(one) == entry]
         if not is_there(file, bool(there), load):
             made, before = taken(step, models[step.source], data, teacher, **how)
-            steps.save(made, MINILM.network, file, command=recording["command"], step=str(entry))
+            pruned_file.save(
+                made, MINILM.network, file, command=recording["command"], step=str(entry)
+            )
             others = [one for one in recording["networks"] if one["name"] != name]
             recording |= {"networks": [*others, entry | {"before": before}], "points": []}
             recordings.write(recording, path)
@@ -334,7 +338,7 @@ def _operators(network: SentenceClassifier) -> list[dict]:
     """What the int8 file of ``network`` runs in int8, and what falls back."""
     with TemporaryDirectory() as folder:
         files = deployed(network, "dense", Path(folder))
-        found = quantization.operators(files["dense, int8"])
+        found = runtime.operators(files["dense, int8"])
     return [
         {"operator": operator, "runs_in": runs_in, "count": count}
         for runs_in, counts in found.items()

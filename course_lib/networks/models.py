@@ -1,7 +1,7 @@
 """The networks of the course, and their trained weights.
 
 Weights are safetensors files, half precision on disk, checked by SHA-256 and never unpickled. Each
-was made by ``python -m course_lib.networks.recipes NAME``.
+was made by ``python -m course_lib train NAME``.
 """
 
 from collections.abc import Mapping
@@ -227,3 +227,27 @@ def halved(model: nn.Module) -> dict[str, torch.Tensor]:
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
+
+
+#: A picture of the right shape, to count with and to follow the channels of a network.
+EXAMPLE = torch.zeros(1, 1, 28, 28)
+
+
+def on_device(model: nn.Module) -> nn.Module:
+    """``model`` on the GPU if there is one, in the layout that convolutions are fastest in."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def reinitialised(model: nn.Module, seed: int) -> nn.Module:
+    """``model`` with fresh random weights, the same on every device; the generator is left alone.
+
+    Every layer draws torch's own initial weights for the shape that it has now.
+    """
+    model = model.to("cpu", memory_format=torch.contiguous_format)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in model.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return on_device(model)

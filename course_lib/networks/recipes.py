@@ -1,14 +1,10 @@
-"""The recipes that trained the networks of the course.
-
-Run one with ``python -m course_lib.networks.recipes NAME``.
+"""The recipes that trained the networks of the course: ``python -m course_lib train NAME``.
 
 A recipe is a handful of numbers. It trains from a seed, measures every epoch on the validation
 part of the data, keeps the best epoch, reads the test part once, and writes fp16 safetensors.
 """
 
-import argparse
 import copy
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +16,9 @@ from torch import nn
 from course_lib.bars import bar, say
 from course_lib.files import write_whole
 from course_lib.networks import minilm
-from course_lib.networks.data import DATA, Splits, fashion_mnist, movie_reviews, record_checksum
+from course_lib.networks.data import Splits, fashion_mnist, movie_reviews
 from course_lib.networks.models import build, save_weights
-from course_lib.networks.training import accuracy, fit, interval
+from course_lib.networks.training import accuracy, fit
 
 
 class Recipe(NamedTuple):
@@ -74,7 +70,7 @@ class Best:
     def about(self, recipe: Recipe, validation: float, test: float) -> dict[str, str]:
         """What the file tells about itself."""
         return {
-            "command": f"python -m course_lib.networks.recipes {recipe.network}",
+            "command": f"python -m course_lib train {recipe.network}",
             "epoch": str(self.epoch),
             "validation_accuracy": f"{validation:.2f}",
             "test_accuracy": f"{test:.2f}",
@@ -147,38 +143,3 @@ def make(recipe: Recipe, path: Path) -> tuple[dict[str, str], int, list[Path]]:
     save_weights(model, path, about)
     listing = write_whole(path.with_suffix(".vocabulary.txt"), "\n".join(pieces) + "\n")
     return about, len(data.test.labels), [path, listing]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: train one network, write its weights, exit 1 if it misses its target."""
-    parser = argparse.ArgumentParser(
-        prog="python -m course_lib.networks.recipes", description=__doc__
-    )
-    recipes = RECIPES | {MINILM.network: MINILM}
-    parser.add_argument("name", choices=recipes)
-    parser.add_argument("--out", type=Path, default=None, help="where to write the weights")
-    chosen = parser.parse_args(arguments)
-    recipe = recipes[chosen.name]
-    path = chosen.out or DATA / f"weights/{chosen.name}.safetensors"
-    try:
-        about, count, files = make(recipe, path)
-    except minilm.PackageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    low, high = interval(float(about["test_accuracy"]), count)
-    print(
-        f"test accuracy {about['test_accuracy']} % ({low:.1f} to {high:.1f}), "
-        f"epoch {about['epoch']} chosen on validation"
-    )
-    for file in files:
-        if chosen.out is None:
-            record_checksum(f"weights/{file.name}")
-        print(f"wrote {file}")
-    if float(about["test_accuracy"]) < recipe.must_reach:
-        print(f"The recipe must reach {recipe.must_reach} %.", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
 
-import math
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -252,59 +250,3 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
         predicted = model(images.to(device)).argmax(1).cpu()
         correct += (predicted == labels).sum().item()
     return 100 * correct / len(data.labels)
-
-
-def interval(percent: float, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of an accuracy of ``percent`` measured on ``n`` examples, in percent.
-
-    Wilson (1927): unlike the plain normal interval it stays inside 0 to 100.
-    """
-    z, p = 1.959964, percent / 100
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
-
-
-def difference_interval(first: float, second: float, n: int) -> tuple[float, float]:
-    """95 % interval of ``first - second``, two accuracies in percent, in points.
-
-    Each was measured on ``n`` pictures of its own. On the same pictures the interval is narrower:
-    see :func:`paired_interval`. Lesson 04 builds this function.
-    """
-    variance = sum(percent / 100 * (1 - percent / 100) / n for percent in (first, second))
-    half = 100 * 1.96 * math.sqrt(variance)
-    return first - second - half, first - second + half
-
-
-def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two accuracies on the same ``n`` pictures, in points.
-
-    Pictures that both get right, or both get wrong, say nothing about the difference (McNemar,
-    1947). What counts are those that ``only_first`` and ``only_second`` got right.
-    """
-    difference = (only_first - only_second) / n
-    variance = (only_first + only_second) / n**2 - difference**2 / n
-    half = 100 * 1.96 * math.sqrt(variance)
-    return 100 * difference - half, 100 * difference + half
-
-
-#: 95 % of Student's distribution lie within so many standard errors, by the number of values.
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of a few ``values``, such as one for each seed, and its 95 % interval.
-
-    Student (1908): the fewer values, the less is known of their spread. Lesson 10 builds this.
-
-    Raises:
-        ValueError: fewer than two values, or more than a table of a few has.
-    """
-    if len(values) not in STUDENT_T:
-        raise ValueError(
-            f"An interval of the mean needs {min(STUDENT_T)} to {max(STUDENT_T)} values; "
-            f"got {len(values)}."
-        )
-    mean = statistics.fmean(values)
-    half = STUDENT_T[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half

@@ -18,16 +18,15 @@ from torch import nn
 
 from course_lib.bars import bar, say
 from course_lib.decision.evidence import COURSE
-from course_lib.deployment import quantization
-from course_lib.deployment.quantization import Deployed
-from course_lib.experiments import compression, recordings
-from course_lib.experiments.compression import IN_A_ROW, deployed
-from course_lib.experiments.drop_recovery import on_device
+from course_lib.deployment import forms, quantization, runtime
+from course_lib.deployment.forms import IN_A_ROW, deployed
+from course_lib.deployment.runtime import Deployed
+from course_lib.experiments import recordings
 from course_lib.experiments.steps import Step, take
 from course_lib.files import write_whole
 from course_lib.measuring.timing import compare, digits
 from course_lib.networks.data import DATA, Splits
-from course_lib.networks.models import load_trained
+from course_lib.networks.models import load_trained, on_device
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import Objective, fit, to_labels, to_teacher
 from course_lib.pruning import masks
@@ -202,7 +201,7 @@ def run(
             budget,
             bytes=mine.stat().st_size,
             time=digits(time_beside(dense, mine, data)),
-            accuracy=round(quantization.accuracy(mine, data.validation), 2),
+            accuracy=round(runtime.accuracy(mine, data.validation), 2),
             seconds=round(seconds, 1),
         )
 
@@ -266,7 +265,7 @@ def _objective(plan: Plan, data: Splits) -> Iterator[Objective]:
     if not plan.teacher:
         yield to_labels
         return
-    with compression.teacher(NETWORK, data) as logits:
+    with forms.teacher(NETWORK, data) as logits:
         yield to_teacher(logits)
 
 

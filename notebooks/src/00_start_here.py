@@ -27,6 +27,7 @@
 # %%
 import matplotlib.pyplot as plt
 
+from course_lib.measuring import quality
 from course_lib.measuring import cost
 from course_lib.networks import data, models, training
 from course_lib import doctor
@@ -103,12 +104,12 @@ figures.show(figure, alt="One training picture of each of the ten kinds of cloth
 # ## A real network
 #
 # `small_resnet` is a residual network (He et al., 2016) that the course trained by its own recipe:
-# `python -m course_lib.networks.recipes small_resnet` trains it again in a few minutes.
+# `python -m course_lib train small_resnet` trains it again in a few minutes.
 
 # %% tags=["nbval-ignore-output"]
 net = models.load_trained("small_resnet")
 dense = training.accuracy(net, pictures.test)
-low, high = training.interval(dense, len(pictures.test.labels))
+low, high = quality.interval(dense, len(pictures.test.labels))
 print(f"{sum(weight.numel() for weight in net.parameters()):,} weights")
 print(f"{dense:.2f} % of the test pictures right (95 % interval {low:.1f} to {high:.1f})")
 

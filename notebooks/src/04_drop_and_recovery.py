@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from course_lib.measuring import quality
+from course_lib.pruning import granularity
 from course_lib.networks import data, models, training
 from course_lib.experiments import drop_recovery, recordings
 from course_lib.pruning import masks
@@ -103,7 +105,7 @@ removed = {
 pruned, fallen = {}, {}
 for style, amounts in removed.items():
     for amount in bar(amounts, style):
-        pruned[style, amount], _ = drop_recovery.prune(net, style, amount, net)
+        pruned[style, amount], _ = granularity.prune(net, style, amount, net)
         fallen[style, amount] = training.accuracy(pruned[style, amount], some)
 dense_some = fallen["weights", 0.0]
 print(f"dense {dense_some:.1f} %, half of the channels gone {fallen['channels', 0.5]:.1f} %")
@@ -222,7 +224,7 @@ figures.show(figure, alt="Accuracy before and after measuring BatchNorm anew: ch
 # learning rate (it was chosen on validation pictures), and look often.
 
 # %% tags=["nbval-ignore-output"]
-repaired, kept = drop_recovery.prune(net, "weights", 0.9, net)
+repaired, kept = granularity.prune(net, "weights", 0.9, net)
 looks = {0.0: fallen["weights", 0.9]}
 with masks.hold(repaired, kept):
     training.fit(
@@ -579,8 +581,8 @@ def right(network):
 # %% tags=["nbval-ignore-output"]
 whole, sparse = right(net), right(repaired)
 only_whole, only_sparse = int((whole & ~sparse).sum()), int((sparse & ~whole).sum())
-apart = training.difference_interval(dense, tested, len(whole))
-paired = training.paired_interval(only_whole, only_sparse, len(whole))
+apart = quality.difference_interval(dense, tested, len(whole))
+paired = quality.paired_interval(only_whole, only_sparse, len(whole))
 print(f"only dense is right: {only_whole} pictures, only pruned: {only_sparse}")
 print(f"dense minus pruned: {dense - tested:.2f} points")
 print(f"on pictures of their own: {apart[0]:.2f} to {apart[1]:.2f}")
@@ -619,7 +621,7 @@ for each in PRUNED:
     constant, rewound = (
         recovery.gap(small, *each, budget=0.2, schedule=name) for name in ("constant", "rewound")
     )
-    low, high = training.difference_interval(dense - rewound, dense - constant, 10_000)
+    low, high = quality.difference_interval(dense - rewound, dense - constant, 10_000)
     clear[each] = "better" if low > 0 else "worse" if high < 0 else "not clear"
     print(f"{named(*each):20s} {constant - rewound:5.2f} ({low:5.2f} to {high:5.2f}) {clear[each]}")
 
@@ -840,7 +842,7 @@ print(card12.here.text)
 close = []
 for card in (card02, card03, card04, card11, card12, card13):
     for test, value, passed in card.here.outcomes:
-        low, high = training.difference_interval(dense, dense - (value or 0), 10_000)
+        low, high = quality.difference_interval(dense, dense - (value or 0), 10_000)
         limits = [limit for limit in (test.at_least, test.at_most) if limit is not None]
         if passed is not None and any(low < limit < high for limit in limits):
             close.append(card.claim.id)

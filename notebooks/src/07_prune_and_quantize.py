@@ -24,13 +24,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from course_lib.deployment import forms
+from course_lib.deployment import runtime
 from course_lib.experiments import compression, recordings, steps
 from course_lib.networks import data, models
 from course_lib.pruning import masks
 from course_lib.deployment import pruned_file, storage
 from course_lib.deployment import quantization as quant
 from course_lib.bars import bar
-from course_lib.experiments.compression import IN_A_ROW, recorded_file
+from course_lib.experiments.recordings import recorded_file
+from course_lib.deployment.forms import IN_A_ROW
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
@@ -213,9 +216,9 @@ shown = {
     "one picture": few.images[:1],
     "500 pictures": pictures.validation.images[:500],
 }
-found = {"float32": quant.accuracy(exported, pictures.test)}
+found = {"float32": runtime.accuracy(exported, pictures.test)}
 for name, seen in bar(shown.items(), "calibrations"):
-    found[name] = quant.accuracy(quant.int8(exported, folder / "int8.onnx", seen), pictures.test)
+    found[name] = runtime.accuracy(quant.int8(exported, folder / "int8.onnx", seen), pictures.test)
 for name, right in found.items():
     print(f"{name:12s} {right:.2f} % of the test pictures")
 
@@ -241,10 +244,10 @@ read(
 # network as its teacher, by `python -m course_lib record compression --model resnet18`.
 
 # %%
-networks = {"dense": resnet18, "channels": steps.load(recorded_file("channels"))[0]}
+networks = {"dense": resnet18, "channels": pruned_file.load(recorded_file("channels"))[0]}
 files = {}
 for name, network in bar(networks.items(), "networks"):
-    files |= compression.deployed(network, name, pictures, folder)
+    files |= forms.deployed(network, name, pictures, folder)
 for name, file in files.items():
     fewer = files["dense, float32"].stat().st_size / file.stat().st_size
     print(f"{name:17s} {file.stat().st_size / 1e6:5.1f} MB, {fewer:2.0f} times smaller")
@@ -253,7 +256,7 @@ for name, file in files.items():
 # Does all of it run in int8? The runtime says which operators it chose, after its optimizations.
 
 # %% tags=["nbval-ignore-output"]
-for kind, operators in quant.operators(files["channels, int8"]).items():
+for kind, operators in runtime.operators(files["channels, int8"]).items():
     print(f"{kind:8s}", ", ".join(f"{count} {name}" for name, count in sorted(operators.items())))
 
 # %% [markdown]
@@ -262,7 +265,7 @@ for kind, operators in quant.operators(files["channels, int8"]).items():
 
 # %% tags=["nbval-ignore-output"]
 in_runtime = {
-    name: quant.accuracy(files[name], pictures.test)
+    name: runtime.accuracy(files[name], pictures.test)
     for name in bar(["dense, int8", "channels, float32", "channels, int8"], "accuracy")
 }
 for name, right in in_runtime.items():
@@ -279,7 +282,7 @@ read(
 # %% tags=["nbval-ignore-output"]
 times = {}
 for threads in (1, 2):
-    runs = {name: quant.Deployed(file, threads) for name, file in files.items()}
+    runs = {name: runtime.Deployed(file, threads) for name, file in files.items()}
     times[threads] = compare(runs, picture, rounds=60, seconds=4, in_a_row=IN_A_ROW)
     print(f"{threads} threads")
     for name, timing in times[threads].timings.items():
@@ -349,9 +352,9 @@ candidates = {
 }
 
 # %% tags=["nbval-ignore-output"]
-runs = {name: quant.Deployed(file) for name, file in candidates.items()}
+runs = {name: runtime.Deployed(file) for name, file in candidates.items()}
 taken = compare(runs, picture, rounds=60, in_a_row=IN_A_ROW).timings
-right = {name: quant.accuracy(file, pictures.test) for name, file in candidates.items()}
+right = {name: runtime.accuracy(file, pictures.test) for name, file in candidates.items()}
 print(f"worst layers at 8 bits: {', '.join(worst)}")
 for name in candidates:
     print(f"{name:19s} {right[name]:.2f} % of the test pictures, {taken[name].median:.3f} ms")
@@ -396,7 +399,7 @@ orders = {
 # %% tags=["nbval-ignore-output"]
 order = {}
 for name, network in orders.items():
-    file = steps.save(network, "small_resnet", folder / f"{name}.pruned")
+    file = pruned_file.save(network, "small_resnet", folder / f"{name}.pruned")
     order[name] = accuracy(network, pictures.test)
     print(f"{name}: {order[name]:.1f} % of the test pictures, {file.stat().st_size / 1000:.0f} kB")
 
@@ -707,7 +710,7 @@ def dot(pair, point, colour, threads):
 # %%
 choose(
     four_axes,
-    {"threads": [*compression.THREADS]},
+    {"threads": [*forms.THREADS]},
     alt="Accuracy over bytes and over milliseconds of the recorded networks in three forms.",
 )
 
@@ -767,11 +770,11 @@ print(
 # from course_lib.networks.training import to_teacher
 #
 # step = steps.Step("narrower", weights=0.5, values=31, budget=0.1)
-# source, _ = steps.load(recorded_file("narrower"))
-# with compression.teacher("resnet18", pictures) as logits:
+# source, _ = pruned_file.load(recorded_file("narrower"))
+# with forms.teacher("resnet18", pictures) as logits:
 #     objective = to_teacher(logits)
 #     made = steps.take(step, source, "resnet18", pictures, objective, progress=bar)
-# compression.score(steps.save(made, "resnet18", folder / "mine.pruned"), pictures)
+# compression.score(pruned_file.save(made, "resnet18", folder / "mine.pruned"), pictures)
 
 # %% [markdown]
 # ## The verdicts

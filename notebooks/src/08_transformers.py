@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from course_lib.deployment import runtime
 from course_lib.pruning import channels, encoders, masks, oneshot
 from course_lib.networks import data, minilm
 from course_lib.experiments import minilm_steps
@@ -33,7 +34,8 @@ from course_lib.deployment import quantization as quant
 from course_lib.experiments import recordings, transformer
 from course_lib.pruning import surgery
 from course_lib.bars import bar
-from course_lib.experiments.compression import IN_A_ROW, recorded_file
+from course_lib.experiments.recordings import recorded_file
+from course_lib.deployment.forms import IN_A_ROW
 from course_lib.measuring.cost import front as front_of
 
 # %%
@@ -498,7 +500,7 @@ for name, count in size.items():
 
 # %% tags=["nbval-ignore-output"]
 sentence = transformer.first_tokens(sentences.test)
-runs = {name: quant.Deployed(file) for name, file in files.items()}
+runs = {name: runtime.Deployed(file) for name, file in files.items()}
 result = compare(runs, sentence, rounds=40, seconds=6, in_a_row=IN_A_ROW)
 for name, timing in result.timings.items():
     faster = result.speedup(name, over="whole vocabulary, float32")
@@ -528,7 +530,7 @@ read(
 # What of it runs in int8, and what fell back?
 
 # %% tags=["nbval-ignore-output"]
-for kind, operators in quant.operators(files["small, int8"]).items():
+for kind, operators in runtime.operators(files["small, int8"]).items():
     print(f"{kind:8s}", ", ".join(f"{count} {name}" for name, count in sorted(operators.items())))
 
 # %% [markdown]

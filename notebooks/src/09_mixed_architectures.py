@@ -26,6 +26,8 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import ListedColormap
 
+from course_lib.deployment import pruned_file
+from course_lib.deployment import runtime
 from course_lib.networks import attention, data, models
 from course_lib.measuring import cost
 from course_lib.pruning import masks
@@ -35,7 +37,8 @@ from course_lib.deployment import quantization as quant
 from course_lib.experiments import steps
 from course_lib.pruning import surgery
 from course_lib.bars import bar
-from course_lib.experiments.compression import IN_A_ROW, THREADS, recorded_file
+from course_lib.experiments.recordings import recorded_file
+from course_lib.deployment.forms import IN_A_ROW, THREADS
 
 # %%
 from course_lib.pruning.graph import trace
@@ -518,14 +521,14 @@ print("int8 makes the fastest of them slower:", int8["median"] > exact["median"]
 folder = TemporaryDirectory()  # for the files of this lesson
 networks = {"dense": network}
 for way in WAYS:
-    networks[way] = steps.load(recorded_file(f"{way} 75", "conv_attention", "mixed"))[0]
+    networks[way] = pruned_file.load(recorded_file(f"{way} 75", "conv_attention", "mixed"))[0]
 files = {
     name: quant.export(attention.removable(one), Path(folder.name) / f"{name}.onnx", images[:2])
     for name, one in bar(networks.items(), "networks")
 }
 
 # %% tags=["nbval-ignore-output"]
-runs = {name: quant.Deployed(file) for name, file in files.items()}
+runs = {name: runtime.Deployed(file) for name, file in files.items()}
 times = compare(runs, picture, rounds=100, seconds=4, in_a_row=IN_A_ROW)
 for name, timing in times.timings.items():
     print(f"{name:17s} {timing.median:.3f} ms, {times.speedup(name, over='dense')} faster")

@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
+from course_lib.deployment import forms
 from course_lib.experiments import compression, distillation, drop_recovery, recordings
 from course_lib.networks import data, models
 from course_lib.bars import bar
@@ -35,14 +36,14 @@ from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import explore, predict, reveal
-from course_lib.networks.training import STUDENT_T, difference_interval, mean_interval
+from course_lib.measuring.quality import STUDENT_T, difference_interval, mean_interval
 
 # %%
 plt.style.use(figures.STYLE)
 pictures = data.fashion_mnist()
 resnet18 = models.load_trained("resnet18")
 at_the_end = ExitStack()  # closes the teacher's file
-teacher = at_the_end.enter_context(compression.teacher("resnet18", pictures))
+teacher = at_the_end.enter_context(forms.teacher("resnet18", pictures))
 
 # %% [markdown]
 # ## Predict
@@ -81,7 +82,7 @@ predict(
 student = distillation.untrained("pruned", "resnet18", seed=0)
 for name, network in {"teacher": resnet18, "student": student}.items():
     weights = sum(tensor.numel() for tensor in network.parameters())
-    example = drop_recovery.EXAMPLE.to(next(network.parameters()).device)
+    example = models.EXAMPLE.to(next(network.parameters()).device)
     print(f"{name}: {weights / 1e6:5.2f} M weights, {macs(network, example) / 1e6:5.1f} MMACs")
 print()
 for name, method in METHODS.items():

@@ -27,7 +27,7 @@ from course_lib.experiments import recordings
 from course_lib.teaching import drill, drill_widgets, figures, questions, report
 from course_lib.teaching.exercises import EXERCISES, check, hint, solution
 from course_lib.teaching.widgets import choose, predict, reveal
-from course_lib.networks.training import interval
+from course_lib.measuring.quality import interval
 
 plt.style.use(figures.STYLE)
 

@@ -1,0 +1,93 @@
+"""Accuracy with its interval, and differences of accuracies with theirs."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from course_lib.measuring.cost import macs
+from course_lib.networks.data import Images, Splits
+from course_lib.networks.models import EXAMPLE
+from course_lib.networks.training import accuracy
+
+
+def interval(percent: float, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of an accuracy of ``percent`` measured on ``n`` examples, in percent.
+
+    Wilson (1927): unlike the plain normal interval it stays inside 0 to 100.
+    """
+    z, p = 1.959964, percent / 100
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
+
+
+def difference_interval(first: float, second: float, n: int) -> tuple[float, float]:
+    """95 % interval of ``first - second``, two accuracies in percent, in points.
+
+    Each was measured on ``n`` pictures of its own. On the same pictures the interval is narrower:
+    see :func:`paired_interval`. Lesson 04 builds this function.
+    """
+    variance = sum(percent / 100 * (1 - percent / 100) / n for percent in (first, second))
+    half = 100 * 1.96 * math.sqrt(variance)
+    return first - second - half, first - second + half
+
+
+def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two accuracies on the same ``n`` pictures, in points.
+
+    Pictures that both get right, or both get wrong, say nothing about the difference (McNemar,
+    1947). What counts are those that ``only_first`` and ``only_second`` got right.
+    """
+    difference = (only_first - only_second) / n
+    variance = (only_first + only_second) / n**2 - difference**2 / n
+    half = 100 * 1.96 * math.sqrt(variance)
+    return 100 * difference - half, 100 * difference + half
+
+
+#: 95 % of Student's distribution lie within so many standard errors, by the number of values.
+STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of a few ``values``, such as one for each seed, and its 95 % interval.
+
+    Student (1908): the fewer values, the less is known of their spread. Lesson 10 builds this.
+
+    Raises:
+        ValueError: fewer than two values, or more than a table of a few has.
+    """
+    if len(values) not in STUDENT_T:
+        raise ValueError(
+            f"An interval of the mean needs {min(STUDENT_T)} to {max(STUDENT_T)} values; "
+            f"got {len(values)}."
+        )
+    mean = statistics.fmean(values)
+    half = STUDENT_T[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def evaluate(model: nn.Module, data: Splits) -> dict:
+    """What :func:`evaluated_by` says of ``model``."""
+    return evaluated_by(partial(accuracy, model), data)
+
+
+def evaluated_by(percent_right: Callable[[Images], float], data: Splits) -> dict:
+    """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, in percent."""
+    test = percent_right(data.test)
+    low, high = interval(test, len(data.test.labels))
+    return {
+        "accuracy": round(test, 2),
+        "interval": [round(low, 2), round(high, 2)],
+        "validation": round(percent_right(data.validation), 2),
+    }
+
+
+def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> dict:
+    """``parameters`` that are not zero, biases and normalisation included, and ``macs``."""
+    left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    example = example.to(next(model.parameters()).device)
+    return {"parameters": left, "macs": macs(model, example)}
