@@ -35,7 +35,8 @@ def modules(root: Path = PROJECT) -> dict[str, Path]:
     return found
 
 
-def imported(name: str, root: Path = PROJECT) -> set[str]:
+@cache
+def imported(name: str, root: Path = PROJECT) -> frozenset[str]:
     """The modules that the module ``name`` imports, at its top or inside of a function."""
     known, found = modules(root), set()
     for node in ast.walk(ast.parse(known[name].read_text(encoding="utf-8"))):
@@ -47,10 +48,10 @@ def imported(name: str, root: Path = PROJECT) -> set[str]:
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
             found |= {one.removeprefix("course_lib.") for one in names if one.startswith("course")}
-    return found - {"", name}
+    return frozenset(found - {"", name})
 
 
-def arrows(root: Path = PROJECT) -> dict[str, set[str]]:
+def arrows(root: Path = PROJECT) -> dict[str, frozenset[str]]:
     """What each module imports."""
     return {name: imported(name, root) for name in modules(root) if name}
 

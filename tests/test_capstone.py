@@ -122,7 +122,7 @@ def test_a_teacher_is_asked_only_where_the_plan_says_so(pictures, monkeypatch):
         asked.append(network)
         raise RuntimeError("asked")
 
-    monkeypatch.setattr(capstone.compression, "teacher", teacher)
+    monkeypatch.setattr(capstone.forms, "teacher", teacher)
     with pytest.raises(RuntimeError, match="asked"):
         capstone.run(Plan(channels=0.9, teacher=True), BUDGET, pictures)
     assert asked == ["resnet18"]

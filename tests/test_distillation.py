@@ -9,8 +9,9 @@ import torch
 from interruptions import each, interrupt
 
 from course_lib.__main__ import main
+from course_lib.deployment import forms
 from course_lib.deployment.pruned_file import load
-from course_lib.experiments import compression, distillation, recordings
+from course_lib.experiments import distillation, recordings
 from course_lib.experiments.distillation import (
     BEST,
     BUDGETS,
@@ -215,8 +216,8 @@ def quick(monkeypatch, pictures):
     monkeypatch.setattr(distillation, "SEEDS", (0, 1))
     monkeypatch.setattr(distillation, "fashion_mnist", lambda: pictures)
     monkeypatch.setattr(distillation, "teacher_cost", lambda *_: cost)
-    monkeypatch.setattr(compression, "teacher", lambda *_: nullcontext(says))
-    monkeypatch.setattr(compression, "measure", measured)
+    monkeypatch.setattr(forms, "teacher", lambda *_: nullcontext(says))
+    monkeypatch.setattr(forms, "measure", measured)
     return seen
 
 
@@ -255,7 +256,7 @@ def test_a_complete_recording_makes_nothing(quick, fits, tmp_path):
     assert path.read_text() == before and len(fits) == trained and len(quick) == 1
 
 
-INTERRUPTIONS = [(distillation, "save", 0), (compression, "measure", 0)]
+INTERRUPTIONS = [(distillation, "save", 0), (forms, "measure", 0)]
 INTERRUPTIONS += [(recordings, "write", after) for after in (0, 3, 8)]
 
 

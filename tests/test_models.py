@@ -267,5 +267,5 @@ def test_tied_weights_are_written_and_notes_have_to_be_text(tmp_path):
 def test_a_damaged_file_of_weights_is_refused(tmp_path, header):
     file = tmp_path / "a.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(models.DataError, match="no safetensors file"):
+    with pytest.raises(data.DataError, match="no safetensors file"):
         tensors.read_tensors(file)

@@ -107,6 +107,8 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "sparse.converted": lambda g: sparse.converted(g.model, g.x, rounds=2, seconds=0.01)[0],
     "sparse.chosen": lambda g: sparse.chosen(_linear(g.model), _wide(g), rounds=2, seconds=0.01)[0],
     "quantization.export": lambda g: quantization.export(g.model, g.folder / "it.onnx", g.x),
+    "pruned_file.save": lambda g: pruned_file.save(g.model, "it", g.folder / "it.pruned"),
+    "pruned_file.rebuilt": lambda g: pruned_file.rebuilt(g.model, g.model.state_dict()),
     "cost.macs": lambda g: cost.macs(g.model, g.x),
     "cost.stored_bytes": lambda g: cost.stored_bytes(g.model),
     "cost.work": lambda g: cost.work(g.model, g.x),

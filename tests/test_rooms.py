@@ -1,0 +1,98 @@
+"""Nobody imports what lies above: the rooms of ``course_lib``, and the rule of each."""
+
+import re
+
+import imports
+import pytest
+from imports import PROJECT, ROOMS, arrows, between, floors, room_of
+
+RECORDER = re.compile(r"^def record\(", re.MULTILINE)
+
+
+def test_every_module_lies_in_a_room_or_serves_all():
+    outside = {name for name in arrows() if room_of(name) not in ROOMS}
+    assert outside == {"__main__", "bars", "doctor", "files", "lab"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below(room):
+    assert_allowed(room, arrows())
+
+
+def assert_allowed(room, found):
+    allowed = {room, *ROOMS[room], "bars", "files"}
+    broken = {
+        f"{name} imports {other}"
+        for name, others in found.items()
+        if room_of(name) == room
+        for other in others
+        if room_of(other) not in allowed
+    }
+    assert not broken
+
+
+def test_nothing_imports_itself_in_a_circle():
+    assert max(floors(arrows()).values()) <= 16
+
+
+def recorders():
+    files = imports.modules()
+    return {
+        name
+        for name in files
+        if name.startswith("experiments.")
+        and RECORDER.search(files[name].read_text(encoding="utf-8"))
+    }
+
+
+def test_no_recorder_is_imported_by_the_rooms_up_to_the_decision():
+    found = arrows()
+    assert len(recorders()) == 7
+    broken = {
+        f"{name} imports {other}"
+        for name in found
+        if room_of(name) in ("experiments", "decision")
+        for other in found[name] & recorders()
+    }
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("module", "other"),
+    [
+        ("networks.data", "measuring.timing"),
+        ("pruning.masks", "measuring.cost"),
+        ("measuring.cost", "pruning.masks"),
+        ("deployment.sparse", "experiments.recordings"),
+        ("decision.rules", "deployment.runtime"),
+        ("experiments.steps", "teaching.claims"),
+        ("teaching.claims", "classroom.grading"),
+    ],
+)
+def test_a_rule_that_is_broken_is_noticed(module, other):
+    found = arrows()
+    found[module] = found[module] | {other}
+    with pytest.raises(AssertionError, match=f"{module} imports {other}"):
+        assert_allowed(room_of(module), found)
+
+
+def test_each_import_is_seen(tmp_path):
+    folder = tmp_path / "course_lib" / "networks"
+    folder.mkdir(parents=True)
+    for name in ("data", "models", "training", "recipes"):
+        (folder / f"{name}.py").touch()
+    (folder / "models.py").write_text(
+        "import course_lib.networks.data\n"
+        "from course_lib.networks import training as t\n"
+        "def f():\n    from course_lib.networks.recipes import RECIPES\n"
+    )
+    assert imports.imported("networks.models", tmp_path) == {
+        f"networks.{name}" for name in ("data", "training", "recipes")
+    }
+
+
+def test_rooms_say_what_they_are_in_a_sentence():
+    for room in ROOMS:
+        text = (PROJECT / "course_lib" / room / "__init__.py").read_text(encoding="utf-8")
+        assert text.startswith('"""') and text.count("\n") == 1
+    assert set(between(arrows())) >= set(ROOMS)
