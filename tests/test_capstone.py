@@ -6,8 +6,7 @@ import re
 import pytest
 import torch
 
-from course_lib.decision.evidence import COURSE
-from course_lib.experiments.recordings import load
+from course_lib.experiments.recordings import COURSE, load
 from course_lib.measuring.timing import compare
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits

@@ -240,7 +240,7 @@ def test_a_damaged_entry_is_refused(packed, pictures, tmp_path):
 
 
 def test_the_networks_of_the_course_reach_their_targets():
-    recording = recordings.load("compression", "resnet18")["cpu-2core"]
+    recording = recordings.load("compression", "resnet18")[recordings.COURSE]
     found = {(point["network"], point["form"]): point for point in recording["points"]}
     dense, run, stored = (
         found[key] for key in (("dense", "float32"), ("channels", "int8"), ("few values", "packed"))
@@ -254,7 +254,7 @@ def test_the_networks_of_the_course_reach_their_targets():
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", PLANS["resnet18"])
 def test_each_network_of_the_course_is_as_accurate_as_it_was_recorded(name):
-    recording = recordings.load("compression", "resnet18")["cpu-2core"]
+    recording = recordings.load("compression", "resnet18")[recordings.COURSE]
     (point,) = recordings.points(recording, network=name, form="packed")
     file, few = (
         recordings.recorded_file(name),

@@ -242,7 +242,7 @@ def test_a_measured_claim_of_the_learner_comes_first(evidence):
 def test_seeds_count_as_their_mean(evidence):
     what = {"style": "weights", "amount": 0.98, "method": "one-shot"}
     what |= {"schedule": "rewound", "budget": 0.2}
-    recording = recordings.load("drop_recovery", "small_resnet")["cpu-2core"]
+    recording = recordings.load("drop_recovery", "small_resnet")[recordings.COURSE]
     found = [point["accuracy"] for point in recordings.points(recording, **what)]
     value = evidence.number(PLACE | {"at": "points", "where": what}).value
     assert len(found) == 3 and value == pytest.approx(sum(found) / 3)

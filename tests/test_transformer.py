@@ -270,7 +270,7 @@ def test_the_command_records(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def of_the_course():
-    recording = recordings.load("transformer", "minilm")["cpu-2core"]
+    recording = recordings.load("transformer", "minilm")[recordings.COURSE]
     return {(point["network"], point["form"]): point for point in recording["points"]}
 
 

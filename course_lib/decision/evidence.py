@@ -9,12 +9,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from course_lib.experiments import recordings
-from course_lib.experiments.recordings import RecordingError
+from course_lib.experiments.recordings import COURSE, RecordingError
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA
-
-#: The machine of the course's own recordings.
-COURSE = "cpu-2core"
 
 ARCHITECTURES = ("cnn", "transformer", "mixed")
 

@@ -20,6 +20,9 @@ from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA, verified
 
+#: The machine of the recordings that the course comes with.
+COURSE = "cpu-2core"
+
 #: Raise it when the meaning of a field changes: older recordings are then refused.
 SCHEMA = 1
 
@@ -374,7 +377,7 @@ def recorded_file(
     name: str,
     network: str = "resnet18",
     experiment: str = "compression",
-    machine: str = "cpu-2core",
+    machine: str = COURSE,
 ) -> Path:
     """The packed network ``name``, made from ``network`` when ``machine`` recorded ``experiment``.
 

@@ -17,11 +17,11 @@ from typing import NamedTuple
 from torch import nn
 
 from course_lib.bars import bar, say
-from course_lib.decision.evidence import COURSE
 from course_lib.deployment import forms, quantization, runtime
 from course_lib.deployment.forms import IN_A_ROW, deployed
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments import recordings
+from course_lib.experiments.recordings import COURSE
 from course_lib.experiments.steps import Step, take
 from course_lib.files import write_whole
 from course_lib.measuring.timing import compare, digits

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from course_lib.experiments.recordings import COURSE
 from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_facts, processor
 from course_lib.networks.data import DATA, record_checksum
@@ -439,7 +440,7 @@ def publish(name: str, root: Path = DATA) -> Path:
         ClaimError: a name that is no folder name, or nothing measured yet.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ClaimError(f"{name!r} is no name for a machine: use a-z, 0-9 and -, as in cpu-2core.")
+        raise ClaimError(f"{name!r} is no name for a machine: use a-z, 0-9 and -, as in {COURSE}.")
     measured = progress.read()["claims"]
     if not measured:
         raise ClaimError(f"Nothing is measured in {progress.folder()} yet: run the lessons first.")
@@ -453,7 +454,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m course_lib.teaching.claims")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("publish", help="make this machine's measurements a recording")
-    command.add_argument("machine", help="a name for the machine, such as cpu-2core")
+    command.add_argument("machine", help=f"a name for the machine, such as {COURSE}")
     try:
         path = publish(parser.parse_args(arguments).machine)
     except ClaimError as error:

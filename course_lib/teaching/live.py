@@ -10,8 +10,8 @@ from collections.abc import Iterator
 #: call it.
 SOURCES = {"capstone.estimate", "capstone.run", "compare", "compression.score", "cost.roofline"}
 SOURCES |= {"distillation.teacher_cost", "distillation.train", "doctor.examine"}
-SOURCES |= {"drop_recovery.point", "fit", "mixed.take", "mixed.time_of_parts", "quant.accuracy"}
-SOURCES |= {"quant.operators", "quant.sensitivity", "sparse.chosen", "sparse.converted"}
+SOURCES |= {"drop_recovery.point", "fit", "mixed.take", "mixed.time_of_parts", "runtime.accuracy"}
+SOURCES |= {"runtime.operators", "quant.sensitivity", "sparse.chosen", "sparse.converted"}
 SOURCES |= {"sparse.measure", "steps.take", "time.perf_counter", "timing.compare"}
 SOURCES |= {"timing.self_test", "training.fit", "transformer.one_shot", "widths.measure"}
 SOURCES |= {"widths.staircase"}

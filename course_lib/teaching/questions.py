@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import yaml
 
-from course_lib.decision.evidence import COURSE
 from course_lib.experiments import recordings
+from course_lib.experiments.recordings import COURSE
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA
 from course_lib.teaching import claims, progress

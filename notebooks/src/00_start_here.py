@@ -27,10 +27,9 @@
 # %%
 import matplotlib.pyplot as plt
 
-from course_lib.measuring import quality
-from course_lib.measuring import cost
-from course_lib.networks import data, models, training
 from course_lib import doctor
+from course_lib.measuring import cost, quality
+from course_lib.networks import data, models, training
 from course_lib.pruning import masks
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution

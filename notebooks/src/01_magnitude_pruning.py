@@ -20,10 +20,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from course_lib.bars import bar
 from course_lib.measuring import cost, timing
 from course_lib.networks import data, models, training
 from course_lib.pruning import masks
-from course_lib.bars import bar
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

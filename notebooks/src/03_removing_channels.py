@@ -22,10 +22,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from course_lib.pruning import channels, graph, surgery
+from course_lib.bars import bar
 from course_lib.measuring import cost
 from course_lib.networks import data, models, training
-from course_lib.bars import bar
+from course_lib.pruning import channels, graph, surgery
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.widgets import predict, reveal

@@ -23,13 +23,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_lib.measuring import quality
-from course_lib.pruning import granularity
-from course_lib.networks import data, models, training
-from course_lib.experiments import drop_recovery, recordings
-from course_lib.pruning import masks
 from course_lib.bars import bar
+from course_lib.experiments import drop_recovery, recordings
+from course_lib.measuring import quality
+from course_lib.networks import data, models, training
 from course_lib.networks.recipes import RECIPES
+from course_lib.pruning import granularity, masks
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

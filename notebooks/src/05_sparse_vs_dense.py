@@ -22,13 +22,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from course_lib.bars import bar
+from course_lib.deployment import sparse
+from course_lib.experiments import recordings
+from course_lib.experiments import sparse_vs_dense as sweep
 from course_lib.measuring import cost, timing
 from course_lib.networks import data, models, training
 from course_lib.pruning import masks
-from course_lib.experiments import recordings
-from course_lib.deployment import sparse
-from course_lib.experiments import sparse_vs_dense as sweep
-from course_lib.bars import bar
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
@@ -589,7 +589,7 @@ gpus = [name for name, found in recorded.items() if found["machine"]["CUDA GPU"]
 print("GPU recordings:", ", ".join(gpus) or "none yet; what is said of GPUs below is literature")
 
 # %%
-processor = recorded["cpu-2core"]
+processor = recorded[recordings.COURSE]
 halves = recordings.points(processor, format="CSR", asked=0.5)
 slower = sum(point["speedup"] < 1 for point in halves)
 print(f"the recorded processor, 50 % sparse: CSR is slower in {slower} of {len(halves)} shapes")
@@ -700,7 +700,7 @@ for name, found in recorded.items():
         print(f"{name}: recorded {point['speedup']:.2f}x, here {here}")
 
 # %% tags=["nbval-ignore-output"]
-there = [point["speedup"] for point in recordings.points(recorded["cpu-2core"], **what)]
+there = [point["speedup"] for point in recordings.points(recorded[recordings.COURSE], **what)]
 read(
     0.5 < again["CSR"].ratio / there[0] < 2,
     "Your machine agrees with the recorded one within a factor of two.",

@@ -20,10 +20,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course_lib.measuring import cost
+from course_lib.bars import bar
 from course_lib.experiments import recordings
 from course_lib.experiments import structured_speedup as widths
-from course_lib.bars import bar
+from course_lib.measuring import cost
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
@@ -442,7 +442,7 @@ choose(
 )
 
 # %%
-processor = recorded["cpu-2core"]
+processor = recorded[recordings.COURSE]
 for part, batch, removed in (("resnet18", 1, 0.1), ("resnet18", 1, 0.5), ("resnet18", 64, 0.5)):
     for point in recordings.points(processor, part=part, batch=batch, removed=removed):
         print(f"{part}, batch {batch}, {removed:.0%} removed: {point['speedup']:.1f} times faster")

@@ -16,7 +16,6 @@
 # **Needs**: lessons 01, 03 and 06. No network, no GPU.
 
 # %%
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,24 +23,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course_lib.deployment import forms
-from course_lib.deployment import runtime
-from course_lib.experiments import compression, recordings, steps
-from course_lib.networks import data, models
-from course_lib.pruning import masks
-from course_lib.deployment import pruned_file, storage
-from course_lib.deployment import quantization as quant
 from course_lib.bars import bar
-from course_lib.experiments.recordings import recorded_file
+from course_lib.deployment import forms, pruned_file, runtime, storage
+from course_lib.deployment import quantization as quant
 from course_lib.deployment.forms import IN_A_ROW
+from course_lib.experiments import compression, recordings, steps
+from course_lib.experiments.recordings import recorded_file
+from course_lib.measuring.timing import compare
+from course_lib.networks import data, models
+from course_lib.networks.training import accuracy
+from course_lib.pruning import masks
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 
 # %%
 from course_lib.teaching.widgets import choose, predict, reveal
-from course_lib.measuring.timing import compare
-from course_lib.networks.training import accuracy
 
 plt.style.use(figures.STYLE)
 pictures = data.fashion_mnist()
@@ -416,7 +413,7 @@ print("pruning first is at least as good:", gained > 0)
 # channels, a fifth of the epochs for either.
 
 # %%
-recorded = recordings.load("compression", "resnet18")["cpu-2core"]
+recorded = recordings.load("compression", "resnet18")[recordings.COURSE]
 points = {(point["network"], point["form"]): point for point in recorded["points"]}
 for name in ("pruned first", "quantized first"):
     point = points[name, "int8"]

@@ -26,24 +26,22 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from course_lib.deployment import runtime
-from course_lib.pruning import channels, encoders, masks, oneshot
-from course_lib.networks import data, minilm
-from course_lib.experiments import minilm_steps
-from course_lib.deployment import quantization as quant
-from course_lib.experiments import recordings, transformer
-from course_lib.pruning import surgery
 from course_lib.bars import bar
-from course_lib.experiments.recordings import recorded_file
+
+from course_lib.deployment import runtime
 from course_lib.deployment.forms import IN_A_ROW
+from course_lib.experiments import minilm_steps, recordings, transformer
+from course_lib.experiments.recordings import recorded_file
 from course_lib.measuring.cost import front as front_of
+from course_lib.measuring.timing import compare
+from course_lib.networks import data, minilm
+from course_lib.pruning import channels, encoders, masks, oneshot, surgery
 
 # %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import predict, reveal
-from course_lib.measuring.timing import compare
 
 plt.style.use(figures.STYLE)
 kept = TemporaryDirectory()  # for the files of this lesson
@@ -51,7 +49,7 @@ folder = Path(kept.name)
 reviews = data.movie_reviews()
 network, tokenizer = minilm.load_trained()
 sentences = data.Splits(*(minilm.encoded(tokenizer, part) for part in reviews))
-recorded = recordings.load("transformer", "minilm")["cpu-2core"]
+recorded = recordings.load("transformer", "minilm")[recordings.COURSE]
 
 # %% [markdown]
 # MiniLM (Wang et al., 2020) is a BERT made small by its authors. It was trained to read English,
@@ -660,7 +658,7 @@ print(f"time with 80 % zeros over that of dense: {ratio:.2f}")
 # ResNet-18 from lesson 07, on the same two axes.
 
 # %%
-cnn = recordings.load("compression", "resnet18")["cpu-2core"]
+cnn = recordings.load("compression", "resnet18")[recordings.COURSE]
 pictures = {(row["network"], row["form"]): row for row in cnn["points"]}
 CNN = ("dense", "weights", "channels", "narrower", "both")
 figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)

@@ -26,19 +26,16 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import ListedColormap
 
-from course_lib.deployment import pruned_file
-from course_lib.deployment import runtime
-from course_lib.networks import attention, data, models
-from course_lib.measuring import cost
-from course_lib.pruning import masks
-from course_lib.experiments import mixed, recordings
-from course_lib.deployment import sparse
-from course_lib.deployment import quantization as quant
-from course_lib.experiments import steps
-from course_lib.pruning import surgery
 from course_lib.bars import bar
-from course_lib.experiments.recordings import recorded_file
+from course_lib.deployment import pruned_file, runtime, sparse
+from course_lib.deployment import quantization as quant
 from course_lib.deployment.forms import IN_A_ROW, THREADS
+from course_lib.experiments import mixed, recordings
+from course_lib.experiments.recordings import recorded_file
+from course_lib.measuring import cost
+from course_lib.measuring.timing import compare
+from course_lib.networks import attention, data, models
+from course_lib.pruning import masks, surgery
 
 # %%
 from course_lib.pruning.graph import trace
@@ -46,14 +43,13 @@ from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import choose, predict, reveal
-from course_lib.measuring.timing import compare
 
 # %%
 plt.style.use(figures.STYLE)
 pictures = data.fashion_mnist()
 picture = pictures.test.images[:1]
 network = models.load_trained("conv_attention")
-recorded = recordings.load("mixed", "conv_attention")["cpu-2core"]
+recorded = recordings.load("mixed", "conv_attention")[recordings.COURSE]
 points = {(point["network"], point["form"]): point for point in recorded["points"]}
 made = {one["name"]: one for one in recorded["networks"]}
 dense = points["dense", "float32"]

@@ -24,19 +24,19 @@ import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
-from course_lib.deployment import forms
-from course_lib.experiments import compression, distillation, drop_recovery, recordings
-from course_lib.networks import data, models
 from course_lib.bars import bar
+from course_lib.deployment import forms
+from course_lib.experiments import distillation, drop_recovery, recordings
+from course_lib.experiments.distillation import METHODS, Run, School
 
 # %%
 from course_lib.measuring.cost import macs
-from course_lib.experiments.distillation import METHODS, Run, School
+from course_lib.measuring.quality import STUDENT_T, difference_interval, mean_interval
+from course_lib.networks import data, models
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import explore, predict, reveal
-from course_lib.measuring.quality import STUDENT_T, difference_interval, mean_interval
 
 # %%
 plt.style.use(figures.STYLE)
@@ -324,7 +324,7 @@ read(
 # `python -m course_lib record distillation --model resnet18`.
 
 # %%
-recorded = recordings.load("distillation", "resnet18")["cpu-2core"]
+recorded = recordings.load("distillation", "resnet18")[recordings.COURSE]
 low, high = recorded["cost"]["interval"]
 print(f"{len(recorded['points'])} students; with the teacher a step takes ", end="")
 print(f"{recorded['cost']['ratio']:.1f} times as long ({low:.1f} to {high:.1f})")
@@ -508,7 +508,7 @@ for first, second in PAIRS:
 # student, `narrower`: pruned, and distilled for as many epochs as the others had without a teacher.
 
 # %%
-narrower = recordings.load("compression", "resnet18")["cpu-2core"]
+narrower = recordings.load("compression", "resnet18")[recordings.COURSE]
 (free,) = recordings.points(narrower, network="narrower", form="float32")
 by_epochs = free["accuracy"] - means["pruned"][1.0]
 print(f"pruned, all of the time:               {means['pruned'][1.0]:.2f} %")

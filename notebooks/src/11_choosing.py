@@ -20,12 +20,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 
-from course_lib.teaching import capstone
-from course_lib.networks import data
 from course_lib.decision import evidence, rules
-from course_lib.teaching.capstone import Plan
 from course_lib.decision.rules import BOTTLENECKS, HARDWARE, STEPS, Brief, decide, judge
-from course_lib.teaching import choosing, claims, figures, progress
+from course_lib.networks import data
+from course_lib.teaching import capstone, choosing, claims, figures, progress
+from course_lib.teaching.capstone import Plan
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.exercises.lesson11 import contradictions
 from course_lib.teaching.widgets import ask, choose, predict, reveal

@@ -24,10 +24,10 @@ import numpy as np
 from fsrs import Card, Rating, Scheduler
 
 from course_lib.experiments import recordings
+from course_lib.measuring.quality import interval
 from course_lib.teaching import drill, drill_widgets, figures, questions, report
 from course_lib.teaching.exercises import EXERCISES, check, hint, solution
 from course_lib.teaching.widgets import choose, predict, reveal
-from course_lib.measuring.quality import interval
 
 plt.style.use(figures.STYLE)
 
@@ -227,7 +227,7 @@ check("12.3", sentence)
 # %%
 SOME = ("dense", "int8"), ("weights", "float32"), ("channels", "float32"), ("channels", "int8")
 say = EXERCISES["12.3"].reference
-recorded = recordings.load("compression", "resnet18")["cpu-2core"]
+recorded = recordings.load("compression", "resnet18")[recordings.COURSE]
 for point in recorded["points"]:
     if (point["network"], point["form"]) in SOME:
         timed = point["one thread"]
