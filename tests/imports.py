@@ -4,7 +4,6 @@
 """
 
 import ast
-import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -85,14 +84,14 @@ def floors(found: Mapping[str, Iterable[str]]) -> dict[str, int]:
 def main() -> None:
     """Command line."""
     found = arrows()
-    rooms = between(found)
-    try:
-        story = f"{max(floors(found).values())} floors, no circle"
-    except CycleError as error:
-        story = f"a circle: {' -> '.join(error.args[1])}"
-    print(f"{len(found)} modules, {sum(map(len, found.values()))} arrows between them, {story}")
-    print(f"{sum(map(len, rooms.values()))} arrows between rooms and files outside of them")
+    for what, each in (("modules", found), ("rooms and modules outside of them", between(found))):
+        count = sum(map(len, each.values()))
+        try:
+            story = f"{max(floors(each).values())} floors, no circle"
+        except CycleError as error:
+            story = f"a circle: {' -> '.join(error.args[1])}"
+        print(f"{len(each)} {what}: {count} arrows, {story}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
