@@ -262,19 +262,19 @@ def test_true_costs_are_the_mean_over_all_pictures():
     model = residual()
     found = trace(model, PICTURE)
     batches = [pictures(5, 1), pictures(3, 2)]
-    costs = channels.true_costs(model, found, "blocks.1.conv1", iter(batches))
+    costs = channels.ablation_losses(model, found, "blocks.1.conv1", iter(batches))
     changes = channels.loss_changes(model, found, "blocks.1.conv1", batches)
     assert changes.shape == (6, 8)
     assert torch.equal(costs, changes.mean(1))
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    whole = channels.true_costs(model, found, "blocks.1.conv1", [(images, labels)])
+    whole = channels.ablation_losses(model, found, "blocks.1.conv1", [(images, labels)])
     assert torch.allclose(costs, whole, atol=1e-6)
 
 
 def test_a_group_that_cannot_be_removed_can_still_be_asked_about_its_costs():
     model = chain()
     found = trace(model, PICTURE)
-    assert channels.true_costs(model, found, "6", [pictures(4)]).tolist() == [0, 0, 0]
+    assert channels.ablation_losses(model, found, "6", [pictures(4)]).tolist() == [0, 0, 0]
 
 
 def test_what_comes_before_the_channels_runs_once():
@@ -326,11 +326,14 @@ def test_batches_that_say_nothing_are_refused(batch, message):
     model = chain()
     found = trace(model, PICTURE)
     batches = [batch(*pictures(4))]
-    for measure in (channels.taylor, lambda *args: channels.true_costs(*args[:2], "0", args[2])):
+    for measure in (
+        channels.taylor,
+        lambda *args: channels.ablation_losses(*args[:2], "0", args[2]),
+    ):
         with pytest.raises(ValueError, match=message):
             measure(model, found, batches)
     with pytest.raises(ValueError, match="No group is called 'stem'; there are: 0"):
-        channels.true_costs(model, found, "stem", [pictures(4)])
+        channels.ablation_losses(model, found, "stem", [pictures(4)])
 
 
 def test_progress_sees_every_batch_and_no_batch_is_an_error():
@@ -338,12 +341,12 @@ def test_progress_sees_every_batch_and_no_batch_is_an_error():
     found = trace(model, PICTURE)
     seen = []
     batches = [pictures(2, 1), pictures(2, 2)]
-    channels.true_costs(
+    channels.ablation_losses(
         model, found, "0", batches, lambda steps: (seen.append(s) or s for s in steps)
     )
     assert len(seen) == 2
     with pytest.raises(ValueError, match="at least one batch"):
-        channels.true_costs(model, found, "0", [])
+        channels.ablation_losses(model, found, "0", [])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -357,7 +360,9 @@ def test_a_gpu_gives_the_scores_and_costs_of_the_cpu():
     ours, theirs = (channels.taylor(network, found, batches) for network in (model, twin))
     assert all(torch.allclose(ours[name], theirs[name]) for name in ours)
     for name in found.free:
-        ours, theirs = (channels.true_costs(net, found, name, batches) for net in (model, twin))
+        ours, theirs = (
+            channels.ablation_losses(net, found, name, batches) for net in (model, twin)
+        )
         assert torch.allclose(ours, theirs)
 
 
@@ -529,7 +534,7 @@ def test_the_learner_measures_and_estimates_what_the_library_does():
     model[2].bias.data.zero_()
     with torch.no_grad():
         costs = [EXERCISES["02.3"].reference(images, *weights, labels, place) for place in range(4)]
-    expected = channels.true_costs(model, found, "0", [(images, labels)]).tolist()
+    expected = channels.ablation_losses(model, found, "0", [(images, labels)]).tolist()
     assert costs == pytest.approx(expected, abs=1e-6)
     slopes = [
         torch.autograd.grad(F.cross_entropy(model(x), y), model[2].weight)[0]

@@ -14,7 +14,7 @@ from course_lib.deployment.pruned_file import FileError, load
 from course_lib.experiments import compression, recordings, steps
 from course_lib.experiments.compression import PLANS
 from course_lib.experiments.recordings import network_file
-from course_lib.experiments.steps import Step, take
+from course_lib.experiments.steps import CompressionStep, apply_step
 from course_lib.networks import models
 from course_lib.networks.data import DataError, Images, Splits, fashion_mnist
 from course_lib.networks.training import accuracy, to_labels
@@ -58,7 +58,9 @@ def test_both_orders_get_the_same_training():
 def measured(pictures):
     """What a recording would hold of small_resnet and of its half, measured in the runtime."""
     whole = models.load_trained("small_resnet")
-    half = take(Step("dense", channels=0.5), whole, "small_resnet", pictures, to_labels)
+    half = apply_step(
+        CompressionStep("dense", channels=0.5), whole, "small_resnet", pictures, to_labels
+    )
     return measure({"dense": whole, "half": half}, "small_resnet", pictures, rounds=6, seconds=0)
 
 
@@ -92,8 +94,8 @@ def test_a_packed_network_is_near_its_bound(measured):
 
 
 PLAN = {
-    "half": Step("dense", channels=0.5),
-    "few": Step("half", weights=0.5, values=7, budget=0.1),
+    "half": CompressionStep("dense", channels=0.5),
+    "few": CompressionStep("half", weights=0.5, values=7, budget=0.1),
 }
 
 
@@ -104,7 +106,7 @@ def quick(monkeypatch, pictures, measured):
 
     def noted(step, *arguments, **options):
         made.append(step)
-        return take(step, *arguments, **options)
+        return apply_step(step, *arguments, **options)
 
     monkeypatch.setitem(PLANS, "small_resnet", PLAN)
     monkeypatch.setattr(compression, "take", noted)
@@ -198,8 +200,8 @@ def test_a_network_that_is_not_there_is_refused():
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pictures):
-    half = take(
-        Step("dense", channels=0.5, values=7),
+    half = apply_step(
+        CompressionStep("dense", channels=0.5, values=7),
         models.load_trained("small_resnet"),
         "small_resnet",
         pictures,
@@ -228,7 +230,7 @@ def test_the_challenge_asks_for_both(size, accuracy, passed):
 @pytest.mark.slow
 def test_the_faster_form_that_is_accurate_enough_counts(packed, pictures, monkeypatch):
     known = {"yours.onnx": 92.0, "yours-int8.onnx": 80.0}
-    monkeypatch.setattr(compression.quantization, "accuracy", lambda file, data: known[file.name])
+    monkeypatch.setattr(compression.runtime, "accuracy", lambda file, data: known[file.name])
     assert compression.score(packed, pictures).form == "float32"
 
 

@@ -215,7 +215,7 @@ def test_where_products_are_slow_the_ceiling_is_measured_with_smaller_ones(monke
     ],
 )
 def test_front_holds_what_no_other_beats(points, names):
-    assert cost.front(points) == names
+    assert cost.pareto_front(points) == names
 
 
 # --- what torch's counter takes for nothing -------------------------------------------------------

@@ -54,7 +54,7 @@ def test_held_zeros_stay_zero_and_accuracy_is_measured(networks, pictures):
     cpu, gpu = networks
     assert accuracy(gpu, pictures) == pytest.approx(accuracy(cpu, pictures), abs=1)
     found = masks.global_masks(cpu, 0.9)  # masks may lie on another device than the network
-    with masks.hold(gpu, found):
+    with masks.enforce_masks(gpu, found):
         fit(gpu, pictures, epochs=2, lr=0.01, seed=0)
     assert all(torch.equal(mask.cpu(), found[name]) for name, mask in masks.masks_of(gpu).items())
 
@@ -75,7 +75,7 @@ def test_channels_are_removed_where_the_network_is(networks, pictures, tmp_path)
     for name, value in ours.state_dict().items():
         assert torch.equal(theirs.state_dict()[name].cpu(), value)
         assert torch.equal(loaded.state_dict()[name], value)
-    silent = surgery.silence(networks[1], graphs[1], removed[1])
+    silent = surgery.zero_readers(networks[1], graphs[1], removed[1])
     with torch.no_grad():
         images = pictures.images.cuda()
         torch.testing.assert_close(theirs(images), silent(images), rtol=1e-3, atol=1e-3)
@@ -184,7 +184,7 @@ def on_gpu(*shape: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
 def test_each_format_computes_the_masked_product_or_has_a_reason(dtype, shape, batch, sparsity):
     weight = on_gpu(*shape, dtype=dtype, seed=0)
     inputs = on_gpu(shape[1], batch, dtype=dtype, seed=1)
-    held = sparse.hold(weight, sparsity)
+    held = sparse.to_formats(weight, sparsity)
     rows = sparse.measure(held, inputs, rounds=6, seconds=0)
     assert [*rows] == ["dense", *sparse.FORMATS]
     assert rows["dense"].timing and rows["masked"].timing
@@ -201,7 +201,7 @@ def test_each_format_computes_the_masked_product_or_has_a_reason(dtype, shape, b
 @pytest.mark.parametrize("name", ["COO", "CSR"])
 def test_float32_has_the_formats_for_single_weights(name):
     rows = sparse.measure(
-        sparse.hold(on_gpu(256, 512, dtype=torch.float32, seed=0), 0.9, [name]),
+        sparse.to_formats(on_gpu(256, 512, dtype=torch.float32, seed=0), 0.9, [name]),
         on_gpu(512, 8, dtype=torch.float32, seed=1),
         rounds=6,
         seconds=0,
@@ -212,7 +212,7 @@ def test_float32_has_the_formats_for_single_weights(name):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_two_four_is_had_where_there_are_sparse_tensor_cores(dtype):
     weight = on_gpu(256, 512, dtype=dtype, seed=0)
-    held = sparse.hold(weight, 0.5, ["2:4"])
+    held = sparse.to_formats(weight, 0.5, ["2:4"])
     row = sparse.measure(held, on_gpu(512, 64, dtype=dtype, seed=1), rounds=6, seconds=0)["2:4"]
     if torch.cuda.get_device_capability() < (8, 0):
         assert "no sparse tensor cores" in row.why
@@ -224,7 +224,7 @@ def test_two_four_is_had_where_there_are_sparse_tensor_cores(dtype):
 
 
 def test_two_four_of_what_it_cannot_hold_says_why():
-    held = sparse.hold(on_gpu(256, 512, dtype=torch.float64, seed=0), 0.5, ["2:4"])
+    held = sparse.to_formats(on_gpu(256, 512, dtype=torch.float64, seed=0), 0.5, ["2:4"])
     assert held["2:4"].why
 
 

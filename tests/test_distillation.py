@@ -18,7 +18,7 @@ from course_lib.experiments.distillation import (
     METHODS,
     SEEDS,
     Run,
-    School,
+    Setting,
     epochs_for,
     untrained,
 )
@@ -64,8 +64,8 @@ def says(images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture
-def school(pictures) -> School:
-    return School("small_resnet", pictures, says, COST)
+def setting(pictures) -> Setting:
+    return Setting("small_resnet", pictures, says, COST)
 
 
 @pytest.fixture
@@ -116,41 +116,43 @@ def test_an_unknown_method_is_refused():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_equal_time_is_fewer_epochs_with_a_teacher(method, school, fits):
+def test_equal_time_is_fewer_epochs_with_a_teacher(method, setting, fits):
     run = Run(method, 0.2, 1)
-    distillation.train(run, school)
+    distillation.train(run, setting)
     expected = 0.2 * EPOCHS / (COST if "distilled" in method else 1)
-    assert epochs_for(run, school) == pytest.approx(expected)
+    assert epochs_for(run, setting) == pytest.approx(expected)
     (told,) = fits
     assert told["epochs"] == pytest.approx(expected)
     assert (told["lr"], told["seed"]) == (LR, 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_who_is_taught_hears_the_teacher(method, school, fits):
-    distillation.train(Run(method, 0.2, 1), school)
-    images, labels = school.data.train.images[:8], school.data.train.labels[:8]
-    other = school._replace(teacher=lambda images: says(images).flip(1))
+def test_only_who_is_taught_hears_the_teacher(method, setting, fits):
+    distillation.train(Run(method, 0.2, 1), setting)
+    images, labels = setting.data.train.images[:8], setting.data.train.labels[:8]
+    other = setting._replace(teacher=lambda images: says(images).flip(1))
     distillation.train(Run(method, 0.2, 1), other)
     first, second = (told["objective"](images[:, 0, 1, :10], images, labels) for told in fits)
     assert bool(first != second) == ("distilled" in method)
 
 
-def test_no_budget_is_no_training(school, fits):
-    student = distillation.train(Run("pruned", 0.0, 0), school)
+def test_no_budget_is_no_training(setting, fits):
+    student = distillation.train(Run("pruned", 0.0, 0), setting)
     assert not fits and torch.equal(
         weights(student), weights(untrained("pruned", "small_resnet", 0))
     )
 
 
-def test_a_point_is_the_run_and_its_quality(school):
+def test_a_point_is_the_run_and_its_quality(setting):
     run = Run("distilled", 0.2, 0)
-    student = distillation.train(run, school)
-    found = distillation.point(run, student, school)
+    student = distillation.train(run, setting)
+    found = distillation.point(run, student, setting)
     assert {key: found[key] for key in run._fields} == run._asdict()
     assert found["epochs"] == pytest.approx(0.2 * EPOCHS / COST, abs=0.001)
-    assert found["accuracy"] == pytest.approx(accuracy(student, school.data.test), abs=0.01)
-    assert found["validation"] == pytest.approx(accuracy(student, school.data.validation), abs=0.01)
+    assert found["accuracy"] == pytest.approx(accuracy(student, setting.data.test), abs=0.01)
+    assert found["validation"] == pytest.approx(
+        accuracy(student, setting.data.validation), abs=0.01
+    )
 
 
 def test_a_run_says_what_it_is():
@@ -315,11 +317,11 @@ def test_a_gain_is_that_of_the_same_seed():
 
 
 @pytest.mark.parametrize("case", EXERCISES["10.3"].cases())
-def test_the_learner_builds_the_epochs_of_equal_time(case, school, monkeypatch):
+def test_the_learner_builds_the_epochs_of_equal_time(case, setting, monkeypatch):
     budget, epochs, cost = case
     recipe = RECIPES["small_resnet"]._replace(epochs=epochs)
     monkeypatch.setitem(RECIPES, "small_resnet", recipe)
-    found = epochs_for(Run("distilled", budget, 0), school._replace(cost=cost))
+    found = epochs_for(Run("distilled", budget, 0), setting._replace(cost=cost))
     assert found == pytest.approx(EXERCISES["10.3"].reference(*case))
 
 

@@ -140,7 +140,7 @@ def test_network_without_a_known_encoder_is_refused(act):
 def test_removed_is_silenced_in_double_precision(kind):
     model, inputs = kind
     smaller = encoders.prune(model, REMOVED)
-    silent = surgery.silence(copy.deepcopy(model), encoder_graph(model), REMOVED)
+    silent = surgery.zero_readers(copy.deepcopy(model), encoder_graph(model), REMOVED)
     assert relative_error(logits(smaller, inputs), logits(silent, inputs)) < 1e-12
     assert relative_error(logits(smaller, inputs), logits(model, inputs)) > 1e-3
     assert [(layer.heads, layer.neurons) for layer in encoders.layers(smaller)] == [
@@ -155,7 +155,7 @@ def test_removed_is_silenced_in_single_precision(kind):
     model = model.float()
     inputs = inputs.float() if isinstance(inputs, torch.Tensor) else inputs
     smaller = encoders.prune(model, REMOVED)
-    silent = surgery.silence(copy.deepcopy(model), encoder_graph(model), REMOVED)
+    silent = surgery.zero_readers(copy.deepcopy(model), encoder_graph(model), REMOVED)
     assert relative_error(logits(smaller, inputs), logits(silent, inputs)) < 1e-6
 
 
@@ -297,7 +297,7 @@ def test_any_choice_is_exact_and_survives_a_file(tmp_path_factory, name, removed
     build, inputs = KINDS[name]
     model, x = randomised(build()), in_float64(inputs())
     smaller = encoders.prune(model, removed, dropped)
-    silent = surgery.silence(copy.deepcopy(model), encoder_graph(model), removed)
+    silent = surgery.zero_readers(copy.deepcopy(model), encoder_graph(model), removed)
     expected = skipping(silent, x, sorted(dropped))
     assert relative_error(logits(smaller, x), expected) < 1e-12
     path = tmp_path_factory.getbasetemp() / "random.safetensors"
@@ -427,7 +427,7 @@ def test_cost_of_a_head_is_that_of_the_network_without_it(kind, group):
             found = [F.cross_entropy(logits(network, x), y) for x, y in batches(inputs)]
         return float(torch.stack(found).mean())
 
-    costs = channels.true_costs(model, graph, group, batches(inputs))
+    costs = channels.ablation_losses(model, graph, group, batches(inputs))
     measured = encoders.ablation(model, graph, group, loss)
     removed = [
         loss(encoders.prune(model, {group: [one]})) - loss(model) for one in range(len(costs))

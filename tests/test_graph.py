@@ -658,7 +658,10 @@ def test_channels_that_cannot_go_exactly_stay_and_the_reason_is_told(network, gr
     with pytest.raises(ValueError, match=f"The channels of {group} have to stay: .*{reason}"):
         surgery.plan(graph, {group: [0]})
     smaller = surgery.prune(network, graph, half_of_all(graph))
-    assert relative_error(smaller(x), surgery.silence(network, graph, half_of_all(graph))(x)) < 1e-9
+    assert (
+        relative_error(smaller(x), surgery.zero_readers(network, graph, half_of_all(graph))(x))
+        < 1e-9
+    )
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -804,7 +807,7 @@ def test_a_network_with_two_inputs_takes_a_pair_of_examples():
     graph = trace(network, inputs)
     assert graph.groups["one"].layers == ("one", "two")
     smaller = surgery.prune(network, graph, {"one": [0, 3]})
-    expected = surgery.silence(network, graph, {"one": [0, 3]})(*inputs)
+    expected = surgery.zero_readers(network, graph, {"one": [0, 3]})(*inputs)
     assert relative_error(smaller(*inputs), expected) < 1e-9
 
 
@@ -840,7 +843,7 @@ def test_the_same_may_be_written_in_many_ways(spelling):
     graph = trace(network, example())
     removed = half_of_all(graph)
     smaller = surgery.prune(network, graph, removed)
-    expected = surgery.silence(network, graph, removed)(example())
+    expected = surgery.zero_readers(network, graph, removed)(example())
     assert relative_error(smaller(example()), expected) < 1e-9
     assert removed, graph
 
@@ -855,7 +858,7 @@ def test_frozen_statistics_go_with_their_channel(norm):
     network = randomised(between(lambda net, x: net.norm(x), norm=norm))
     smaller = surgery.prune(network, trace(network, example()), {"stem": [1, 2]})
     assert len(smaller.norm.running_mean) == len(smaller.norm.weight) == 6
-    surgery.silence(network, trace(network, example()), {"stem": [1, 2]})
+    surgery.zero_readers(network, trace(network, example()), {"stem": [1, 2]})
     assert relative_error(smaller(example()), network(example())) < 1e-9
 
 
@@ -863,7 +866,7 @@ def test_attention_may_be_called_by_position():
     network = randomised(attending(lambda net, x: net.attention(x, x, x, None, False)[0]))
     graph = trace(network, example(TOKENS))
     smaller = surgery.prune(network, graph, {"attention.heads": [0]})
-    expected = surgery.silence(network, graph, {"attention.heads": [0]})(example(TOKENS))
+    expected = surgery.zero_readers(network, graph, {"attention.heads": [0]})(example(TOKENS))
     assert relative_error(smaller(example(TOKENS)), expected) < 1e-9
     with pytest.raises(ValueError, match="takes no mask"):
         smaller.attention(*[example(TOKENS)] * 3, attn_mask=torch.zeros(5, 5))
@@ -1053,7 +1056,7 @@ def test_removal_is_exact_in_both_modes_or_refused(network, seed):
             smaller = surgery.prune(network, graph, removed)
         except UnknownOperation:
             continue
-        silent = surgery.silence(copy.deepcopy(network), graph, removed)
+        silent = surgery.zero_readers(copy.deepcopy(network), graph, removed)
         for training in (True, False):
             found, expected = smaller.train(training)(x), silent.train(training)(x)
             assert relative_error(found, expected) < 1e-9

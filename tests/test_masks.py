@@ -21,8 +21,8 @@ from course_lib.pruning.masks import (
     apply_masks,
     coverage,
     cubic_sparsity,
+    enforce_masks,
     global_masks,
-    hold,
     input_norms,
     layer_masks,
     layer_sparsity,
@@ -120,7 +120,7 @@ def test_embedding_is_pruned_only_where_it_is_named():
     assert zeros({"it": found.pop("embedding.weight")}) == 12 and found["first.weight"].all()
     ready = {"embedding.weight": torch.rand(6, 4), "first.weight": torch.rand(4, 4)}
     found = output_masks(model, 0.5, ready)
-    with hold(model, found):
+    with enforce_masks(model, found):
         assert int((model.head.weight == 0).sum()) == 12
     assert int((pruned_copy(Tied(), found).head.weight == 0).sum()) == 12
 
@@ -466,7 +466,7 @@ def test_nm_mask_of_scores_that_m_does_not_divide_is_refused(shape):
 
 
 def enter_hold(model, given):
-    with hold(model, given):
+    with enforce_masks(model, given):
         pass
 
 
@@ -777,7 +777,7 @@ def test_held_zeros_stay_zero_and_kept_weights_train_as_under_torchs_own_masks(m
     for layer, mask in zip((reference[0], reference[2]), found.values(), strict=True):
         prune.custom_from_mask(layer, "weight", mask)  # multiplies by the mask in every forward
     start = copy.deepcopy(ours.state_dict())
-    with hold(ours, found):
+    with enforce_masks(ours, found):
         for _ in range(4):
             steps(ours, optimizer)
             steps(reference, other)
@@ -794,7 +794,7 @@ def test_held_zeros_stay_zero_through_a_line_search(model):
     optimizer = torch.optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe")
     steps(model, optimizer, 2)
     found = global_masks(model, 0.6)
-    with hold(model, found):
+    with enforce_masks(model, found):
         before = loss_of(model)
         steps(model, optimizer, 3)
         assert_same(masks_of(model), list(found.values()))
@@ -807,7 +807,7 @@ def test_gradient_clipping_sees_no_gradient_of_pruned_weights(model):
     loss_of(model).backward()
     kept = [parameter.grad * found.get(name, 1) for name, parameter in model.named_parameters()]
     model.zero_grad()
-    with hold(model, found):
+    with enforce_masks(model, found):
         for passes in (1, 2):  # the second adds to the gradients of the first
             loss_of(model).backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf)
@@ -825,7 +825,7 @@ def test_afterwards_nothing_is_held(model, error):
     found = global_masks(model, 0.6)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     try:
-        with hold(model, found):
+        with enforce_masks(model, found):
             steps(model, optimizer)
             if error:
                 raise error
@@ -839,7 +839,10 @@ def test_afterwards_nothing_is_held(model, error):
 
 def test_two_networks_are_held_at_once(model):
     teacher = copy.deepcopy(model)
-    with hold(model, global_masks(model, 0.6)), hold(teacher, global_masks(teacher, 0.3)):
+    with (
+        enforce_masks(model, global_masks(model, 0.6)),
+        enforce_masks(teacher, global_masks(teacher, 0.3)),
+    ):
         for held in (model, teacher):
             steps(held, torch.optim.Adam(held.parameters(), 0.1), 2)
     assert (sparsity(model), sparsity(teacher)) == (round(0.6 * 72) / 72, round(0.3 * 72) / 72)
@@ -848,7 +851,7 @@ def test_two_networks_are_held_at_once(model):
 def test_frozen_weights_can_be_held(model):
     model[0].weight.requires_grad_(False)
     found = global_masks(model, 0.6)
-    with hold(model, found):
+    with enforce_masks(model, found):
         steps(model, torch.optim.Adam(model.parameters(), 0.1), 2)
     assert_same(masks_of(model), list(found.values()))
 
@@ -858,7 +861,7 @@ def test_shared_weight_is_held():
     model = Tied()
     found = global_masks(model, 0.5)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    with hold(model, found):
+    with enforce_masks(model, found):
         for _ in range(3):
             optimizer.zero_grad()
             model(torch.arange(6)).square().mean().backward()

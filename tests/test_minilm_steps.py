@@ -10,13 +10,13 @@ from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError, pack
 from course_lib.experiments import minilm_steps
 from course_lib.experiments.minilm_steps import (
-    Step,
+    EncoderStep,
+    apply_step,
     in_order,
     least_needed,
     load,
     losses,
     remembering,
-    take,
 )
 from course_lib.networks import minilm
 from course_lib.networks.minilm import PAD
@@ -37,7 +37,9 @@ def data():
 
 
 def taken(step, network, data, **training):
-    return take(step, network, data, remembering(network, data.train), lambda _: {}, **training)[0]
+    return apply_step(
+        step, network, data, remembering(network, data.train), lambda _: {}, **training
+    )[0]
 
 
 def tables(model: nn.Module) -> list[torch.Tensor]:
@@ -51,7 +53,7 @@ def tables(model: nn.Module) -> list[torch.Tensor]:
 
 def test_a_step_drops_layers_then_heads_and_neurons_then_weights_then_values(network, data):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    step = Step("dense", layers=1, heads=0.5, neurons=0.75, weights=0.6, values=5)
+    step = EncoderStep("dense", layers=1, heads=0.5, neurons=0.75, weights=0.6, values=5)
     made = taken(step, network, data)
     left = sorted(layer[1:] for layer in encoders.layers(made))
     assert left == [(0, 0, 0), (2, 4, 8), (2, 4, 8)]
@@ -61,14 +63,14 @@ def test_a_step_drops_layers_then_heads_and_neurons_then_weights_then_values(net
 
 
 def test_a_step_that_says_nothing_changes_nothing(network, data):
-    made = taken(Step("dense"), network, data)
+    made = taken(EncoderStep("dense"), network, data)
     assert torch.equal(made(data.test.ids), network(data.test.ids)) and not made.training
 
 
 @pytest.mark.parametrize("values", [0, 7])
 def test_what_was_zero_stays_zero_through_training_and_later_steps(network, data, values):
-    first = taken(Step("dense", weights=0.9), network, data)
-    second = taken(Step("first", values=values, budget=0.5), first, data)
+    first = taken(EncoderStep("dense", weights=0.9), network, data)
+    second = taken(EncoderStep("first", values=values, budget=0.5), first, data)
     for name, kept in masks.masks_of(first).items():
         weight = masks.prunable(second)[name]
         assert bool((weight[~kept] == 0).all())
@@ -79,7 +81,12 @@ def test_what_was_zero_stays_zero_through_training_and_later_steps(network, data
 def test_a_step_trains_as_the_recipe_says(network, data, monkeypatch, distilled):
     asked = []
     monkeypatch.setattr(minilm, "fine_tune", lambda *_, **options: asked.append(options))
-    taken(Step("dense", heads=0.5, budget=0.5, distilled=distilled), network, data, progress=iter)
+    taken(
+        EncoderStep("dense", heads=0.5, budget=0.5, distilled=distilled),
+        network,
+        data,
+        progress=iter,
+    )
     (options,) = asked
     assert options["epochs"] == MINILM.epochs / 2 and options["of_epochs"] == MINILM.epochs
     assert options["lr"] == MINILM.lr and options["schedule"] == "rewound"
@@ -87,13 +94,13 @@ def test_a_step_trains_as_the_recipe_says(network, data, monkeypatch, distilled)
 
 
 def test_a_network_is_measured_before_it_trains(network, data):
-    step = Step("dense", neurons=0.5, values=3, budget=0.5)
+    step = EncoderStep("dense", neurons=0.5, values=3, budget=0.5)
 
     def measured(model):
         return {"logits": model(data.test.ids).detach()}
 
-    made, before = take(step, network, data, remembering(network, data.train), measured)
-    untrained, _ = take(step._replace(budget=0.0), network, data, None, measured)
+    made, before = apply_step(step, network, data, remembering(network, data.train), measured)
+    untrained, _ = apply_step(step._replace(budget=0.0), network, data, None, measured)
     assert torch.equal(before["logits"], untrained(data.test.ids))
     assert not torch.equal(before["logits"], made(data.test.ids))
 
@@ -105,7 +112,7 @@ def test_distilling_brings_a_network_near_its_teacher(network, data):
     def apart(model: nn.Module) -> float:
         return float((model(data.test.ids).softmax(1) - goal).detach().abs().mean())
 
-    student = taken(Step("dense", heads=0.5, neurons=0.5), network, data)
+    student = taken(EncoderStep("dense", heads=0.5, neurons=0.5), network, data)
     before = apart(student)
     objective = to_teacher(remembering(network, data.train), share=1.0)
     options = {"epochs": 60, "lr": 3e-3, "seed": 0, "objective": objective}
@@ -158,7 +165,7 @@ def test_losses_are_those_of_the_sentences_in_order(network, data):
 
 
 def test_a_saved_network_computes_what_it_computed(network, data, tmp_path):
-    step = Step("dense", layers=1, heads=0.25, neurons=0.5, weights=0.5, values=7)
+    step = EncoderStep("dense", layers=1, heads=0.25, neurons=0.5, weights=0.5, values=7)
     made = taken(step, network, data)
     file = pruned_file.save(made, "minilm", tmp_path / "small.pruned", command="made up")
     found, about = load(file)

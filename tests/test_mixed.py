@@ -10,7 +10,7 @@ from course_lib.__main__ import main
 from course_lib.deployment import pruned_file
 from course_lib.deployment.forms import FORMS
 from course_lib.experiments import mixed, recordings
-from course_lib.experiments.mixed import AMOUNTS, PARTS, PLAN, WAYS, Cut, Way
+from course_lib.experiments.mixed import AMOUNTS, PARTS, PLAN, WAYS, Variant, Way
 from course_lib.experiments.recordings import network_file
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
@@ -125,7 +125,7 @@ def test_two_of_four_weights_of_attention_go(network, scored_on):
 def test_a_removal_is_exact(network, graph, scored_on, pictures):
     cut = PLAN["both structured 75"]
     removed = mixed.removed(network, graph, cut, scored_on)
-    silent = surgery.silence(copy.deepcopy(network), graph, removed)
+    silent = surgery.zero_readers(copy.deepcopy(network), graph, removed)
     smaller, _ = mixed.prune(network, cut, scored_on)
     images = pictures.test.images[:4]
     torch.testing.assert_close(smaller(images), silent(images), atol=1e-4, rtol=1e-4)
@@ -137,7 +137,7 @@ def test_a_removal_is_exact(network, graph, scored_on, pictures):
 @pytest.mark.slow
 def test_a_network_trains_what_is_left_and_its_file_says_which(network, pictures, tmp_path):
     before = copy.deepcopy(network.state_dict())
-    made, found = mixed.take(PLAN["reverse 87.5"], network, pictures)
+    made, found = mixed.make_variant(PLAN["reverse 87.5"], network, pictures)
     assert found["gone"] == mixed.gone(made, network)  # zeros stayed zero
     assert {*found["before"]} == {*found["after"]} == {*recordings.MEASURED}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -184,15 +184,15 @@ def test_without_products_nothing_else_is_missing(network):
 # --- the recording ------------------------------------------------------------------------------
 
 SMALL_PLAN = {
-    "one": Cut(WAYS["textbook"], 0.5),
-    "other": Cut(WAYS["both structured"], 0.75),
+    "one": Variant(WAYS["textbook"], 0.5),
+    "other": Variant(WAYS["both structured"], 0.75),
 }
 SMALL_AGAIN = {"one, seed 1": SMALL_PLAN["one"]._replace(seed=1)}
 
 
 @pytest.fixture(scope="module")
 def untrained(network, scored_on):
-    """What :func:`course_lib.experiments.mixed.take` would make, less the training."""
+    """What :func:`course_lib.experiments.mixed.make_variant` would make, less the training."""
     known = {"accuracy": 90.0, "interval": [89.0, 91.0], "validation": 90.0}
     found = {"gone": dict.fromkeys(PARTS, 0.5), "before": known, "after": known}
     cuts = [*SMALL_PLAN.values(), *SMALL_AGAIN.values()]
@@ -211,7 +211,7 @@ def quick(monkeypatch, pictures, measured, untrained):
     monkeypatch.setattr(mixed, "PLAN", SMALL_PLAN)
     monkeypatch.setattr(mixed, "AGAIN", SMALL_AGAIN)
     monkeypatch.setattr(mixed, "KEPT", ("other",))
-    monkeypatch.setattr(mixed, "take", noted)
+    monkeypatch.setattr(mixed, "make_variant", noted)
     monkeypatch.setattr(mixed, "measure", lambda *_: measured)
     monkeypatch.setattr(mixed, "fashion_mnist", lambda: pictures)
     return made
@@ -244,7 +244,7 @@ def test_a_complete_recording_makes_nothing(quick, tmp_path):
     assert len(quick) == 3 and path.read_text() == before
 
 
-INTERRUPTIONS = [(mixed, "take", after) for after in (0, 1, 2)] + [(mixed, "measure", 0)]
+INTERRUPTIONS = [(mixed, "make_variant", after) for after in (0, 1, 2)] + [(mixed, "measure", 0)]
 INTERRUPTIONS += [(recordings, "write", after) for after in range(4)]
 
 

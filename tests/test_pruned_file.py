@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 
 from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import START, FileError, pack, read, unpack, unpacked_bytes
-from course_lib.deployment.storage import bound, encode, shared
+from course_lib.deployment.storage import bound, encode, share_weights
 from course_lib.networks import models
 from course_lib.pruning.masks import global_masks, pruned_copy
 
@@ -28,7 +28,7 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     return {
         "first.weight": weight,
         "first.bias": torch.randn(40, generator=generator).half(),
-        "second.weight": shared(weight.T.contiguous(), 15),
+        "second.weight": share_weights(weight.T.contiguous(), 15),
         "second.codes": torch.randint(-8, 8, (30, 5, 3, 3), generator=generator).to(torch.int8),
         "counted": torch.tensor(7),
         "empty": torch.zeros(0, 3),

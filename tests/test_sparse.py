@@ -17,9 +17,9 @@ from course_lib.deployment.sparse import (
     Unsupported,
     break_even,
     held_bytes,
-    hold,
     measure,
     pruned,
+    to_formats,
     two_four,
 )
 from course_lib.measuring import cost
@@ -40,7 +40,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> to
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def assert_same_product(held: sparse.Held, inputs: torch.Tensor) -> None:
+def assert_same_product(held: sparse.StoredMatrix, inputs: torch.Tensor) -> None:
     expected = held.dense.double() @ inputs.double()
     error = (held.tensor @ inputs - expected).abs().max()
     assert error <= TOLERANCE[inputs.dtype] * expected.abs().max().clamp_min(1e-30)
@@ -54,7 +54,7 @@ def assert_same_product(held: sparse.Held, inputs: torch.Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_product_of_each_format_is_that_of_the_masked_weight(shape, sparsity, batch, dtype):
-    held = hold(random(*shape, dtype=dtype), sparsity)
+    held = to_formats(random(*shape, dtype=dtype), sparsity)
     supported = [name for name, each in held.items() if each.why is None]
     whole = [name for name, block in BLOCKS.items() if not any(size % block for size in shape)]
     assert supported == ["dense", *ANYWHERE, *whole]
@@ -65,7 +65,7 @@ def test_product_of_each_format_is_that_of_the_masked_weight(shape, sparsity, ba
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_in_half_precision_a_product_is_right_or_torch_refuses_it(dtype):
     inputs = random(96, 7, dtype=dtype, seed=1)
-    held = hold(random(64, 96, dtype=dtype), 0.5)
+    held = to_formats(random(64, 96, dtype=dtype), 0.5)
     rows = quickly(held, inputs)
     for name in (*ANYWHERE, *BLOCKS):
         try:
@@ -80,14 +80,14 @@ def test_in_half_precision_a_product_is_right_or_torch_refuses_it(dtype):
 @pytest.mark.parametrize("name", [*ANYWHERE, *BLOCKS])
 def test_each_format_is_the_layout_that_it_is_called_after(name):
     layouts = {"masked": torch.strided, "COO": torch.sparse_coo, "CSR": torch.sparse_csr}
-    tensor = hold(random(64, 96), 0.5, [name])[name].tensor
+    tensor = to_formats(random(64, 96), 0.5, [name])[name].tensor
     assert tensor.layout is layouts.get(name, torch.sparse_bsr)
     if name in BLOCKS:
         assert tensor.values().shape[1:] == (BLOCKS[name], BLOCKS[name])
 
 
 def test_only_the_formats_asked_for_are_made():
-    assert [*hold(random(64, 96), 0.5, (name for name in ["CSR", "COO"]))] == [
+    assert [*to_formats(random(64, 96), 0.5, (name for name in ["CSR", "COO"]))] == [
         "dense",
         "CSR",
         "COO",
@@ -97,7 +97,7 @@ def test_only_the_formats_asked_for_are_made():
 def test_held_dense_is_the_weight_as_it_is():
     weight = random(64, 96)
     before = weight.clone()
-    held = hold(weight, 0.9)
+    held = to_formats(weight, 0.9)
     assert held["dense"].tensor is weight and held["dense"].sparsity == 0
     assert torch.equal(weight, before)
 
@@ -164,7 +164,7 @@ def test_two_four_needs_only_columns_in_fours():
 
 
 def test_the_sparsity_that_was_reached_is_noted():
-    held = hold(random(64, 64), 0.9)
+    held = to_formats(random(64, 64), 0.9)
     assert held["CSR"].sparsity == pytest.approx(round(0.9 * 4096) / 4096)
     assert held["BSR 16"].sparsity == 14 / 16 and held["BSR 32"].sparsity == 1
 
@@ -176,7 +176,7 @@ def test_the_sparsity_that_was_reached_is_noted():
 def test_bytes_by_hand(dtype, width):
     rows, columns, sparsity = 64, 96, 0.75
     kept = rows * columns // 4
-    held = hold(random(rows, columns, dtype=dtype), sparsity)
+    held = to_formats(random(rows, columns, dtype=dtype), sparsity)
     expected = {
         "dense": rows * columns * width,
         "masked": rows * columns * width,
@@ -199,21 +199,21 @@ def test_bytes_of_two_four_are_values_and_places(places, total):
 
 
 def test_converting_takes_time():
-    held = hold(random(64, 96), 0.5)
+    held = to_formats(random(64, 96), 0.5)
     assert all(held[name].convert_ms > 0 for name in ANYWHERE)
 
 
 def test_time_of_a_conversion_is_the_median_of_three(monkeypatch):
     readings = iter([0, 0.009, 1, 1.002, 2, 2.004])
     monkeypatch.setattr(sparse, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
-    assert hold(random(4, 4), 0.5, ["COO"])["COO"].convert_ms == pytest.approx(4)
+    assert to_formats(random(4, 4), 0.5, ["COO"])["COO"].convert_ms == pytest.approx(4)
 
 
 # --- what cannot be had -------------------------------------------------------------------------
 
 
 def test_a_format_that_cannot_be_had_is_a_row_with_its_reason():
-    rows = quickly(hold(random(33, 17), 0.5), random(17, 3, seed=1))
+    rows = quickly(to_formats(random(33, 17), 0.5), random(17, 3, seed=1))
     assert [*rows] == ["dense", *FORMATS]
     reasons = {name: row.why for name, row in rows.items() if row.why}
     assert [*reasons] == [*BLOCKS, "2:4"]
@@ -224,7 +224,7 @@ def test_a_format_that_cannot_be_had_is_a_row_with_its_reason():
 
 
 def test_two_four_needs_a_gpu():
-    assert "needs a CUDA GPU" in hold(random(64, 64), 0.5)["2:4"].why
+    assert "needs a CUDA GPU" in to_formats(random(64, 64), 0.5)["2:4"].why
 
 
 def test_two_four_needs_sparse_tensor_cores(monkeypatch):
@@ -255,7 +255,7 @@ def test_what_torch_refuses_says_its_first_sentence(monkeypatch, error, why, whe
     convert = fails if when == "converting" else lambda weight: weight.as_subclass(Refusing)
     monkeypatch.setattr(sparse, "held_bytes", lambda tensor: 0)
     monkeypatch.setitem(FORMATS, "CSR", Format(convert))
-    rows = quickly(hold(random(64, 96), 0.5, ["COO", "CSR"]), random(96, 7, seed=1))
+    rows = quickly(to_formats(random(64, 96), 0.5, ["COO", "CSR"]), random(96, 7, seed=1))
     assert rows["CSR"] == sparse.Row(why=why) and rows["COO"].timing
 
 
@@ -263,7 +263,7 @@ def test_what_torch_refuses_says_its_first_sentence(monkeypatch, error, why, whe
 
 
 def test_each_held_weight_has_a_row():
-    held = hold(random(64, 96), 0.9)
+    held = to_formats(random(64, 96), 0.9)
     rows = quickly(held, random(96, 7, seed=1))
     assert [*rows] == [*held] == ["dense", *FORMATS]
     timed = {name: row for name, row in rows.items() if row.why is None}
@@ -284,7 +284,7 @@ def test_a_speedup_is_over_the_dense_weight(monkeypatch):
 
     monkeypatch.setattr(sparse, "held_bytes", lambda tensor: 0)
     monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight.as_subclass(Slow)))
-    rows = quickly(hold(random(128, 128), 0.5, ["masked"]), random(128, 128, seed=1))
+    rows = quickly(to_formats(random(128, 128), 0.5, ["masked"]), random(128, 128, seed=1))
     assert 0 < rows["masked"].speedup.value < 0.5
 
 
@@ -292,7 +292,7 @@ def test_an_error_is_a_fraction_of_the_largest_value(monkeypatch):
     weight = torch.diag(torch.tensor([1.0, 2.0, 4.0]))
     slip = torch.zeros(3, 3).index_put_((torch.tensor(0), torch.tensor(2)), torch.tensor(2**-13))
     monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight + slip))
-    row = quickly(hold(weight, 0, ["masked"]), torch.eye(3))["masked"]
+    row = quickly(to_formats(weight, 0, ["masked"]), torch.eye(3))["masked"]
     assert row.error == 2**-15 and row.timing
 
 
@@ -306,7 +306,7 @@ def test_a_wrong_product_is_not_timed(monkeypatch, name):
         return tensor
 
     monkeypatch.setitem(FORMATS, name, Format(corrupted, block))
-    rows = quickly(hold(random(64, 96), 0.5), random(96, 7, seed=1))
+    rows = quickly(to_formats(random(64, 96), 0.5), random(96, 7, seed=1))
     assert rows[name].error > 1e-4 and rows[name].timing is None and rows[name].speedup is None
     percent = f"{rows[name].error:.0%}"
     assert rows[name].why == f"its product is wrong by {percent} of the largest value"
@@ -318,22 +318,22 @@ def test_a_wrong_product_is_not_timed(monkeypatch, name):
 @pytest.mark.parametrize(("dtype", "right"), [(torch.float32, False), (torch.float16, True)])
 def test_how_far_a_product_may_be_off_depends_on_the_precision(monkeypatch, dtype, right):
     monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight * 1.002))
-    held = hold(random(64, 96, dtype=dtype), 0.5, ["masked"])
+    held = to_formats(random(64, 96, dtype=dtype), 0.5, ["masked"])
     row = quickly(held, random(96, 7, dtype=dtype, seed=1))["masked"]
     assert (row.timing is not None) is right and row.error == pytest.approx(0.002, rel=0.5)
 
 
 def test_a_product_that_is_no_number_is_not_timed(monkeypatch):
     monkeypatch.setitem(FORMATS, "masked", Format(lambda weight: weight * math.nan))
-    row = quickly(hold(random(64, 96), 0.5, ["masked"]), random(96, 7, seed=1))["masked"]
+    row = quickly(to_formats(random(64, 96), 0.5, ["masked"]), random(96, 7, seed=1))["masked"]
     assert math.isnan(row.error) and row.timing is None and "wrong" in row.why
 
 
 def test_a_format_without_a_weight_left_is_not_timed():
-    rows = quickly(hold(random(64, 64), 0.9), random(64, 3, seed=1))
+    rows = quickly(to_formats(random(64, 64), 0.9), random(64, 3, seed=1))
     assert rows["BSR 32"] == sparse.Row(why="nothing but zeros is left")
     assert rows["BSR 16"].timing and rows["CSR"].timing
-    rows = quickly(hold(random(64, 64), 1.0), random(64, 3, seed=1))
+    rows = quickly(to_formats(random(64, 64), 1.0), random(64, 3, seed=1))
     assert [name for name, row in rows.items() if row.timing] == ["dense"]
 
 
@@ -344,7 +344,7 @@ def test_a_format_without_a_weight_left_is_not_timed():
     "inputs", [(64, 7), (96,), (96, 7, 1), (7, 96)], ids=["rows", "vector", "cube", "transposed"]
 )
 def test_inputs_that_do_not_fit_are_refused_with_both_shapes(inputs):
-    held = hold(random(64, 96), 0.5, ["CSR"])
+    held = to_formats(random(64, 96), 0.5, ["CSR"])
     with pytest.raises(ValueError, match=r"inputs are \(columns, batch\)") as refusal:
         quickly(held, random(*inputs))
     assert f"got (64, 96) and {inputs}" in str(refusal.value)
@@ -352,20 +352,20 @@ def test_inputs_that_do_not_fit_are_refused_with_both_shapes(inputs):
 
 def test_an_unknown_format_is_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"no format 'ELL'; choose from masked, COO, CSR"):
-        hold(random(64, 96), 0.5, ["CSR", "ELL"])
+        to_formats(random(64, 96), 0.5, ["CSR", "ELL"])
 
 
 @pytest.mark.parametrize("shape", [(96,), (4, 3, 3, 3), ()])
 def test_a_weight_that_is_no_matrix_is_refused(shape):
     with pytest.raises(ValueError, match=r"A weight is \(rows, columns\); got \("):
-        hold(random(*shape), 0.5)
+        to_formats(random(*shape), 0.5)
 
 
 @pytest.mark.parametrize("formats", [["CSR"], ["2:4"], []], ids=str)
 @pytest.mark.parametrize("sparsity", [-0.1, 1.1, math.nan])
 def test_an_impossible_sparsity_is_refused(sparsity, formats):
     with pytest.raises(ValueError, match=f"A sparsity is a fraction .* got {sparsity}"):
-        hold(random(64, 96), sparsity, formats)
+        to_formats(random(64, 96), sparsity, formats)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_an_impossible_sparsity_is_refused(sparsity, formats):
 )
 def test_without_a_dense_time_nothing_is_measured(weight, inputs, reason):
     with pytest.raises(ValueError, match=f"The dense product cannot be timed: .*{reason}"):
-        quickly(hold(weight, 0.5, ["CSR"]), inputs)
+        quickly(to_formats(weight, 0.5, ["CSR"]), inputs)
 
 
 # --- break-even ---------------------------------------------------------------------------------
@@ -540,7 +540,7 @@ def slow(monkeypatch):
 
 
 def test_a_product_that_is_too_slow_is_never_run(slow, monkeypatch):
-    held = sparse.hold(torch.randn(16, 16), 0.9, ["CSR", "COO"])
+    held = sparse.to_formats(torch.randn(16, 16), 0.9, ["CSR", "COO"])
     slow[torch.sparse_csr] = 0.05
     rows = sparse.measure(held, torch.randn(16, 512), rounds=6, seconds=0)
     assert rows["CSR"].why == "too slow here: 26 s a call" and rows["CSR"].timing is None
@@ -548,7 +548,7 @@ def test_a_product_that_is_too_slow_is_never_run(slow, monkeypatch):
 
 
 def test_a_dense_product_that_is_too_slow_leaves_nothing_to_compare(slow):
-    held = sparse.hold(torch.randn(16, 16), 0.9, ["CSR"])
+    held = sparse.to_formats(torch.randn(16, 16), 0.9, ["CSR"])
     slow[torch.strided] = 1.0
     rows = sparse.measure(held, torch.randn(16, 100))
     assert {row.why for row in rows.values()} == {
@@ -558,7 +558,7 @@ def test_a_dense_product_that_is_too_slow_leaves_nothing_to_compare(slow):
 
 
 def test_one_column_is_tried_at_once(slow):
-    held = sparse.hold(torch.randn(16, 16), 0.9, ["CSR"])
+    held = sparse.to_formats(torch.randn(16, 16), 0.9, ["CSR"])
     assert sparse.measure(held, torch.randn(16, 1), rounds=6, seconds=0)["CSR"].speedup
     assert "asked" not in slow
 
@@ -568,7 +568,7 @@ def test_what_turns_out_too_slow_says_so(monkeypatch):
         return Comparison({"dense": Timing((1.0,) * 6), "CSR": Timing((9000.0,))}, {})
 
     monkeypatch.setattr(sparse, "compare", compared)
-    rows = sparse.measure(sparse.hold(torch.randn(8, 8), 0.5, ["CSR"]), torch.randn(8, 2))
+    rows = sparse.measure(sparse.to_formats(torch.randn(8, 8), 0.5, ["CSR"]), torch.randn(8, 2))
     assert rows["CSR"].why == "too slow here: 9 s a call" and rows["CSR"].speedup is None
 
 

@@ -250,7 +250,7 @@ def test_without_a_gpu_the_plan_of_the_cpu_is_measured(small, monkeypatch, tmp_p
 
 
 INTERRUPTIONS = [(sparse_vs_dense, "roofline", 1), (sparse_vs_dense, "against_zeros", 2)]
-INTERRUPTIONS += [(sparse, "hold", after) for after in range(4)]
+INTERRUPTIONS += [(sparse, "to_formats", after) for after in range(4)]
 INTERRUPTIONS += [(sparse, "measure", after) for after in (0, 1, 3, 5)]
 INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from course_lib.deployment.pruned_file import FileError, load, pack, save
 from course_lib.deployment.quantization import symmetric
-from course_lib.deployment.storage import shared
+from course_lib.deployment.storage import share_weights
 from course_lib.experiments import steps as made_in_steps
-from course_lib.experiments.steps import Step, rounded, sharing, take
+from course_lib.experiments.steps import CompressionStep, apply_step, fake_quantized, weight_sharing
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.training import to_labels
@@ -42,8 +42,8 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 def test_a_step_removes_channels_then_weights_then_values(network, pictures):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    step = Step("dense", channels=0.5, weights=0.8, values=7)
-    made = take(step, network, "small_resnet", pictures, to_labels)
+    step = CompressionStep("dense", channels=0.5, weights=0.8, values=7)
+    made = apply_step(step, network, "small_resnet", pictures, to_labels)
     widths = {name: len(weight) for name, weight in masks.prunable(made).items()}
     assert widths["blocks.0.conv1.weight"] == 8 and widths["head.weight"] == 10
     assert masks.sparsity(made) == pytest.approx(0.8, abs=1e-3)
@@ -54,9 +54,15 @@ def test_a_step_removes_channels_then_weights_then_values(network, pictures):
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [0, 7])
 def test_what_was_zero_stays_zero_through_training_and_later_steps(network, pictures, values):
-    first = take(Step("dense", weights=0.9), network, "small_resnet", pictures, to_labels)
-    second = take(
-        Step("first", values=values, budget=0.2), first, "small_resnet", pictures, to_labels
+    first = apply_step(
+        CompressionStep("dense", weights=0.9), network, "small_resnet", pictures, to_labels
+    )
+    second = apply_step(
+        CompressionStep("first", values=values, budget=0.2),
+        first,
+        "small_resnet",
+        pictures,
+        to_labels,
     )
     for name, kept in masks.masks_of(first).items():
         weight = masks.prunable(second)[name]
@@ -73,22 +79,24 @@ def test_a_step_trains_as_the_recipe_says(network, pictures, monkeypatch):
         return model
 
     monkeypatch.setattr(made_in_steps, "fit", noted)
-    step = Step("dense", channels=0.5, budget=0.25)
-    take(step, network, "small_resnet", pictures, to_labels, progress=iter)
+    step = CompressionStep("dense", channels=0.5, budget=0.25)
+    apply_step(step, network, "small_resnet", pictures, to_labels, progress=iter)
     (options,) = asked
     assert options["epochs"] == 3 and options["of_epochs"] == 12 and options["lr"] == 0.2
     assert options["objective"] is to_labels and options["progress"] is iter
 
 
 def test_rounding_first_prunes_the_rounded_weights(network, pictures):
-    made = take(Step("dense", rounded=True), network, "small_resnet", pictures, to_labels)
+    made = apply_step(
+        CompressionStep("dense", rounded=True), network, "small_resnet", pictures, to_labels
+    )
     for name, weight in masks.prunable(network).items():
         assert torch.equal(masks.prunable(made)[name], symmetric(weight.detach(), 8, 0).values)
 
 
 def test_rounding_leaves_the_network_alone(network):
     before = network.stem.weight.clone()
-    assert not torch.equal(rounded(network, 4).stem.weight, before)
+    assert not torch.equal(fake_quantized(network, 4).stem.weight, before)
     assert torch.equal(network.stem.weight, before)
 
 
@@ -97,8 +105,8 @@ def test_rounding_leaves_the_network_alone(network):
 
 def test_shared_values_are_those_of_k_means_until_they_train():
     layer = nn.Linear(30, 20)
-    expected = shared(layer.weight.detach(), 5)
-    with sharing(layer, 5):
+    expected = share_weights(layer.weight.detach(), 5)
+    with weight_sharing(layer, 5):
         assert torch.equal(layer.weight, expected)
     assert torch.equal(layer.weight, expected) and isinstance(layer.weight, nn.Parameter)
     assert "weight" in dict(layer.named_parameters())
@@ -107,7 +115,7 @@ def test_shared_values_are_those_of_k_means_until_they_train():
 def test_a_table_of_embeddings_shares_values_too():
     torch.manual_seed(0)
     table = nn.Embedding(30, 20)
-    with sharing(table, 5):
+    with weight_sharing(table, 5):
         table(torch.arange(9)).square().sum().backward()
     assert len(table.weight.unique()) == 5 and isinstance(table.weight, nn.Parameter)
 
@@ -117,9 +125,9 @@ def test_the_gradient_of_a_value_is_the_sum_of_those_of_its_weights():
     layer, inputs = nn.Linear(6, 4), torch.randn(3, 6)
     with torch.no_grad():
         layer.weight[0] = 0
-    quantized = shared(layer.weight.detach(), 3).requires_grad_()
+    quantized = share_weights(layer.weight.detach(), 3).requires_grad_()
     (inputs @ quantized.T + layer.bias).square().sum().backward()
-    with sharing(layer, 3):
+    with weight_sharing(layer, 3):
         layer(inputs).square().sum().backward()
         values = layer.parametrizations.weight.original
         for value, gradient in zip(values, values.grad, strict=True):
@@ -133,7 +141,7 @@ def test_after_a_training_step_weights_still_share_and_zeros_are_zero():
     with torch.no_grad():
         layer.weight[layer.weight.abs() < 0.1] = 0
     zeros = layer.weight == 0
-    with sharing(layer, 4):
+    with weight_sharing(layer, 4):
         before = layer.weight.detach().clone()
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1)
         layer(torch.randn(8, 30)).square().sum().backward()
@@ -144,7 +152,7 @@ def test_after_a_training_step_weights_still_share_and_zeros_are_zero():
 
 def test_an_impossible_number_of_values_leaves_the_network_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(ValueError, match="got 1000"), sharing(network, 1000):
+    with pytest.raises(ValueError, match="got 1000"), weight_sharing(network, 1000):
         pass
     after = network.state_dict()
     assert after.keys() == before.keys()
@@ -155,8 +163,8 @@ def test_an_impossible_number_of_values_leaves_the_network_as_it_was(network):
 
 
 def test_a_saved_network_computes_what_it_computed(network, pictures, tmp_path):
-    step = Step("dense", channels=0.5, weights=0.8, values=7)
-    made = take(step, network, "small_resnet", pictures, to_labels)
+    step = CompressionStep("dense", channels=0.5, weights=0.8, values=7)
+    made = apply_step(step, network, "small_resnet", pictures, to_labels)
     file = save(made, "small_resnet", tmp_path / "small.pruned", command="made up")
     found, about = load(file)
     assert about == {"network": "small_resnet", "command": "made up"}
@@ -166,8 +174,12 @@ def test_a_saved_network_computes_what_it_computed(network, pictures, tmp_path):
 
 def test_a_smaller_network_has_a_smaller_file(network, pictures, tmp_path):
     sizes = []
-    for step in (Step("dense"), Step("dense", weights=0.9), Step("dense", weights=0.9, values=15)):
-        made = take(step, network, "small_resnet", pictures, to_labels)
+    for step in (
+        CompressionStep("dense"),
+        CompressionStep("dense", weights=0.9),
+        CompressionStep("dense", weights=0.9, values=15),
+    ):
+        made = apply_step(step, network, "small_resnet", pictures, to_labels)
         sizes.append(save(made, "small_resnet", tmp_path / "a.pruned").stat().st_size)
     assert sizes[0] > 4 * sizes[1] > 8 * sizes[2]
 

@@ -21,7 +21,7 @@ from course_lib.deployment.storage import (
     encode,
     entropy,
     pack_bits,
-    shared,
+    share_weights,
     smallest,
     unpack_bits,
 )
@@ -43,7 +43,7 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 def in_the_pattern(weight: torch.Tensor) -> torch.Tensor:
     """A weight that every way can store: 2:4, with few values."""
-    return shared(weight * nm_mask(weight.abs(), 2, 4), 9)
+    return share_weights(weight * nm_mask(weight.abs(), 2, 4), 9)
 
 
 # --- exact --------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_coding_comes_within_five_percent_of_the_bound(sparsity, kind):
     if kind == "float16":
         weight = weight.half()
     elif kind == "shared":
-        weight = shared(weight, 15)
+        weight = share_weights(weight, 15)
     elif kind == "int8":
         weight = (30 * weight).round().clamp(-127, 127).to(torch.int8)
     least = bound(weight).bytes
@@ -223,7 +223,7 @@ def test_the_bound_of_many_values_is_that_of_their_bytes():
 
 def test_shared_values_are_few_and_near():
     weight = random(200, 200, sparsity=0.5)
-    quantized = shared(weight, 16)
+    quantized = share_weights(weight, 16)
     values = quantized[quantized != 0].unique()
     assert len(values) == 16
     assert torch.equal(quantized == 0, weight == 0)
@@ -236,21 +236,21 @@ def test_shared_values_are_few_and_near():
 
 def test_every_shared_value_is_the_mean_of_its_weights():
     weight = random(100, 100, sparsity=0)
-    quantized = shared(weight, 8, steps=1000)
+    quantized = share_weights(weight, 8, steps=1000)
     for value in quantized.unique():
         assert float(value) == pytest.approx(float(weight[quantized == value].mean()), abs=1e-4)
 
 
 def test_fewer_weights_than_values_are_left_as_they_are():
     weight = torch.tensor([0.0, 1.0, 0.0, -2.0])
-    assert torch.allclose(shared(weight, 16), weight)
-    assert torch.equal(shared(torch.zeros(4), 16), torch.zeros(4))
+    assert torch.allclose(share_weights(weight, 16), weight)
+    assert torch.equal(share_weights(torch.zeros(4), 16), torch.zeros(4))
 
 
 @pytest.mark.parametrize("count", [0, MOST_SHARED + 1])
 def test_an_impossible_codebook_is_refused(count):
     with pytest.raises(ValueError, match=f"from 1 to {MOST_SHARED} values; got {count}"):
-        shared(random(4, 4), count)
+        share_weights(random(4, 4), count)
 
 
 # --- bits ---------------------------------------------------------------------------------------

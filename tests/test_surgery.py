@@ -197,7 +197,7 @@ def test_random_networks_are_pruned_exactly(tmp_path_factory, architecture, rati
     loaded = surgery.load(randomised(build(architecture), seed + 1), path)
     assert_same_state(loaded, smaller.state_dict())
     assert torch.equal(loaded(x), smaller(x))
-    silent = surgery.silence(copy.deepcopy(network), graph, removed)
+    silent = surgery.zero_readers(copy.deepcopy(network), graph, removed)
     assert relative_error(smaller(x), silent(x)) < 1e-9
     assert relative_error(smaller.train()(x), silent.train()(x)) < 1e-9
     assert_trains(smaller, x)
@@ -293,7 +293,7 @@ def graph_of(network: nn.Module) -> Graph:
         ({"head": [0]}, "channels of head have to stay: output of the network"),
     ],
 )
-@pytest.mark.parametrize("act", [surgery.prune, surgery.silence])
+@pytest.mark.parametrize("act", [surgery.prune, surgery.zero_readers])
 def test_what_cannot_be_removed_is_refused_and_nothing_changes(network, act, removed, message):
     before = state_of(network)
     with pytest.raises(ValueError, match=message):

@@ -27,8 +27,8 @@ from course_lib.measuring.timing import (
     Timing,
     as_recorded,
     compare,
-    digits,
     median_interval,
+    round_significant,
     self_test,
 )
 
@@ -516,7 +516,7 @@ def test_what_is_recorded_fits_a_recording(clock, monkeypatch):
     ("value", "kept"), [(123456.0, 123500), (0.00123456, 0.001235), (0.0, 0), (2.0, 2)]
 )
 def test_numbers_are_recorded_with_four_digits(value, kept):
-    assert digits(value) == kept
+    assert round_significant(value) == kept
 
 
 # --- the clock of a GPU, on one that is made up -------------------------------------------------

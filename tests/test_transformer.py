@@ -8,7 +8,7 @@ from interruptions import each, interrupt
 from course_lib.__main__ import main
 from course_lib.deployment import forms
 from course_lib.experiments import recordings, transformer
-from course_lib.experiments.minilm_steps import Step, load, take
+from course_lib.experiments.minilm_steps import EncoderStep, apply_step, load
 from course_lib.experiments.recordings import network_file, recorded_file
 from course_lib.experiments.transformer import PLAN, one_shot
 from course_lib.networks import minilm
@@ -19,8 +19,8 @@ from course_lib.pruning import encoders, masks
 WEIGHTS = "0123abcd"
 
 SMALL_PLAN = {
-    "half": Step("dense", heads=0.5, neurons=0.5, budget=1 / 3, distilled=True),
-    "few": Step("half", layers=1, weights=0.5, values=7),
+    "half": EncoderStep("dense", heads=0.5, neurons=0.5, budget=1 / 3, distilled=True),
+    "few": EncoderStep("half", layers=1, weights=0.5, values=7),
 }
 
 
@@ -47,7 +47,7 @@ def test_each_network_of_the_plan_is_made_of_an_earlier_one():
 
 
 def test_silenced_heads_change_what_ablation_says(network, data):
-    found = transformer.silenced_heads(network, data.validation, 1)
+    found = transformer.ablated_heads(network, data.validation, 1)
     graph = encoders.encoder_graph(network)
     for kind, digits in (("accuracy", 0.011), ("loss", 1e-3)):
         expected = encoders.ablation(network, graph, "1.heads", MEASURES[kind](data.validation))
@@ -100,7 +100,9 @@ def measured():
     """What a recording would hold of a tiny network and of its half, measured in the runtime."""
     with pytest.MonkeyPatch.context() as patched:
         network, data = sentences.network(patched), sentences.splits()
-        half, _ = take(Step("dense", heads=0.5, neurons=0.5), network, data, None, lambda _: {})
+        half, _ = apply_step(
+            EncoderStep("dense", heads=0.5, neurons=0.5), network, data, None, lambda _: {}
+        )
         return transformer.measure({"dense": network, "half": half}, data, rounds=6, seconds=0)
 
 
@@ -150,7 +152,7 @@ def quick(monkeypatch, network, measured):
 
     def noted(step, *arguments, **options):
         made.append(step)
-        return take(step, *arguments, **options)
+        return apply_step(step, *arguments, **options)
 
     tokenizer = minilm.build_tokenizer(sentences.PIECES)
     monkeypatch.setattr(minilm, "load_trained", lambda: (network, tokenizer))

@@ -22,7 +22,7 @@ MODULES = [masks, weights, channels, graph, surgery, oneshot, sparse, storage, p
 MODULES += [quantization, cost, timing, encoders]
 
 #: These change a network on purpose, or only look at the class of a layer.
-ON_PURPOSE = {"masks.apply_masks", "masks.hold", "surgery.silence"}
+ON_PURPOSE = {"masks.apply_masks", "masks.enforce_masks", "surgery.zero_readers"}
 ON_PURPOSE |= {"weights.rows", "weights.is_conv1d"}
 
 
@@ -93,9 +93,13 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "channels.l2": lambda g: channels.l2(g.model, g.graph),
     "channels.batchnorm_scale": lambda g: channels.batchnorm_scale(g.model, g.graph),
     "channels.taylor": lambda g: channels.taylor(g.model, g.graph, g.pairs),
-    "channels.true_costs": lambda g: channels.true_costs(g.model, g.graph, g.group, g.pairs),
+    "channels.ablation_losses": lambda g: channels.ablation_losses(
+        g.model, g.graph, g.group, g.pairs
+    ),
     "channels.loss_changes": lambda g: channels.loss_changes(g.model, g.graph, g.group, g.pairs),
-    "channels.silent": lambda g: _entered(channels.silent(g.model, g.graph, torch.tensor(0)), g),
+    "channels.readers_zeroed": lambda g: _entered(
+        channels.readers_zeroed(g.model, g.graph, torch.tensor(0)), g
+    ),
     "graph.trace": lambda g: graph.trace(g.model, g.x),
     "surgery.shrink": lambda g: surgery.shrink(g.model, g.x, 0.5),
     "surgery.prune": lambda g: surgery.prune(g.model, g.graph, pruned(g)),
@@ -257,8 +261,14 @@ def test_the_network_is_left_as_it_was_and_a_copy_shares_nothing(
 
 #: The functions that run the network.
 MEASURING = [
-    *("masks.wanda_scores", "masks.input_norms", "channels.taylor", "channels.true_costs"),
-    *("channels.silent", "graph.trace", "surgery.shrink", "oneshot.hessians", "oneshot.prune"),
+    *("masks.wanda_scores", "masks.input_norms", "channels.taylor", "channels.ablation_losses"),
+    *(
+        "channels.readers_zeroed",
+        "graph.trace",
+        "surgery.shrink",
+        "oneshot.hessians",
+        "oneshot.prune",
+    ),
     *("sparse.converted", "quantization.export", "cost.macs", "cost.work"),
 ]
 

@@ -16,7 +16,7 @@ from course_lib.deployment import quantization, runtime, storage
 from course_lib.deployment.pruned_file import save, unpack
 from course_lib.deployment.runtime import Deployed
 from course_lib.measuring.quality import evaluated_by, size
-from course_lib.measuring.timing import as_recorded, compare, digits
+from course_lib.measuring.timing import as_recorded, compare, round_significant
 from course_lib.networks.data import Splits
 from course_lib.networks.models import halved, load_trained, on_device
 
@@ -157,6 +157,6 @@ def packing(model: nn.Module, network: str, file: Path, rounds: int = 3) -> dict
     return {
         "bytes": file.stat().st_size,
         "bound": round(sum(storage.bound(tensor).bytes for tensor in tensors)),
-        "packing": digits(megabytes / min(save_seconds)),
-        "unpacking": digits(megabytes / min(load_seconds)),
+        "packing": round_significant(megabytes / min(save_seconds)),
+        "unpacking": round_significant(megabytes / min(load_seconds)),
     }

@@ -48,7 +48,7 @@ class Format(NamedTuple):
     block: int | None = 1
 
 
-class Held(NamedTuple):
+class StoredMatrix(NamedTuple):
     """A weight matrix in one format.
 
     ``tensor`` is what multiplies, ``dense`` the same zeros held dense. Where the format cannot be
@@ -173,9 +173,9 @@ def pruned(weight: torch.Tensor, sparsity: float, block: int | None = 1) -> torc
 # --- measuring ----------------------------------------------------------------------------------
 
 
-def hold(
+def to_formats(
     weight: torch.Tensor, sparsity: float, formats: Iterable[str] = tuple(FORMATS)
-) -> dict[str, Held]:
+) -> dict[str, StoredMatrix]:
     """``weight`` (rows, columns) as it is, named "dense", and in each of ``formats`` with zeros.
 
     A format that cannot be had on this device, in this dtype or shape says why.
@@ -190,7 +190,7 @@ def hold(
     if weight.dim() != 2:
         raise ValueError(f"A weight is (rows, columns); got {tuple(weight.shape)}.")
     zeros_asked(sparsity, weight.numel())
-    held, zeros = {"dense": Held(weight, weight, 0.0, held_bytes(weight))}, {}
+    held, zeros = {"dense": StoredMatrix(weight, weight, 0.0, held_bytes(weight))}, {}
     for name in formats:
         convert, block = FORMATS[name]
         try:
@@ -198,17 +198,17 @@ def hold(
                 zeros[block] = pruned(weight, sparsity, block)
             held[name] = _converted(zeros[block], convert)
         except (RuntimeError, NotImplementedError) as error:
-            held[name] = Held(why=_first_sentence(error))
+            held[name] = StoredMatrix(why=_first_sentence(error))
     return held
 
 
-def _converted(dense: torch.Tensor, convert: Convert) -> Held:
+def _converted(dense: torch.Tensor, convert: Convert) -> StoredMatrix:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its sparse formats beta, or prototypes
         tensor = convert(dense)
         taken = _milliseconds(convert, dense)
     share = 1 - int(dense.count_nonzero()) / dense.numel()
-    return Held(dense, tensor, share, held_bytes(tensor), taken)
+    return StoredMatrix(dense, tensor, share, held_bytes(tensor), taken)
 
 
 def _milliseconds(convert: Convert, weight: torch.Tensor) -> float:
@@ -230,14 +230,14 @@ def _first_sentence(error: Exception) -> str:
 
 
 def measure(
-    held: Mapping[str, Held],
+    held: Mapping[str, StoredMatrix],
     inputs: torch.Tensor,
     *,
     rounds: int = 30,
     seconds: float = 2.0,
     limit: float = 30.0,
 ) -> dict[str, Row]:
-    """Time the product of everything that :func:`hold` gave with ``inputs``, in turns.
+    """Time the product of everything that :func:`to_formats` gave with ``inputs``, in turns.
 
     Every product is first compared with that of the same zeros held dense. One that is wrong, that
     torch refuses, that has no weight left or that is too slow is not timed, and says why.
@@ -292,7 +292,7 @@ def _foreseen(matrix: torch.Tensor, inputs: torch.Tensor, limit: float) -> float
     return 0.0
 
 
-def _checked(held: Held, inputs: torch.Tensor, limit: float) -> Row:
+def _checked(held: StoredMatrix, inputs: torch.Tensor, limit: float) -> Row:
     """The row of a product that is not timed yet: its error, or why it will not be timed."""
     if held.why is not None:
         return Row(why=held.why)
@@ -489,7 +489,9 @@ def chosen(
     ):
         if always:
             return Choice(None, sparsity, reason), None
-    held = {name: _unchanged(one, weight) for name, one in hold(weight, sparsity, formats).items()}
+    held = {
+        name: _unchanged(one, weight) for name, one in to_formats(weight, sparsity, formats).items()
+    }
     rows = measure(held, inputs.flatten(0, -2).T, **measuring)
     del rows["dense"]
     reason = "; ".join(f"{name}: {row.speedup or _why(row, name)}" for name, row in rows.items())
@@ -507,11 +509,11 @@ def is_faster(row: Row) -> bool:
     return row.speedup is not None and row.speedup.low > 1
 
 
-def _unchanged(held: Held, weight: torch.Tensor) -> Held:
+def _unchanged(held: StoredMatrix, weight: torch.Tensor) -> StoredMatrix:
     """``held``, unless its pattern took more of ``weight`` than what was zero."""
     if held.dense is None or torch.equal(held.dense, weight):
         return held
-    return Held(why="the zeros lie otherwise")
+    return StoredMatrix(why="the zeros lie otherwise")
 
 
 @torch.no_grad()

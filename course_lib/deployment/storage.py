@@ -193,7 +193,7 @@ def entropy(counts: np.ndarray) -> float:
 # --- few values for many weights ----------------------------------------------------------------
 
 
-def shared(weight: torch.Tensor, count: int, steps: int = 30) -> torch.Tensor:
+def share_weights(weight: torch.Tensor, count: int, steps: int = 30) -> torch.Tensor:
     """``weight`` with only ``count`` different values beside zero: k-means (Han et al., 2016).
 
     The values begin evenly between the lowest and the highest weight, which Deep Compression found

@@ -16,7 +16,7 @@ from course_lib.deployment.pruned_file import load, save
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import is_there, network_file
-from course_lib.experiments.steps import Step, take
+from course_lib.experiments.steps import CompressionStep, apply_step
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import compare
 from course_lib.networks.data import Splits, checksums, fashion_mnist
@@ -27,13 +27,13 @@ from course_lib.networks.training import accuracy, to_teacher
 #: 128 channels: numbers that vector units like (lesson 06).
 PLANS = {
     "resnet18": {
-        "weights": Step("dense", weights=0.95, budget=0.1),
-        "channels": Step("dense", channels=0.75, budget=1.0),
-        "both": Step("channels", weights=0.8, budget=0.2),
-        "few values": Step("both", values=15, budget=0.1),
-        "narrower": Step("dense", channels=0.875, budget=1.0),
-        "pruned first": Step("dense", channels=0.75, budget=0.2),
-        "quantized first": Step("dense", rounded=True, channels=0.75, budget=0.2),
+        "weights": CompressionStep("dense", weights=0.95, budget=0.1),
+        "channels": CompressionStep("dense", channels=0.75, budget=1.0),
+        "both": CompressionStep("channels", weights=0.8, budget=0.2),
+        "few values": CompressionStep("both", values=15, budget=0.1),
+        "narrower": CompressionStep("dense", channels=0.875, budget=1.0),
+        "pruned first": CompressionStep("dense", channels=0.75, budget=0.2),
+        "quantized first": CompressionStep("dense", rounded=True, channels=0.75, budget=0.2),
     }
 }
 
@@ -57,7 +57,7 @@ def record(network: str, path: Path | None = None, data: Splits | None = None) -
         for name, step in bar(PLANS[network].items(), "networks"):
             file, entry = network_file(path, name), {"name": name} | step._asdict()
             if not is_there(file, entry in recording["networks"]):
-                made = take(step, models[step.source], network, data, **how)
+                made = apply_step(step, models[step.source], network, data, **how)
                 save(made, network, file, command=recording["command"], step=str(entry))
                 others = [one for one in recording["networks"] if one["name"] != name]
                 recording |= {"networks": [*others, entry], "points": [], "packed": []}

@@ -21,9 +21,9 @@ from course_lib.experiments import recordings
 from course_lib.experiments.recordings import is_there, network_file
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.quality import evaluate
-from course_lib.measuring.timing import compare, digits
+from course_lib.measuring.timing import compare, round_significant
 from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
-from course_lib.networks.models import load_trained, reinitialised
+from course_lib.networks.models import load_trained, reinitialized
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import fit, to_labels, to_teacher
 from course_lib.pruning.granularity import prune
@@ -69,7 +69,7 @@ class Run(NamedTuple):
         return f"{self.method}, {100 * self.budget:.0f} % of the time, seed {self.seed}"
 
 
-class School(NamedTuple):
+class Setting(NamedTuple):
     """What all students share.
 
     Args:
@@ -100,16 +100,16 @@ def untrained(method: str, network: str, seed: int) -> nn.Module:
     if METHODS[method].pruned:
         return student
     # not the recipe's own seed: its draw would be that of the weights that the teacher began with
-    return reinitialised(student, RECIPES[network].seed + 1 + seed)
+    return reinitialized(student, RECIPES[network].seed + 1 + seed)
 
 
-def epochs_for(run: Run, school: School) -> float:
+def epochs_for(run: Run, setting: Setting) -> float:
     """The epochs that the time of ``run`` is enough for; lesson 10 builds this."""
-    epochs = run.budget * RECIPES[school.network].epochs
-    return epochs / school.cost if METHODS[run.method].taught else epochs
+    epochs = run.budget * RECIPES[setting.network].epochs
+    return epochs / setting.cost if METHODS[run.method].taught else epochs
 
 
-def train(run: Run, school: School, progress: Callable[[Iterable], Iterable] = iter) -> nn.Module:
+def train(run: Run, setting: Setting, progress: Callable[[Iterable], Iterable] = iter) -> nn.Module:
     """The student of ``run``.
 
     All train alike, with the recipe's learning rates squeezed into their time: students differ only
@@ -120,24 +120,24 @@ def train(run: Run, school: School, progress: Callable[[Iterable], Iterable] = i
     Raises:
         ValueError: no method has that name.
     """
-    student = untrained(run.method, school.network, run.seed)
+    student = untrained(run.method, setting.network, run.seed)
     if run.budget:
         fit(
             student,
-            school.data.train,
-            epochs=epochs_for(run, school),
-            lr=RECIPES[school.network].lr,
+            setting.data.train,
+            epochs=epochs_for(run, setting),
+            lr=RECIPES[setting.network].lr,
             seed=run.seed,
-            objective=to_teacher(school.teacher) if METHODS[run.method].taught else to_labels,
+            objective=to_teacher(setting.teacher) if METHODS[run.method].taught else to_labels,
             progress=progress,
         )
     return student
 
 
-def point(run: Run, student: nn.Module, school: School) -> dict:
+def point(run: Run, student: nn.Module, setting: Setting) -> dict:
     """What a recording holds of ``run``: its epochs, and the quality of the trained ``student``."""
-    epochs = {"epochs": round(epochs_for(run, school), 3)}
-    return run._asdict() | epochs | evaluate(student, school.data)
+    epochs = {"epochs": round(epochs_for(run, setting), 3)}
+    return run._asdict() | epochs | evaluate(student, setting.data)
 
 
 # --- what a teacher costs -----------------------------------------------------------------------
@@ -167,10 +167,10 @@ def teacher_cost(
     found = compare(trainings, rounds=rounds, seconds=seconds, limit=LIMIT)
     ratio = found.speedup("labels", over="teacher")
     return {
-        "ratio": digits(ratio.value),
-        "interval": [digits(ratio.low), digits(ratio.high)],
+        "ratio": round_significant(ratio.value),
+        "interval": [round_significant(ratio.low), round_significant(ratio.high)],
         "rounds": len(found.timings["labels"].milliseconds),
-    } | {name: digits(one.median / 1000 / epochs) for name, one in found.timings.items()}
+    } | {name: round_significant(one.median / 1000 / epochs) for name, one in found.timings.items()}
 
 
 def _fit(student: nn.Module, data: Images, **how) -> None:
@@ -205,8 +205,8 @@ def record(network: str, path: Path | None = None, data: Splits | None = None) -
             tables = {"points": [], "deployed": [], "packed": []}
             known = {"cost": teacher_cost(network, data.train, logits)}
             recording = _begun(network) | known | tables
-        school = School(network, data, logits, recording["cost"]["ratio"])
-        _record_runs(recording, school, path)
+        setting = Setting(network, data, logits, recording["cost"]["ratio"])
+        _record_runs(recording, setting, path)
     if not recording["deployed"]:
         _record_deployed(recording, path, data)
     return path
@@ -226,17 +226,17 @@ def _begun(network: str) -> dict:
     }
 
 
-def _record_runs(recording: dict, school: School, path: Path) -> None:
+def _record_runs(recording: dict, setting: Setting, path: Path) -> None:
     """Add the points that are missing."""
     _forget_lost_best(recording, path)
     known = {(one["method"], one["budget"], one["seed"]) for one in recording["points"]}
     to_do = [run for run in plan() if run not in known]
     for run in bar(to_do, "students"):
-        student = train(run, school, partial(bar, text="steps"))
-        entry = point(run, student, school)
+        student = train(run, setting, partial(bar, text="steps"))
+        entry = point(run, student, setting)
         if _is_best(entry, recording):
             about = {"command": recording["command"], "step": str(run)}
-            save(student.cpu(), school.network, network_file(path, BEST), **about)
+            save(student.cpu(), setting.network, network_file(path, BEST), **about)
             recording |= {"deployed": [], "packed": []}
         recording["points"].append(entry)
         recordings.write(recording, path)

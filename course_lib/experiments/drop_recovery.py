@@ -18,11 +18,11 @@ from course_lib.experiments import recordings
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.quality import evaluate, size
 from course_lib.networks.data import Splits, checksums, fashion_mnist
-from course_lib.networks.models import load_trained, on_device, reinitialised
+from course_lib.networks.models import load_trained, on_device, reinitialized
 from course_lib.networks.recipes import RECIPES, Recipe
 from course_lib.networks.training import fit
 from course_lib.pruning.granularity import prune
-from course_lib.pruning.masks import cubic_sparsity, hold
+from course_lib.pruning.masks import cubic_sparsity, enforce_masks
 
 #: By style of pruning, the fractions of weights or of each layer's channels that are removed.
 AMOUNTS = {"weights": (0.50, 0.80, 0.90, 0.95, 0.98), "channels": (0.25, 0.50, 0.70, 0.85)}
@@ -128,8 +128,8 @@ def measure(
         if run.method == "scratch":
             # The recipe's own seed would draw the weights that the dense network began from:
             # a lottery ticket (Frankle and Carbin, 2019), not fresh weights.
-            model = reinitialised(model, recipe.seed + 1 + run.seed)
-        with hold(model, masks):
+            model = reinitialized(model, recipe.seed + 1 + run.seed)
+        with enforce_masks(model, masks):
             fit(
                 model,
                 data.train,

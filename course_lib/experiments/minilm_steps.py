@@ -37,7 +37,7 @@ AT_ONCE = 100
 PIECES = "bert.embeddings.word_embeddings.weight"
 
 
-class Step(NamedTuple):
+class EncoderStep(NamedTuple):
     """How a network is made from ``source``, an earlier step or "dense".
 
     Args:
@@ -60,8 +60,8 @@ class Step(NamedTuple):
     distilled: bool = False
 
 
-def take(
-    step: Step,
+def apply_step(
+    step: EncoderStep,
     source: SentenceClassifier,
     data: Splits,
     teacher: Teacher,
@@ -81,7 +81,7 @@ def take(
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
     model = masks.pruned_copy(model, kept)
     few = step.values
-    with steps.sharing(model, few) if few else masks.hold(on_device(model), kept):
+    with steps.weight_sharing(model, few) if few else masks.enforce_masks(on_device(model), kept):
         before = measure(on_device(model))
         if step.budget:
             goal = to_teacher(teacher) if step.distilled else to_labels
@@ -135,7 +135,7 @@ def _key(ids: torch.Tensor) -> tuple[int, ...]:
 # --- what goes ----------------------------------------------------------------------------------
 
 
-def cut(step: Step, source: SentenceClassifier, data: Splits) -> SentenceClassifier:
+def cut(step: EncoderStep, source: SentenceClassifier, data: Splits) -> SentenceClassifier:
     """A copy of ``source`` without the layers, heads and neurons that ``step`` removes.
 
     Layers go by what the loss on the validation sentences is without them, heads and neurons by

@@ -60,7 +60,7 @@ AMOUNTS = (0.5, 0.75, 0.875)
 BUDGET = 0.1
 
 
-class Cut(NamedTuple):
+class Variant(NamedTuple):
     """A way to prune, how much of the weights of either part, and the seed of the training."""
 
     way: Way
@@ -71,12 +71,16 @@ class Cut(NamedTuple):
 #: The networks that are made of the trained one. "two of four" says what the pattern of sparse
 #: tensor cores costs, beside "textbook 50".
 PLAN = {
-    f"{name} {100 * amount:g}": Cut(way, amount) for amount in AMOUNTS for name, way in WAYS.items()
-} | {"two of four": Cut(Way("structured", "2:4"), 0.5)}
+    f"{name} {100 * amount:g}": Variant(way, amount)
+    for amount in AMOUNTS
+    for name, way in WAYS.items()
+} | {"two of four": Variant(Way("structured", "2:4"), 0.5)}
 
 #: These say how much is luck. Of them nothing but the accuracy is measured.
 AGAIN = {
-    f"{name} 75, seed {seed}": Cut(way, 0.75, seed) for seed in (1, 2) for name, way in WAYS.items()
+    f"{name} 75, seed {seed}": Variant(way, 0.75, seed)
+    for seed in (1, 2)
+    for name, way in WAYS.items()
 }
 
 #: Of these the packed file stays beside the recording, the others are removed once measured.
@@ -101,8 +105,8 @@ def weights_of(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
     return {name: found[name] for name in found if name.startswith(PARTS[part])}
 
 
-def prune(model: nn.Module, cut: Cut, scored_on: list[Batch]) -> tuple[nn.Module, Masks]:
-    """A copy of ``model`` pruned as ``cut`` says, and the masks for :func:`.masks.hold`.
+def prune(model: nn.Module, variant: Variant, scored_on: list[Batch]) -> tuple[nn.Module, Masks]:
+    """A copy of ``model`` pruned as ``variant`` says, and its masks.
 
     Structured: the channels, or heads and neurons, of the lowest Taylor scores are really gone.
     Unstructured: the weights of the part that are nearest zero are zero, wherever in it they are.
@@ -112,21 +116,21 @@ def prune(model: nn.Module, cut: Cut, scored_on: list[Batch]) -> tuple[nn.Module
         scored_on: batches of training pictures, see :func:`some_batches`.
     """
     graph = trace(model, EXAMPLE)
-    smaller = surgery.prune(model, graph, removed(model, graph, cut, scored_on))
+    smaller = surgery.prune(model, graph, removed(model, graph, variant, scored_on))
     kept = {}
-    for part, how in cut.way._asdict().items():
-        kept |= MASKS_OF[how](weights_of(smaller, part), cut.amount)
+    for part, how in variant.way._asdict().items():
+        kept |= MASKS_OF[how](weights_of(smaller, part), variant.amount)
     return masks.pruned_copy(smaller, kept), kept
 
 
 def removed(
-    model: nn.Module, graph: Graph, cut: Cut, scored_on: list[Batch]
+    model: nn.Module, graph: Graph, variant: Variant, scored_on: list[Batch]
 ) -> dict[str, list[int]]:
-    """By group, the channels, heads and neurons that go where ``cut`` is structured."""
+    """By group, the channels, heads and neurons that go where ``variant`` is structured."""
     ratios = {}
-    for part, how in cut.way._asdict().items():
+    for part, how in variant.way._asdict().items():
         if how == "structured":
-            ratios |= RATIOS_OF[part](model, graph, cut.amount)
+            ratios |= RATIOS_OF[part](model, graph, variant.amount)
     return channels.lowest(channels.taylor(model, graph, scored_on), ratios)
 
 
@@ -233,8 +237,10 @@ def _nonzero(weights: Mapping[str, torch.Tensor]) -> int:
 # --- making the networks ------------------------------------------------------------------------
 
 
-def take(cut: Cut, whole: nn.Module, data: Splits, **training) -> tuple[nn.Module, dict]:
-    """The network that ``cut`` makes of ``whole``, trained again; and what became of it.
+def make_variant(
+    variant: Variant, whole: nn.Module, data: Splits, **training
+) -> tuple[nn.Module, dict]:
+    """The network that ``variant`` makes of ``whole``, trained again; and what became of it.
 
     That is the share of each part that is ``gone``, and the accuracy ``before`` the training and
     ``after`` it. What is zero stays zero.
@@ -243,11 +249,11 @@ def take(cut: Cut, whole: nn.Module, data: Splits, **training) -> tuple[nn.Modul
         training: further arguments of :func:`course_lib.networks.training.fit`, such as
             ``progress``.
     """
-    model, kept = prune(whole, cut, some_batches(data.train))
+    model, kept = prune(whole, variant, some_batches(data.train))
     found = {"gone": gone(model, whole)}
-    with masks.hold(on_device(model), kept):
+    with masks.enforce_masks(on_device(model), kept):
         found["before"] = evaluate(model, data)
-        steps.retrain(model, NETWORK, data.train, BUDGET, seed=cut.seed, **training)
+        steps.retrain(model, NETWORK, data.train, BUDGET, seed=variant.seed, **training)
         found["after"] = evaluate(model, data)
     return model.cpu().eval(), found
 
@@ -356,10 +362,10 @@ def record(path: Path | None = None, data: Splits | None = None) -> Path:
         recordings.write(recording, path)
     for name in PLAN.keys() - set(KEPT):
         network_file(path, name).unlink(missing_ok=True)
-    for name, cut in bar(AGAIN.items(), "other seeds"):
-        if not _known(recording, name, cut):
-            _, found = take(cut, whole, data, progress=partial(bar, text="steps"))
-            _note(recording, path, _entry(name, cut) | found)
+    for name, variant in bar(AGAIN.items(), "other seeds"):
+        if not _known(recording, name, variant):
+            _, found = make_variant(variant, whole, data, progress=partial(bar, text="steps"))
+            _note(recording, path, _entry(name, variant) | found)
     return path
 
 
@@ -382,14 +388,14 @@ def _is_measured(recording: dict) -> bool:
     return bool(recording["points"]) and all(_known(recording, *each) for each in PLAN.items())
 
 
-def _known(recording: dict, name: str, cut: Cut) -> bool:
-    """Whether the network is in the recording, made as ``cut`` says."""
-    asked = _entry(name, cut)
+def _known(recording: dict, name: str, variant: Variant) -> bool:
+    """Whether the network is in the recording, made as ``variant`` says."""
+    asked = _entry(name, variant)
     return any(asked.items() <= one.items() for one in recording["networks"])
 
 
-def _entry(name: str, cut: Cut) -> dict:
-    return {"name": name} | cut.way._asdict() | {"amount": cut.amount, "seed": cut.seed}
+def _entry(name: str, variant: Variant) -> dict:
+    return {"name": name} | variant.way._asdict() | {"amount": variant.amount, "seed": variant.seed}
 
 
 def _note(recording: dict, path: Path, entry: dict) -> None:
@@ -405,10 +411,10 @@ def _record_networks(
 ) -> dict[str, nn.Module]:
     """The whole network and all of the plan; those that are missing are made first."""
     models = {"dense": whole}
-    for name, cut in bar(PLAN.items(), "networks"):
-        file, entry = network_file(path, name), _entry(name, cut)
-        if not is_there(file, _known(recording, name, cut)):
-            made, found = take(cut, whole, data, progress=partial(bar, text="steps"))
+    for name, variant in bar(PLAN.items(), "networks"):
+        file, entry = network_file(path, name), _entry(name, variant)
+        if not is_there(file, _known(recording, name, variant)):
+            made, found = make_variant(variant, whole, data, progress=partial(bar, text="steps"))
             pruned_file.save(made, NETWORK, file, command=recording["command"], step=str(entry))
             recording["points"] = []
             _note(recording, path, entry | found)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from course_lib.bars import say
+from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError
 from course_lib.experiments import recordings
 from course_lib.files import write_whole
@@ -388,7 +389,7 @@ def recorded_file(
     return verified(network_file(recording, name).as_posix())
 
 
-def is_there(file: Path, recorded: bool, read: Callable[[Path], object] = load) -> bool:
+def is_there(file: Path, recorded: bool, read: Callable[[Path], object] = pruned_file.load) -> bool:
     """Whether ``file`` holds the network that is ``recorded``; any other one is set aside.
 
     Args:

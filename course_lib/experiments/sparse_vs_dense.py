@@ -14,11 +14,11 @@ import torch
 
 from course_lib.bars import bar, say
 from course_lib.deployment import sparse
-from course_lib.deployment.sparse import Held, Row
+from course_lib.deployment.sparse import Row, StoredMatrix
 from course_lib.experiments import recordings
 from course_lib.measuring.cost import roofline
 from course_lib.measuring.machine import machine_facts
-from course_lib.measuring.timing import Comparison, as_recorded, compare, digits
+from course_lib.measuring.timing import Comparison, as_recorded, compare, round_significant
 from course_lib.networks.models import load_trained
 
 SPARSITIES = (0.50, 0.70, 0.80, 0.90, 0.95, 0.98, 0.99, 0.995)
@@ -183,7 +183,7 @@ def against_zeros(size: int, device: str, dtype: torch.dtype) -> Comparison:
 def _measured(case: Case, device: str) -> Iterator[tuple[list[dict], list[dict]]]:
     """For each batch of a case: the points that were timed, and the formats that were not."""
     weight = weight_of(case.matrix, case.dtype, device)
-    held = sparse.hold(weight, case.sparsity)
+    held = sparse.to_formats(weight, case.sparsity)
     for batch in case.batches:
         inputs = inputs_of(weight, batch)
         rows = sparse.measure(held, inputs, seconds=SECONDS[device], limit=LIMIT)
@@ -200,12 +200,12 @@ def _measured(case: Case, device: str) -> Iterator[tuple[list[dict], list[dict]]
         yield points, refused
 
 
-def _about(held: Held, row: Row) -> dict:
+def _about(held: StoredMatrix, row: Row) -> dict:
     return {
         "sparsity": round(held.sparsity, 4),
         "bytes": held.bytes,
-        "convert": digits(held.convert_ms),
-        "error": digits(row.error),
+        "convert": round_significant(held.convert_ms),
+        "error": round_significant(row.error),
     } | as_recorded(row.timing, row.speedup)
 
 

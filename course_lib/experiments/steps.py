@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from course_lib.deployment.quantization import symmetric
-from course_lib.deployment.storage import shared
+from course_lib.deployment.storage import share_weights
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import on_device
 from course_lib.networks.recipes import RECIPES
@@ -18,7 +18,7 @@ from course_lib.pruning import masks
 from course_lib.pruning.granularity import prune
 
 
-class Step(NamedTuple):
+class CompressionStep(NamedTuple):
     """How a network is made from ``source``, an earlier step or "dense".
 
     Args:
@@ -37,8 +37,13 @@ class Step(NamedTuple):
     budget: float = 0.0
 
 
-def take(
-    step: Step, source: nn.Module, network: str, data: Splits, objective: Objective, **training
+def apply_step(
+    step: CompressionStep,
+    source: nn.Module,
+    network: str,
+    data: Splits,
+    objective: Objective,
+    **training,
 ) -> nn.Module:
     """The network that ``step`` makes of ``source``, by the recipe of ``network``.
 
@@ -48,12 +53,16 @@ def take(
         objective: what training makes small.
         training: further arguments of :func:`fit`, such as ``progress``.
     """
-    model = rounded(source) if step.rounded else source
+    model = fake_quantized(source) if step.rounded else source
     if step.channels:
         model, _ = prune(model, "channels", step.channels, model)
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
     model = masks.pruned_copy(model, kept)
-    held = sharing(model, step.values) if step.values else masks.hold(on_device(model), kept)
+    held = (
+        weight_sharing(model, step.values)
+        if step.values
+        else masks.enforce_masks(on_device(model), kept)
+    )
     with held:
         if step.budget:
             how = {"seed": RECIPES[network].seed, "objective": objective} | training
@@ -83,7 +92,7 @@ def retrain(
     )
 
 
-def rounded(model: nn.Module, bits: int = 8) -> nn.Module:
+def fake_quantized(model: nn.Module, bits: int = 8) -> nn.Module:
     """A copy of ``model`` whose weights are those that ``bits`` and a scale per channel can say."""
     copied = masks.pruned_copy(model, {})
     with torch.no_grad():
@@ -96,7 +105,7 @@ def rounded(model: nn.Module, bits: int = 8) -> nn.Module:
 
 
 @contextmanager
-def sharing(model: nn.Module, count: int) -> Iterator[None]:
+def weight_sharing(model: nn.Module, count: int) -> Iterator[None]:
     """Let the weights of each layer share ``count`` values beside zero, also while they train.
 
     A layer is a convolution, a linear one, or a table of embeddings.
@@ -105,7 +114,8 @@ def sharing(model: nn.Module, count: int) -> Iterator[None]:
     Compression"). Afterwards the weights are ordinary ones again.
 
     Raises:
-        ValueError: an impossible ``count``, see :func:`course_lib.deployment.storage.shared`.
+        ValueError: an impossible ``count``, see
+            :func:`course_lib.deployment.storage.share_weights`.
     """
     layers = [
         layer
@@ -126,7 +136,7 @@ class _Shared(nn.Module):
 
     def __init__(self, weight: torch.Tensor, count: int):
         super().__init__()
-        quantized = shared(weight.detach(), count)
+        quantized = share_weights(weight.detach(), count)
         self.values = quantized[quantized != 0].unique()
         places = torch.searchsorted(self.values, quantized.contiguous()) + 1
         self.register_buffer("places", torch.where(quantized == 0, 0, places))

@@ -17,7 +17,7 @@ from course_lib.bars import bar, say
 from course_lib.experiments import recordings
 from course_lib.measuring.cost import Roofline, macs, roofline, work
 from course_lib.measuring.machine import machine_facts
-from course_lib.measuring.timing import as_recorded, compare, digits, too_slow
+from course_lib.measuring.timing import as_recorded, compare, round_significant, too_slow
 from course_lib.networks.data import checksums
 from course_lib.networks.models import EXAMPLE, load_trained
 from course_lib.pruning.granularity import prune
@@ -109,7 +109,7 @@ def measure(
         point = {"part": part, "removed": fraction, "batch": batch, "dtype": _name(dtype)}
         point["parameters"] = sum(each.numel() for each in model.parameters())
         point["macs"] = sum(layer.macs for layer in layers)
-        point["predicted"] = digits(sum(roof.milliseconds(layer) for layer in layers))
+        point["predicted"] = round_significant(sum(roof.milliseconds(layer) for layer in layers))
         speedup = result.speedup(str(fraction), over=first)
         points.append(point | as_recorded(result.timings[str(fraction)], speedup))
     return points

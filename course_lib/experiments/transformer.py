@@ -21,7 +21,7 @@ from course_lib.deployment.forms import measure as in_runtime
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments import recordings
 from course_lib.experiments.minilm_steps import (
-    Step,
+    EncoderStep,
     in_order,
     load,
     losses,
@@ -29,11 +29,11 @@ from course_lib.experiments.minilm_steps import (
     remembering,
     retrain,
 )
-from course_lib.experiments.minilm_steps import take as taken
+from course_lib.experiments.minilm_steps import apply_step as taken
 from course_lib.experiments.recordings import is_there, network_file
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.quality import evaluated_by
-from course_lib.measuring.timing import digits
+from course_lib.measuring.timing import round_significant
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits, checksums, movie_reviews
 from course_lib.networks.minilm import PAD, SentenceClassifier, Sentences
@@ -47,20 +47,20 @@ SHORT = 1 / 6
 #: The networks that are made of the trained one, each from one before it. First those that are made
 #: small in several ways at once, then each way by itself.
 PLAN = {
-    "small": Step("dense", heads=0.5, neurons=0.75, budget=1.0, distilled=True),
-    "few values": Step("small", values=15, budget=1 / 3, distilled=True),
-    "short": Step("dense", layers=2, heads=0.5, neurons=0.5, budget=1.0, distilled=True),
-    "heads 25": Step("dense", heads=0.25, budget=SHORT),
-    "heads 50": Step("dense", heads=0.5, budget=SHORT),
-    "heads 75": Step("dense", heads=0.75, budget=SHORT),
-    "neurons 50": Step("dense", neurons=0.5, budget=SHORT),
-    "neurons 75": Step("dense", neurons=0.75, budget=SHORT),
-    "layers 1": Step("dense", layers=1, budget=SHORT),
-    "layers 2": Step("dense", layers=2, budget=SHORT),
-    "layers 3": Step("dense", layers=3, budget=SHORT),
-    "weights 50": Step("dense", weights=0.5, budget=SHORT),
-    "weights 65": Step("dense", weights=0.65, budget=SHORT),
-    "weights 80": Step("dense", weights=0.8, budget=SHORT),
+    "small": EncoderStep("dense", heads=0.5, neurons=0.75, budget=1.0, distilled=True),
+    "few values": EncoderStep("small", values=15, budget=1 / 3, distilled=True),
+    "short": EncoderStep("dense", layers=2, heads=0.5, neurons=0.5, budget=1.0, distilled=True),
+    "heads 25": EncoderStep("dense", heads=0.25, budget=SHORT),
+    "heads 50": EncoderStep("dense", heads=0.5, budget=SHORT),
+    "heads 75": EncoderStep("dense", heads=0.75, budget=SHORT),
+    "neurons 50": EncoderStep("dense", neurons=0.5, budget=SHORT),
+    "neurons 75": EncoderStep("dense", neurons=0.75, budget=SHORT),
+    "layers 1": EncoderStep("dense", layers=1, budget=SHORT),
+    "layers 2": EncoderStep("dense", layers=2, budget=SHORT),
+    "layers 3": EncoderStep("dense", layers=3, budget=SHORT),
+    "weights 50": EncoderStep("dense", weights=0.5, budget=SHORT),
+    "weights 65": EncoderStep("dense", weights=0.65, budget=SHORT),
+    "weights 80": EncoderStep("dense", weights=0.8, budget=SHORT),
 }
 
 #: Of these the packed file stays beside the recording; the others are removed once measured,
@@ -134,7 +134,7 @@ def _begun() -> dict:
     } | {table: [] for table in tables}
 
 
-def quality(network: nn.Module, data: Splits) -> dict:
+def evaluate(network: nn.Module, data: Splits) -> dict:
     """Test accuracy with its interval, and validation accuracy, of ``network`` in torch."""
     return evaluated_by(partial(minilm.accuracy, network), data)
 
@@ -148,7 +148,7 @@ def _record_layers(
     """Add what happens without each layer, and without each of its heads."""
     network, known = on_device(network), {row["layer"] for row in recording["layers"]}
     for number in bar([each for each in numbers(network) if each not in known], "layers"):
-        recording["heads"] += silenced_heads(network, data, number)
+        recording["heads"] += ablated_heads(network, data, number)
         recording["layers"].append(without_layer(network, data, number))
         recordings.write(recording, path)
     network.cpu()
@@ -160,7 +160,7 @@ def without_layer(network: SentenceClassifier, data: Sentences, number: int) -> 
     return {"layer": number} | _change(before, after)
 
 
-def silenced_heads(network: SentenceClassifier, data: Sentences, number: int) -> list[dict]:
+def ablated_heads(network: SentenceClassifier, data: Sentences, number: int) -> list[dict]:
     """The same for each head of the layer ``number``, silenced alone (Michel et al., 2019)."""
     graph, before = encoders.encoder_graph(network), losses(network, data)
     changes = channels.loss_changes(network, graph, f"{number}.heads", in_order(data))
@@ -176,7 +176,10 @@ def _change(before: torch.Tensor, after: torch.Tensor) -> dict:
     Of two classes the right one is chosen where the loss is below log 2.
     """
     points = 100 * ((after < math.log(2)).double() - (before < math.log(2)).double()).mean()
-    return {"accuracy": round(float(points), 2), "loss": digits(float((after - before).mean()))}
+    return {
+        "accuracy": round(float(points), 2),
+        "loss": round_significant(float((after - before).mean())),
+    }
 
 
 # --- single weights, in one shot ----------------------------------------------------------------
@@ -214,7 +217,7 @@ def _record_one_shot(
     """Add what each method reaches with each pattern, nothing retrained."""
     for method, pattern in bar(_missing(recording["one_shot"], PATTERNS), "one-shot"):
         model = on_device(one_shot(network, method, pattern, data.train))
-        entry = {"method": method, "pattern": pattern} | quality(model, data)
+        entry = {"method": method, "pattern": pattern} | evaluate(model, data)
         recording["one_shot"].append(entry)
         recordings.write(recording, path)
 
@@ -225,9 +228,9 @@ def _record_retrained(
     """Add what a short fine-tune makes of some of them, and their ``bytes`` once packed."""
     for method, pattern in bar(_missing(recording["retrained"], RETRAINED), "retrained"):
         model = on_device(one_shot(network, method, pattern, data.train))
-        with masks.hold(model, masks.masks_of(model)):
+        with masks.enforce_masks(model, masks.masks_of(model)):
             retrain(model, data.train, SHORT, progress=partial(bar, text="steps"))
-        entry = {"method": method, "pattern": pattern} | quality(model, data)
+        entry = {"method": method, "pattern": pattern} | evaluate(model, data)
         with TemporaryDirectory() as folder:
             file = pruned_file.save(model.cpu(), MINILM.network, Path(folder) / "retrained.pruned")
             recording["retrained"].append(entry | {"bytes": file.stat().st_size})
@@ -253,7 +256,7 @@ def _is_measured(recording: dict) -> bool:
     return bool(recording["points"]) and made == [_entry(*each) for each in PLAN.items()]
 
 
-def _entry(name: str, step: Step) -> dict:
+def _entry(name: str, step: EncoderStep) -> dict:
     return {"name": name} | step._asdict()
 
 
@@ -267,7 +270,7 @@ def _record_networks(
     """All networks of the plan and the dense one; those that are missing are made first."""
     teacher = remembering(on_device(network), data.train)
     models = {"dense": network.cpu()}
-    how = {"measure": partial(quality, data=data), "progress": partial(bar, text="steps")}
+    how = {"measure": partial(evaluate, data=data), "progress": partial(bar, text="steps")}
     for name, step in bar(PLAN.items(), "networks"):
         file, entry = network_file(path, name), _entry(name, step)
         there = [one for one in recording["networks"] if _without_result(one) == entry]

@@ -322,7 +322,7 @@ def _matrices(device: str, dtype: torch.dtype, largest: int) -> tuple[torch.Tens
 # --- comparing ----------------------------------------------------------------------------------
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the networks that no other one beats: the Pareto front, in the order given.
 
     One is beaten where another costs no more and is no less accurate, and better in one of the two.

@@ -230,15 +230,15 @@ def affordable(seconds: float, limit: float) -> bool:
 def as_recorded(timing: Timing, speedup: Speedup) -> dict:
     """What a recording keeps of a time, in milliseconds, and of its speed-up."""
     return {
-        "median": digits(timing.median),
-        "quartiles": [digits(value) for value in timing.quartiles],
+        "median": round_significant(timing.median),
+        "quartiles": [round_significant(value) for value in timing.quartiles],
         "rounds": len(timing.milliseconds),
-        "speedup": digits(speedup.value),
-        "interval": [digits(speedup.low), digits(speedup.high)],
+        "speedup": round_significant(speedup.value),
+        "interval": [round_significant(speedup.low), round_significant(speedup.high)],
     }
 
 
-def digits(value: float) -> float:
+def round_significant(value: float) -> float:
     """``value`` with four digits: more than any time is worth."""
     return float(f"{value:.4g}")
 

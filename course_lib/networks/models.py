@@ -239,7 +239,7 @@ def on_device(model: nn.Module) -> nn.Module:
     return model.to(device, memory_format=torch.channels_last)
 
 
-def reinitialised(model: nn.Module, seed: int) -> nn.Module:
+def reinitialized(model: nn.Module, seed: int) -> nn.Module:
     """``model`` with fresh random weights, the same on every device; the generator is left alone.
 
     Every layer draws torch's own initial weights for the shape that it has now.

@@ -3,7 +3,7 @@
 A *score* says how much each channel of a group matters; the lowest go first. Channels that can only
 be removed together (see :mod:`course_lib.pruning.graph`) have one score, summed over the layers
 that make them. Lesson 02 builds these functions and holds them against the truth,
-:func:`true_costs`.
+:func:`ablation_losses`.
 """
 
 import contextlib
@@ -116,7 +116,7 @@ def random_scores(graph: Graph, seed: int) -> Scores:
     }
 
 
-def true_costs(
+def ablation_losses(
     model: nn.Module,
     graph: Graph,
     group: str,
@@ -164,7 +164,7 @@ def loss_changes(
                 before = _losses(model, inputs, labels)
                 rows = []
                 for channel in graph.groups[group].channels:
-                    with silent(model, graph, channel):
+                    with readers_zeroed(model, graph, channel):
                         rows.append(_losses(model, inputs, labels) - before)
             changes.append(torch.stack(rows).cpu())
     return torch.cat(changes, dim=1)
@@ -200,7 +200,7 @@ def _losses(model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Ten
 
 
 @contextlib.contextmanager
-def silent(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
+def readers_zeroed(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
     """Within the block, the weights that read ``channel`` (its number in ``graph``) are zero."""
     state = model.state_dict()
     places = []
@@ -383,8 +383,8 @@ def spared(
     The channels of a group may be made by several layers, one part of them by each, as where maps
     are concatenated before an addition.
     """
-    value = torch.full((graph.trail.count,), -math.inf)
-    gone = torch.zeros(graph.trail.count, dtype=torch.bool)
+    value = torch.full((graph.provenance.count,), -math.inf)
+    gone = torch.zeros(graph.provenance.count, dtype=torch.bool)
     for name, score in scores.items():
         value[graph.groups[name].channels] = score.float().cpu()
         gone[graph.groups[name].channels[list(removed.get(name, ()))]] = True

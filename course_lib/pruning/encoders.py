@@ -4,8 +4,9 @@ torch.fx cannot trace the networks of ``transformers``, but all encoders are bui
 dependency graph is written down here instead of found: in each layer a *head* is some rows of the
 query, key and value matrices and the columns of the matrix that reads them; a *neuron* is one row
 of the first matrix of the MLP and one column of the second. With that graph, heads and neurons are
-channels like any other: ``channels.l1``, ``channels.taylor`` and ``channels.true_costs`` score
-them, ``channels.lowest`` chooses, ``surgery.silence`` zeroes them. Lesson 08 uses these functions.
+channels like any other: ``channels.l1``, ``channels.taylor`` and ``channels.ablation_losses`` score
+them, ``channels.lowest`` chooses, ``surgery.zero_readers`` zeroes them. Lesson 08 uses these
+functions.
 
 Known are BERT and what shares its layer (RoBERTa, MiniLM, ...) in ``transformers`` 5, and
 torchvision's VisionTransformer. ``transformers`` itself is not needed here.
@@ -22,8 +23,8 @@ from torch import nn
 
 from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import surgery
-from course_lib.pruning.channels import Scores, silent, sum_by_channel
-from course_lib.pruning.graph import Graph, Group, Slot, Trail
+from course_lib.pruning.channels import Scores, readers_zeroed, sum_by_channel
+from course_lib.pruning.graph import Graph, Group, Provenance, Slot
 from course_lib.pruning.surgery import Removed
 
 
@@ -119,7 +120,7 @@ def encoder_graph(model: nn.Module) -> Graph:
             groups[group] = Group(group, made_by, channels, None)
             slots += _slots(name, layer, part, channels)
     nothing = torch.empty(3, 0, dtype=torch.long)
-    return Graph(groups, slots, torch.Size(), Trail([], {}, count, nothing, nothing[0]))
+    return Graph(groups, slots, torch.Size(), Provenance([], {}, count, nothing, nothing[0]))
 
 
 def _slots(name: str, layer: nn.Module, part: Part, channels: torch.Tensor) -> Iterator[Slot]:
@@ -182,7 +183,8 @@ def ablation(
 ) -> torch.Tensor:
     """How ``measure(model)`` changes when each head or neuron of ``group`` is zeroed alone.
 
-    Michel et al. (2019) measure the accuracy so. For the loss, ``channels.true_costs`` is faster.
+    Michel et al. (2019) measure the accuracy so. For the loss, ``channels.ablation_losses`` is
+    faster.
 
     Returns:
         Value without the head minus value with it, (heads,); of an accuracy, negative is a loss.
@@ -190,7 +192,7 @@ def ablation(
     before = measure(model)
     changes = []
     for channel in graph.groups[group].channels:
-        with silent(model, graph, channel):
+        with readers_zeroed(model, graph, channel):
             changes.append(measure(model) - before)
     return torch.tensor(changes)
 
@@ -201,8 +203,8 @@ def ablation(
 def prune(model: nn.Module, removed: Removed, dropped: Iterable[int] = ()) -> nn.Module:
     """A copy of ``model`` without the ``removed`` heads and neurons and the ``dropped`` layers.
 
-    It computes what ``model`` computes after ``surgery.silence`` of the same heads and neurons, and
-    with every dropped layer passing on its input.
+    It computes what ``model`` computes after ``surgery.zero_readers`` of the same heads and
+    neurons, and with every dropped layer passing on its input.
 
     Args:
         removed: by group of :func:`encoder_graph` (``"0.heads"``), the positions to remove.

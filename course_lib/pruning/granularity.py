@@ -9,7 +9,7 @@ from course_lib.pruning.masks import Masks, global_masks, pruned_copy
 
 
 def prune(model: nn.Module, style: str, amount: float, dense: nn.Module) -> tuple[nn.Module, Masks]:
-    """A copy of ``model`` without ``amount`` of what ``dense`` has; the masks to :func:`hold`.
+    """A copy of ``model`` without ``amount`` of what ``dense`` has; its masks.
 
     Weights: those nearest zero in the whole network. Channels: in every layer those of the lowest
     L1 norm; they are really gone, so there are no masks. ``model`` is ``dense`` itself, or what an

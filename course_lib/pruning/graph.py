@@ -47,8 +47,8 @@ class Group(NamedTuple):
     reason: str | None
 
 
-class Trail(NamedTuple):
-    """What a graph was found from: a smaller network must leave the same trail, with less in it."""
+class Provenance(NamedTuple):
+    """What a graph was found from: a smaller network must have the same, with less in it."""
 
     steps: list[tuple]  # what was done, in order, and with which numbers (None: may change)
     labels: dict[tuple[str, int], torch.Tensor]  # along a dimension of a parameter or buffer
@@ -63,7 +63,7 @@ class Graph(NamedTuple):
     groups: dict[str, Group]
     slots: list[Slot]
     shapes: tuple[torch.Size, ...]  # of the example inputs
-    trail: Trail
+    provenance: Provenance
 
     @property
     def free(self) -> dict[str, Group]:
@@ -329,14 +329,14 @@ class Labels(fx.Interpreter):
             Slot(name, dim, channel[labels], reads)
             for (name, dim), (labels, reads) in self.slots.items()
         ]
-        trail = Trail(
+        provenance = Provenance(
             self.steps,
             {place: labels for place, (labels, _) in self.slots.items()},
             self.count,
             torch.cat(self.united, dim=1),
             torch.cat([labels for labels, _ in self.locked]),
         )
-        return Graph(self._groups(channel), slots, shapes, trail)
+        return Graph(self._groups(channel), slots, shapes, provenance)
 
     def _groups(self, channel: torch.Tensor) -> dict[str, Group]:
         reasons, first = [reason for _, reason in self.locked], torch.full((self.count,), -1)

@@ -476,7 +476,7 @@ def pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
 
 
 @contextlib.contextmanager
-def hold(model: nn.Module, masks: Masks) -> Iterator[None]:
+def enforce_masks(model: nn.Module, masks: Masks) -> Iterator[None]:
     """Keep pruned weights at exactly zero while the network trains with any optimizer.
 
     Within the context a pruned weight gets no gradient and is set back to zero after every step,

@@ -5,7 +5,7 @@ are kept. It is made from the dependency graph, but applying it needs no graph: 
 freshly built network, which is how a pruned network is loaded. Lesson 03 builds these functions.
 
 A removal is exact: the smaller network computes what the whole one computes once the weights that
-read the removed channels are zero (:func:`silence`).
+read the removed channels are zero (:func:`zero_readers`).
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import nn
 from course_lib.networks.attention import SelfAttention
 from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import channels
-from course_lib.pruning.graph import Graph, Trail, UnknownOperation, trace
+from course_lib.pruning.graph import Graph, Provenance, UnknownOperation, trace
 from course_lib.pruning.layers import copied
 
 #: By name of the parameter or buffer, and by dimension: the places that are kept, in order.
@@ -83,7 +83,7 @@ def plan(graph: Graph, removed: Removed) -> Plan:
 
 def _gone(graph: Graph, removed: Removed) -> torch.Tensor:
     """For every channel of ``graph``, whether ``removed`` names it; checked."""
-    gone = torch.zeros(graph.trail.count, dtype=torch.bool)
+    gone = torch.zeros(graph.provenance.count, dtype=torch.bool)
     for name, positions in removed.items():
         positions = sorted({int(position) for position in positions})
         if name not in graph.groups:
@@ -100,7 +100,7 @@ def _gone(graph: Graph, removed: Removed) -> torch.Tensor:
     return gone
 
 
-def silence(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
+def zero_readers(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
     """Set to zero, in place, the weights that read the ``removed`` channels; return ``model``.
 
     What the channels compute is then of no effect, so removing them changes nothing. Zeroing the
@@ -191,9 +191,9 @@ def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
 
     The code of a network may compute with sizes in ways that the graph cannot foresee.
     """
-    before = graph.trail
+    before = graph.provenance
     try:
-        after = trace(smaller, tuple(map(torch.empty, graph.shapes))).trail
+        after = trace(smaller, tuple(map(torch.empty, graph.shapes))).provenance
         place = _other_step(before, after) or _other_labels(before, after, plan)
     except (UnknownOperation, IndexError) as error:
         raise UnknownOperation(f"It does not run with fewer channels. {error}") from error
@@ -204,7 +204,7 @@ def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
         )
 
 
-def _other_step(before: Trail, after: Trail) -> str | None:
+def _other_step(before: Provenance, after: Provenance) -> str | None:
     """The first step that differs, or uses numbers that may not change and did; None: no step."""
     for one, other in zip_longest(before.steps, after.steps, fillvalue=()):
         same = (kept is None or kept == now for kept, now in zip(one, other, strict=False))
@@ -213,7 +213,7 @@ def _other_step(before: Trail, after: Trail) -> str | None:
     return None
 
 
-def _other_labels(before: Trail, after: Trail, plan: Plan) -> str | None:
+def _other_labels(before: Provenance, after: Provenance, plan: Plan) -> str | None:
     """Where the labels that are left lie or meet otherwise than they did; None: nowhere."""
     lies = {}
     for (name, dim), labels in after.labels.items():

@@ -22,9 +22,9 @@ from course_lib.deployment.forms import IN_A_ROW, deployed
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import COURSE
-from course_lib.experiments.steps import Step, take
+from course_lib.experiments.steps import CompressionStep, apply_step
 from course_lib.files import write_whole
-from course_lib.measuring.timing import compare, digits
+from course_lib.measuring.timing import compare, round_significant
 from course_lib.networks.data import DATA, Splits
 from course_lib.networks.models import load_trained, on_device
 from course_lib.networks.recipes import RECIPES
@@ -200,7 +200,7 @@ def run(
             plan,
             budget,
             bytes=mine.stat().st_size,
-            time=digits(time_beside(dense, mine, data)),
+            time=round_significant(time_beside(dense, mine, data)),
             accuracy=round(runtime.accuracy(mine, data.validation), 2),
             seconds=round(seconds, 1),
         )
@@ -220,8 +220,8 @@ def pruned(plan: Plan, data: Splits) -> nn.Module:
         PlanError: the plan cannot be carried out.
     """
     channels, weights, *_ = checked(plan)
-    step = Step("dense", channels=channels, weights=weights)
-    return take(step, load_trained(NETWORK), NETWORK, data, to_labels)
+    step = CompressionStep("dense", channels=channels, weights=weights)
+    return apply_step(step, load_trained(NETWORK), NETWORK, data, to_labels)
 
 
 def train(
@@ -238,7 +238,7 @@ def train(
     """
     if not epochs:
         return
-    with masks.hold(on_device(model), masks.masks_of(model)):
+    with masks.enforce_masks(on_device(model), masks.masks_of(model)):
         recipe = RECIPES[NETWORK]
         how = {"lr": recipe.lr, "seed": recipe.seed, "objective": objective, "progress": progress}
         fit(model, data.train, epochs=epochs, batch_size=BATCH, **how)

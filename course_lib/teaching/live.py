@@ -10,9 +10,15 @@ from collections.abc import Iterator
 #: call it.
 SOURCES = {"capstone.estimate", "capstone.run", "compare", "compression.score", "cost.roofline"}
 SOURCES |= {"distillation.teacher_cost", "distillation.train", "doctor.examine"}
-SOURCES |= {"drop_recovery.point", "fit", "mixed.take", "mixed.time_of_parts", "runtime.accuracy"}
+SOURCES |= {
+    "drop_recovery.point",
+    "fit",
+    "mixed.make_variant",
+    "mixed.time_of_parts",
+    "runtime.accuracy",
+}
 SOURCES |= {"runtime.operators", "quant.sensitivity", "sparse.chosen", "sparse.converted"}
-SOURCES |= {"sparse.measure", "steps.take", "time.perf_counter", "timing.compare"}
+SOURCES |= {"sparse.measure", "steps.apply_step", "time.perf_counter", "timing.compare"}
 SOURCES |= {"timing.self_test", "training.fit", "transformer.one_shot", "widths.measure"}
 SOURCES |= {"widths.staircase"}
 

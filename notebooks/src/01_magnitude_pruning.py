@@ -275,15 +275,14 @@ predict(
     step=0.5,
 )
 
-# %% [markdown]
-# `masks.hold` does what you just wrote, around any optimizer. The recipe took twelve epochs; here
-# are 0.4 of one.
+# %% [markdown] `masks.enforce_masks` does what you just wrote, around any optimizer. The recipe
+# took twelve epochs; here are 0.4 of one.
 
 # %% tags=["nbval-ignore-output"]
 ninety = masks.global_masks(net, 0.9)
 broken = masks.pruned_copy(net, ninety)
 repaired = masks.pruned_copy(net, ninety)
-with masks.hold(repaired, ninety):
+with masks.enforce_masks(repaired, ninety):
     training.fit(repaired, pictures.train, epochs=0.4, lr=0.02, seed=0, progress=bar)
 
 networks = {"dense": net, "90 % pruned": broken, "and fine-tuned": repaired}

@@ -159,7 +159,7 @@ shown = ("blocks.2.conv1", "blocks.0.conv1")
 figure, panels = plt.subplots(1, 2)
 stairs = {}
 for axes, name in zip(panels, shown, strict=True):
-    cost = channels.true_costs(net, found, name, (first, second))
+    cost = channels.ablation_losses(net, found, name, (first, second))
     stairs[name] = cost[l1[name].argsort()]
     axes.bar(range(len(cost)), 1000 * stairs[name], color=figures.COLOURS["structured"])
     axes.set(title=name, xlabel="channels by L1, rising")
@@ -435,7 +435,7 @@ def chosen(score, names=inside):
 
 def without(removed, network=net):
     """A copy of the network in which nobody reads the removed channels."""
-    return surgery.silence(copy.deepcopy(network), found, removed)
+    return surgery.zero_readers(copy.deepcopy(network), found, removed)
 
 
 # %% tags=["nbval-ignore-output"]

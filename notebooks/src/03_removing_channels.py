@@ -329,7 +329,7 @@ def shaken(network):
 def error(network, wiring, removed, picture):
     """Relative difference between the removed and the silenced network, in double precision."""
     pruned = surgery.prune(network, wiring, removed).double()
-    silenced = surgery.silence(copy.deepcopy(network), wiring, removed).double()
+    silenced = surgery.zero_readers(copy.deepcopy(network), wiring, removed).double()
     with torch.no_grad():
         expected = silenced(picture.double())
         return ((pruned(picture.double()) - expected).abs().max() / expected.abs().max()).item()

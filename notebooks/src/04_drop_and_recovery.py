@@ -225,7 +225,7 @@ figures.show(figure, alt="Accuracy before and after measuring BatchNorm anew: ch
 # %% tags=["nbval-ignore-output"]
 repaired, kept = granularity.prune(net, "weights", 0.9, net)
 looks = {0.0: fallen["weights", 0.9]}
-with masks.hold(repaired, kept):
+with masks.enforce_masks(repaired, kept):
     training.fit(
         repaired,
         pictures.train,

@@ -149,7 +149,7 @@ print(f"seconds of waiting for a processor in each second: {quick.waited:.2f}")
 # Set 90 % to zero and leave the matrix as it is.
 
 # %% tags=["nbval-ignore-output"]
-held = sparse.hold(weight, 0.9, ["masked", "CSR", "COO"])
+held = sparse.to_formats(weight, 0.9, ["masked", "CSR", "COO"])
 rows = {name: sparse.measure(held, inputs, seconds=1) for name, inputs in INPUTS.items()}
 for name, found in rows.items():
     print(f"{name:14s} masked over dense: {found['masked'].speedup}")
@@ -247,7 +247,7 @@ read(
 # %%
 speedups = {(name, kind): [] for name in INPUTS for kind in ("CSR", "COO")}
 for sparsity in bar(sweep.SPARSITIES, "sparsities"):
-    held_now = sparse.hold(weight, sparsity, ["CSR", "COO"])
+    held_now = sparse.to_formats(weight, sparsity, ["CSR", "COO"])
     for name, inputs in INPUTS.items():
         found = sparse.measure(held_now, inputs, rounds=15, seconds=0.4)
         for kind in ("CSR", "COO"):
@@ -457,7 +457,7 @@ read(
 
 # %% tags=["nbval-ignore-output"]
 KINDS = ["CSR", "BSR 4", "BSR 16", "BSR 32"]
-blocks = sparse.hold(weight, 0.9, KINDS)
+blocks = sparse.to_formats(weight, 0.9, KINDS)
 by_kind = {
     name: sparse.measure(blocks, inputs, rounds=15, seconds=1) for name, inputs in INPUTS.items()
 }
@@ -522,7 +522,7 @@ bits = 2 * (16 + 2)
 print(f"four weights of 16 bits: {4 * 16} bits dense, {bits} bits in 2:4 ({bits / 64:.0%})")
 
 # %% tags=["nbval-ignore-output"]
-two_four_held = sparse.hold(weight, 0.5, ["2:4"])["2:4"]
+two_four_held = sparse.to_formats(weight, 0.5, ["2:4"])["2:4"]
 print("here:", two_four_held.why or f"{two_four_held.bytes:,} bytes")
 
 # %% [markdown]
@@ -692,7 +692,9 @@ print("on the recorded processor zeros take as long as numbers:", same)
 
 # %% tags=["nbval-ignore-output"]
 matrix = sweep.weight_of("square 1024", "float32", "cpu")
-again = sparse.measure(sparse.hold(matrix, 0.9, ["CSR"]), sweep.inputs_of(matrix, 64), seconds=1)
+again = sparse.measure(
+    sparse.to_formats(matrix, 0.9, ["CSR"]), sweep.inputs_of(matrix, 64), seconds=1
+)
 here = again["CSR"].speedup
 what = {"matrix": "square 1024", "dtype": "float32", "batch": 64, "asked": 0.9, "format": "CSR"}
 for name, found in recorded.items():
@@ -723,7 +725,7 @@ if torch.cuda.is_available():
         large = torch.randn(4096, 4096, device="cuda", dtype=dtype)
         inputs = torch.randn(4096, 4096, device="cuda", dtype=dtype)
         for sparsity in (0.9, 0.95):
-            kinds = sparse.hold(large, sparsity, ["CSR", "2:4"])
+            kinds = sparse.to_formats(large, sparsity, ["CSR", "2:4"])
             on_gpu[dtype, sparsity] = sparse.measure(kinds, inputs)
 
 

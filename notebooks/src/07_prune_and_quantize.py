@@ -160,7 +160,7 @@ print(f"a bit less makes the error {np.mean(np.divide(line[1:-1], line[2:])):.1f
 # it?
 
 # %%
-percent = [accuracy(steps.rounded(small, bits), few) for bits in bar(BITS, "bits")]
+percent = [accuracy(steps.fake_quantized(small, bits), few) for bits in bar(BITS, "bits")]
 axes = figures.lines(
     BITS,
     {"small_resnet": percent},
@@ -378,7 +378,7 @@ read(
 def shared_values(network):
     """A copy whose layers have 15 different values beside zero."""
     copy = masks.pruned_copy(network, {})
-    with steps.sharing(copy, 15):
+    with steps.weight_sharing(copy, 15):
         return copy
 
 
@@ -523,7 +523,7 @@ def layer_of(sparsity):
     """The layer as a matrix, with its smallest weights gone and 15 values for the others."""
     matrix = weight.flatten(1)
     left = masks.lowest_overall({"": matrix}, masks.magnitude, sparsity)[""]
-    return storage.shared(matrix * left, 15)
+    return storage.share_weights(matrix * left, 15)
 
 
 def bits_a_weight(matrix):
@@ -536,7 +536,7 @@ def bits_a_weight(matrix):
 
 # %%
 two_of_four = weight.flatten(1) * masks.nm_mask(masks.magnitude(weight.flatten(1)), 2, 4)
-hardware = storage.encode(storage.shared(two_of_four, 15), "2:4", "codebook").bytes
+hardware = storage.encode(storage.share_weights(two_of_four, 15), "2:4", "codebook").bytes
 
 # %%
 SPARSITIES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)

@@ -32,7 +32,7 @@ from course_lib.deployment import runtime
 from course_lib.deployment.forms import IN_A_ROW
 from course_lib.experiments import minilm_steps, recordings, transformer
 from course_lib.experiments.recordings import recorded_file
-from course_lib.measuring.cost import front as front_of
+from course_lib.measuring.cost import pareto_front as front_of
 from course_lib.measuring.timing import compare
 from course_lib.networks import data, minilm
 from course_lib.pruning import channels, encoders, masks, oneshot, surgery
@@ -236,7 +236,7 @@ check("08.2", keep_heads)
 graph = encoders.encoder_graph(network)
 gone = {"0.heads": [0, 3, 7], "2.neurons": [*range(0, 1536, 2)], "5.heads": [11]}
 smaller = encoders.prune(network, gone)
-silenced = surgery.silence(deepcopy(network), graph, gone)
+silenced = surgery.zero_readers(deepcopy(network), graph, gone)
 few = minilm.trimmed(sentences.test.ids[:20])
 with torch.no_grad():
     error = (smaller.double()(few) - silenced.double()(few)).abs().max().item()
@@ -295,7 +295,7 @@ print(f"{losing} of 72 heads cost more than a point alone, {better} are better o
 # can go (Michel et al., 2019)? The last layer again, live, to see that the recording is true:
 
 # %%
-last = transformer.silenced_heads(network, sentences.validation, 5)
+last = transformer.ablated_heads(network, sentences.validation, 5)
 then = [row for row in recorded["heads"] if row["layer"] == 5]
 apart = max(abs(one["loss"] - other["loss"]) for one, other in zip(last, then, strict=True))
 print("as recorded, to 0.001 nats:", apart < 1e-3)

@@ -299,7 +299,7 @@ for amount in (0.5, 0.75, 0.875):
 # %%
 images = pictures.validation.images[:100]
 smaller, _ = mixed.prune(network, mixed.PLAN["both structured 50"], scored_on)
-silenced = surgery.silence(models.load_trained("conv_attention"), graph, removed)
+silenced = surgery.zero_readers(models.load_trained("conv_attention"), graph, removed)
 with torch.no_grad():
     error = (smaller(images) - silenced(images)).abs().max() / silenced(images).abs().max()
 print("the same to single precision:", bool(error < 1e-4))
@@ -411,7 +411,7 @@ print("neither depends on the other:", max(abs(first - second), abs(third - four
 # One of its networks, made again here: both parts structured, 87.5 %, the same seed.
 
 # %% tags=["nbval-ignore-output"]
-again, found = mixed.take(
+again, found = mixed.make_variant(
     mixed.PLAN["both structured 87.5"], network, pictures, progress=partial(bar, text="steps")
 )
 print(f"{found['before']['accuracy']:.2f} %, and trained {found['after']['accuracy']:.2f} %")
@@ -485,7 +485,7 @@ by_cost = {
 fronts = {}
 for axis, cost_of in by_cost.items():
     both = {name: (cost_of(name), points[name, "float32"]["accuracy"]) for name in compared}
-    fronts[axis] = cost.front(both)
+    fronts[axis] = cost.pareto_front(both)
     print(f"{axis:12s}: {', '.join(fronts[axis])}")
 
 # %%

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from course_lib.bars import bar
 from course_lib.deployment import forms
 from course_lib.experiments import distillation, drop_recovery, recordings
-from course_lib.experiments.distillation import METHODS, Run, School
+from course_lib.experiments.distillation import METHODS, Run, Setting
 
 # %%
 from course_lib.measuring.cost import macs
@@ -264,10 +264,10 @@ check("10.3", epochs_in_time)
 # solution("10.3")
 
 # %% tags=["nbval-ignore-output"]
-school = School("resnet18", pictures, teacher, cost["ratio"])
+setting = Setting("resnet18", pictures, teacher, cost["ratio"])
 for budget in distillation.BUDGETS:
     epochs = [
-        distillation.epochs_for(Run(name, budget, 0), school) for name in ("scratch", "distilled")
+        distillation.epochs_for(Run(name, budget, 0), setting) for name in ("scratch", "distilled")
     ]
     print(f"{budget:4.0%} of the time: {epochs[0]:5.2f} epochs, with a teacher {epochs[1]:5.2f}")
 
@@ -283,9 +283,9 @@ runs = [Run(method, 0.01, seed=0) for method in METHODS]
 runs += [Run(method, 0.05, seed=0) for method in ("scratch", "pruned")]
 for run in bar(runs, "students"):
     start = time.perf_counter()
-    trained = distillation.train(run, school)
+    trained = distillation.train(run, setting)
     seconds[run] = time.perf_counter() - start
-    live[run] = distillation.point(run, trained, school)
+    live[run] = distillation.point(run, trained, setting)
     print(
         f"{run.budget:3.0%}  {run.method:20s} {live[run]['epochs']:.2f} epochs, "
         f"{seconds[run]:4.1f} s, {live[run]['accuracy']:.1f} % of the test pictures"
@@ -525,8 +525,8 @@ print(f"in equal epochs the teacher is worth {by_epochs:.2f} points ({low:.2f} t
 # What three times the time would give *without* a teacher was not recorded. You can:
 
 # %%
-# trained = distillation.train(Run("pruned", cost["ratio"], seed=0), school, progress=bar)
-# distillation.point(Run("pruned", cost["ratio"], seed=0), trained, school)
+# trained = distillation.train(Run("pruned", cost["ratio"], seed=0), setting, progress=bar)
+# distillation.point(Run("pruned", cost["ratio"], seed=0), trained, setting)
 
 # %% [markdown]
 # ## When is a teacher's time free?
