@@ -1,9 +1,11 @@
 """Who imports whom in ``course_lib``, read from the source.
 
-``python tests/imports.py`` says how many floors, arrows and circles there are.
+``python tests/imports.py`` says how many floors, arrows and circles there are, and draws the
+picture of ARCHITECTURE.md anew.
 """
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -81,9 +83,42 @@ def floors(found: Mapping[str, Iterable[str]]) -> dict[str, int]:
     return floor
 
 
+def needed(found: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """``found`` without the arrows that a way over others says already."""
+
+    def below(name: str) -> set[str]:
+        return {other for one in found.get(name, ()) for other in {one, *below(one)}}
+
+    return {
+        name: {one for one in others if not any(one in below(other) for other in others)}
+        for name, others in found.items()
+    }
+
+
+def picture(root: Path = PROJECT) -> str:
+    """The rooms as a Mermaid diagram: an arrow leads to what is imported."""
+    rooms = {name: others for name, others in between(arrows(root)).items() if name in ROOMS}
+    lines = ["```mermaid", "flowchart TD"]
+    for name in reversed(ROOMS):
+        inside = (one.partition(".")[2] for one in modules(root) if one.startswith(f"{name}."))
+        words = sorted({one.partition(".")[0] for one in inside} - {"__main__"})
+        rows = [" ".join(words[start : start + 5]) for start in range(0, len(words), 5)]
+        lines.append(f'  {name}["<b>{name}</b><br>{"<br>".join(rows)}"]')
+    for name, others in needed({name: rooms[name] & ROOMS.keys() for name in rooms}).items():
+        lines += [f"  {name} --> {other}" for other in sorted(others)]
+    return "\n".join([*lines, "```"])
+
+
+def drawn(text: str, root: Path = PROJECT) -> str:
+    """``text`` with its Mermaid diagram drawn anew."""
+    return re.sub(r"```mermaid\n.*?```", lambda _: picture(root), text, count=1, flags=re.DOTALL)
+
+
 def main() -> None:
     """Command line."""
     found = arrows()
+    page = PROJECT / "ARCHITECTURE.md"
+    page.write_text(drawn(page.read_text(encoding="utf-8")), encoding="utf-8")
     for what, each in (("modules", found), ("rooms and modules outside of them", between(found))):
         count = sum(map(len, each.values()))
         try:

@@ -98,3 +98,9 @@ def test_rooms_say_what_they_are_in_a_sentence():
         text = (PROJECT / "course_lib" / room / "__init__.py").read_text(encoding="utf-8")
         assert text.startswith('"""') and text.count("\n") == 1
     assert set(between(arrows())) >= set(ROOMS)
+
+
+def test_the_picture_of_the_rooms_is_the_one_that_the_imports_draw():
+    page = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert imports.drawn(page) == page
+    assert all(f"| `{room}` |" in page for room in ROOMS)
