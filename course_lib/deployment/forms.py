@@ -23,14 +23,11 @@ from course_lib.networks.models import halved, load_trained, on_device
 #: A network lies in an ONNX file, in "float32" or quantized to "int8", or in a "packed" one.
 FORMS = ("float32", "int8", "packed")
 
-
 #: What the runtime is timed with.
 THREADS = {"one thread": 1, "two threads": 2}
 
-
 #: So many validation pictures show int8 the range of every activation.
 CALIBRATION = 500
-
 
 #: Pictures that a network is shown one after the other before it is the next one's turn.
 IN_A_ROW = 10

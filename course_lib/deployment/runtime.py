@@ -14,7 +14,6 @@ from course_lib.networks.data import Images
 #: The names of the input and the output of an exported network.
 INPUT, OUTPUT = "input", "logits"
 
-
 #: Operators that only turn numbers from int8 into float32, or back; and the beginnings of the names
 #: of those that compute in int8.
 BETWEEN = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

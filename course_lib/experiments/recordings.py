@@ -16,7 +16,6 @@ from typing import NamedTuple
 from course_lib.bars import say
 from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError
-from course_lib.experiments import recordings
 from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA, verified
@@ -404,5 +403,5 @@ def is_there(file: Path, recorded: bool, read: Callable[[Path], object] = pruned
     else:
         if recorded:
             return True
-    say(f"{file} is set aside as {recordings.set_aside(file).name}.")
+    say(f"{file} is set aside as {set_aside(file).name}.")
     return False

@@ -71,12 +71,12 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def evaluate(model: nn.Module, data: Splits) -> dict:
-    """What :func:`evaluated_by` says of ``model``."""
+    """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, of ``model``."""
     return evaluated_by(partial(accuracy, model), data)
 
 
 def evaluated_by(percent_right: Callable[[Images], float], data: Splits) -> dict:
-    """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, in percent."""
+    """The same for whatever gets ``percent_right(part)`` of a part of the data right."""
     test = percent_right(data.test)
     low, high = interval(test, len(data.test.labels))
     return {
