@@ -109,7 +109,7 @@ def quick(monkeypatch, pictures, measured):
         return apply_step(step, *arguments, **options)
 
     monkeypatch.setitem(PLANS, "small_resnet", PLAN)
-    monkeypatch.setattr(compression, "take", noted)
+    monkeypatch.setattr(compression, "apply_step", noted)
     monkeypatch.setattr(compression, "measure", lambda *_: measured)
     monkeypatch.setattr(compression, "fashion_mnist", lambda: pictures)
     monkeypatch.setattr(

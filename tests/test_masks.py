@@ -473,7 +473,7 @@ def enter_hold(model, given):
 @pytest.mark.parametrize(
     "use",
     [apply_masks, pruned_copy, enter_hold, lambda model, given: global_masks(model, 0.5, given)],
-    ids=["apply_masks", "pruned_copy", "hold", "ready scores"],
+    ids=["apply_masks", "pruned_copy", "enforce_masks", "ready scores"],
 )
 @pytest.mark.parametrize(
     ("wrong", "message"),
