@@ -26,6 +26,8 @@ from torch.nn import functional as F
 from course_lib.bars import bar
 from course_lib.networks import data, models, training
 from course_lib.pruning import channels, graph, surgery
+
+# %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

@@ -29,6 +29,8 @@ from course_lib.measuring import quality
 from course_lib.networks import data, models, training
 from course_lib.networks.recipes import RECIPES
 from course_lib.pruning import granularity, masks
+
+# %%
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

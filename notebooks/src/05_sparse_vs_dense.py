@@ -29,6 +29,8 @@ from course_lib.experiments import sparse_vs_dense as sweep
 from course_lib.measuring import cost, timing
 from course_lib.networks import data, models, training
 from course_lib.pruning import masks
+
+# %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

@@ -33,6 +33,8 @@ from course_lib.measuring.timing import compare
 from course_lib.networks import data, models
 from course_lib.networks.training import accuracy
 from course_lib.pruning import masks
+
+# %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

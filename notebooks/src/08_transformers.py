@@ -38,6 +38,8 @@ from course_lib.networks import data, minilm
 from course_lib.pruning import channels, encoders, masks, oneshot, surgery
 
 # %%
+
+# %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read

@@ -39,6 +39,8 @@ from course_lib.pruning import masks, surgery
 
 # %%
 from course_lib.pruning.graph import trace
+
+# %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
