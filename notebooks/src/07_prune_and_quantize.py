@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+# %%
 from course_lib.bars import bar
 from course_lib.deployment import forms, pruned_file, runtime, storage
 from course_lib.deployment import quantization as quant
@@ -38,8 +39,6 @@ from course_lib.pruning import masks
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
-
-# %%
 from course_lib.teaching.widgets import choose, predict, reveal
 
 plt.style.use(figures.STYLE)

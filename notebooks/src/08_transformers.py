@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+# %%
 from course_lib.bars import bar
-
 from course_lib.deployment import runtime
 from course_lib.deployment.forms import IN_A_ROW
 from course_lib.experiments import minilm_steps, recordings, transformer
@@ -36,8 +36,6 @@ from course_lib.measuring.cost import pareto_front as front_of
 from course_lib.measuring.timing import compare
 from course_lib.networks import data, minilm
 from course_lib.pruning import channels, encoders, masks, oneshot, surgery
-
-# %%
 
 # %%
 from course_lib.teaching import claims, figures

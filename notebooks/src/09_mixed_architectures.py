@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import ListedColormap
 
+# %%
 from course_lib.bars import bar
 from course_lib.deployment import pruned_file, runtime, sparse
 from course_lib.deployment import quantization as quant
@@ -36,8 +37,6 @@ from course_lib.measuring import cost
 from course_lib.measuring.timing import compare
 from course_lib.networks import attention, data, models
 from course_lib.pruning import masks, surgery
-
-# %%
 from course_lib.pruning.graph import trace
 
 # %%
@@ -46,7 +45,6 @@ from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import choose, predict, reveal
 
-# %%
 plt.style.use(figures.STYLE)
 pictures = data.fashion_mnist()
 picture = pictures.test.images[:1]
