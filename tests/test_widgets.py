@@ -80,6 +80,13 @@ def test_a_truth_without_a_guess_is_shown_too(shown):
     assert shown[0]["image/png"][:4] == PNG and widgets.guess("01.cliff") is None
 
 
+@pytest.mark.parametrize(
+    ("truth", "ends"), [(57.5, (2, 57.5)), (1, (1, 40)), (9, (2, 40)), (float("nan"), (2, 40))]
+)
+def test_a_truth_beyond_the_scale_makes_it_longer(truth, ends):
+    assert figures.ruler(2, 40, "x", 21, truth).axes[0].get_xlim() == ends
+
+
 def test_exploring_redraws_the_picture(shown, last):
     drawn = []
 

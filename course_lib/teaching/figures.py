@@ -4,6 +4,7 @@ A lesson begins with ``plt.style.use(figures.STYLE)``.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -125,7 +126,12 @@ def wiring(graph: Graph, until: str) -> Figure:
 def ruler(
     low: float, high: float, unit: str, guess: float | None = None, truth: float | None = None
 ) -> Figure:
-    """A scale from ``low`` to ``high`` with the learner's guess and, once measured, the truth."""
+    """A scale from ``low`` to ``high`` with the learner's guess and, once measured, the truth.
+
+    It is longer where a machine measured something beyond its ends.
+    """
+    seen = [value for value in (guess, truth) if value is not None and math.isfinite(value)]
+    low, high = min([low, *seen]), max([high, *seen])
     figure, axes = plt.subplots(figsize=(7.2, 1.7))
     axes.plot([low, high], [0, 0], color=COLOURS["dense"], linewidth=3)
     # The guess is named above the scale and the truth below, so that they never overlap.
