@@ -64,7 +64,7 @@ class Deployed:
     """A network in a file, run by ONNX Runtime: called with inputs, it returns logits.
 
     Raises:
-        DeployError: the file is missing, damaged, or was not made by :func:`export`.
+        DeployError: the file is missing, damaged, or was not made by :func:`.quantization.export`.
     """
 
     def __init__(self, file: Path | str, threads: int = 1, optimized: Path | None = None):

@@ -193,7 +193,7 @@ def some_batches(data: Sentences, seed: int = 0) -> list[Batch]:
 
 
 def load(file: Path) -> tuple[SentenceClassifier, dict[str, str]]:
-    """The network that :func:`.steps.save` wrote to ``file``, and what it is about.
+    """The network that :func:`.pruned_file.save` wrote to ``file``, and what it is about.
 
     The names of its tensors say which layers are left, and their shapes how many heads and neurons.
     It goes with the tokenizer of the trained network, which is not in the file.

@@ -262,7 +262,7 @@ def make_variant(
 
 
 def measure(models: Mapping[str, nn.Module], data: Splits, **timing) -> dict:
-    """The ``points`` and ``packed`` of :func:`.compression.measure`; ``parts``.
+    """The ``points`` and ``packed`` of :func:`.forms.measure`; ``parts``.
 
     All networks run the same code of attention, whether or not they lost heads.
 

@@ -299,7 +299,7 @@ def _remove_the_others(path: Path) -> None:
 def measure(
     models: Mapping[str, SentenceClassifier], data: Splits, rounds: int = 200, seconds: float = 120
 ) -> dict:
-    """The ``points`` and ``packed`` of :func:`.compression.measure`; ``operators``.
+    """The ``points`` and ``packed`` of :func:`.forms.measure`; ``operators``.
 
     The first network, over which speed-ups are, is the dense one with its whole vocabulary.
     """

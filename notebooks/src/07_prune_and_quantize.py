@@ -767,11 +767,11 @@ print(
 # %%
 # from course_lib.networks.training import to_teacher
 #
-# step = steps.Step("narrower", weights=0.5, values=31, budget=0.1)
+# step = steps.CompressionStep("narrower", weights=0.5, values=31, budget=0.1)
 # source, _ = pruned_file.load(recorded_file("narrower"))
 # with forms.teacher("resnet18", pictures) as logits:
 #     objective = to_teacher(logits)
-#     made = steps.take(step, source, "resnet18", pictures, objective, progress=bar)
+#     made = steps.apply_step(step, source, "resnet18", pictures, objective, progress=bar)
 # compression.score(pruned_file.save(made, "resnet18", folder / "mine.pruned"), pictures)
 
 # %% [markdown]

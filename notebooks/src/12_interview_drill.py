@@ -334,7 +334,7 @@ def draw(count):
 choose(draw, {"questions": ["10", "30", "150"]}, alt="The interval: wide for ten, narrow for 150.")
 
 # %% [markdown]
-# From here on `training.interval` does this. After ten questions seven good ones mean anything from
+# From here on `quality.interval` does this. After ten questions seven good ones mean anything from
 # four in ten to nine in ten. Do not read a trend into two evenings; the topics below say more.
 
 # %% tags=["nbval-ignore-output"]
