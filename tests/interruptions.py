@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 
-def each(cases: Sequence[tuple], quick: int = 3) -> list:
+def each(cases: Sequence[tuple], quick: int = 2) -> list:
     """``cases`` to go through, the first ``quick`` of them always and the others in a sweep."""
     return [
         pytest.param(*case, marks=[pytest.mark.sweep] * (number >= quick))

@@ -227,7 +227,13 @@ def test_taylor_keeps_no_gradient_and_says_what_it_lacks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.sweep] * (name == "ResNet-18"))
+        for name, make in NETWORKS.items()
+    ],
+)
 def test_loss_changes_are_those_of_a_really_pruned_network(make):
     model = make().double()
     found = trace(model, PICTURE)

@@ -1,12 +1,14 @@
 """Codes are those of the formula and of torch; the deployed file is measured where it runs."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import onnx
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
+from interruptions import each
 from torch import nn
 
 from course_lib.deployment import quantization, runtime
@@ -174,6 +176,11 @@ def test_an_exported_network_gives_the_same_logits_for_any_number_of_pictures(
     with torch.no_grad():
         expected = network(images)
     assert torch.allclose(Deployed(exported)(images), expected, atol=1e-4)
+
+
+def test_files_do_not_say_where_they_were_made(exported, quantized):
+    for file in (exported, quantized):
+        assert str(Path(torch.__file__).parent).encode() not in file.read_bytes()
 
 
 def test_batch_norm_is_folded(exported):
@@ -371,7 +378,7 @@ PECULIAR = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PECULIAR)
+@pytest.mark.parametrize(("name",), each([(name,) for name in PECULIAR]))
 def test_what_a_fuser_takes_for_another_network_is_exported_right(name, tmp_path):
     network, pictures = PECULIAR[name](), random(4, 3, 8, 8)
     training, before = network.training, {**network.state_dict()}

@@ -214,19 +214,22 @@ def _foldings(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _to_onnx(model: nn.Module, file: Path, example: torch.Tensor, dims: Sequence[str]) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     sizes = {place: torch.export.Dim(name) for place, name in enumerate(dims)}
     with _quiet(), torch.no_grad():
-        torch.onnx.export(
+        program = torch.onnx.export(
             model,
             (example,),
-            file,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=(sizes,),
-            external_data=False,
             dynamo=True,
             verbose=False,
         )
+        # The exporter notes where each node was written: 25 kB of stack traces and local paths.
+        ClearMetadataAndDocStringPass()(program.model)
+        program.save(file, external_data=False)
 
 
 def _difference(model: nn.Module, run: "Deployed", example: torch.Tensor, dims: int) -> float:
