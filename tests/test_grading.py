@@ -518,6 +518,26 @@ def test_an_earlier_notebook_is_read_like_that_of_today(made, of, tmp_path):
 
 
 @renamed
+def test_an_earlier_notebook_without_its_own_checks_is_known_by_the_locked_ones(of, tmp_path):
+    notebook = earlier(perfect(of), of)
+    for one in notebook.cells:
+        if one.metadata.get("nbgrader", {}).get("solution"):
+            one.source = "\n".join(
+                line for line in one.source.splitlines() if not line.startswith("check(")
+            )
+    hand_in(notebook, tmp_path / "earlier.ipynb")
+    assert grading._read("ann", tmp_path / "earlier.ipynb", KNOWN).lesson == of.number
+
+
+@renamed
+def test_a_cell_that_is_left_over_does_not_make_a_notebook_an_earlier_one(of, tmp_path):
+    notebook, number = perfect(of), EARLIER[of.name][:2]
+    notebook.cells.append(cell(f'check("{number}.1", {of.tasks[0].function})'))
+    hand_in(notebook, tmp_path / "today.ipynb")
+    assert grading._read("ann", tmp_path / "today.ipynb", KNOWN).lesson == of.number
+
+
+@renamed
 def test_another_lesson_with_the_earlier_number_is_not_taken_for_it(of, tmp_path):
     number = EARLIER[of.name][:2]
     tasks = [
