@@ -395,11 +395,11 @@ def filled(question: Question, evidence: Evidence) -> Question:
     )
 
 
-# --- built in lesson 12 -------------------------------------------------------------------------
+# --- built in lesson 13 -------------------------------------------------------------------------
 
 
 def within_factor(guess: float, truth: float, factor: float) -> bool:
-    """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 12.
+    """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 13.
 
     Never where the signs differ or the guess is zero.
     """
