@@ -16,7 +16,7 @@ from course_lib.measuring import cost, timing
 from course_lib.measuring.cost import Roofline
 from course_lib.networks.data import Images
 from course_lib.networks.models import build, load_trained
-from course_lib.networks.training import accuracy, fit
+from course_lib.networks.training import SGD, accuracy, fit
 from course_lib.pruning import channels, masks, surgery
 from course_lib.pruning.graph import trace
 
@@ -56,7 +56,7 @@ def test_held_zeros_stay_zero_and_accuracy_is_measured(networks, pictures):
     assert accuracy(gpu, pictures) == pytest.approx(accuracy(cpu, pictures), abs=1)
     found = masks.global_masks(cpu, 0.9)  # masks may lie on another device than the network
     with masks.enforce_masks(gpu, found):
-        fit(gpu, pictures, epochs=2, lr=0.01, seed=0)
+        fit(gpu, pictures, epochs=2, seed=0, optimizer=SGD(0.01))
     assert all(torch.equal(mask.cpu(), found[name]) for name, mask in masks.masks_of(gpu).items())
 
 

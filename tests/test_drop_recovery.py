@@ -16,7 +16,6 @@ from course_lib.experiments.drop_recovery import (
     Run,
     measure,
     plan,
-    point,
     stages,
 )
 from course_lib.experiments.recorder import Part, merge, record
@@ -27,6 +26,7 @@ from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import SmallResNet
 from course_lib.networks.recipes import RECIPES, Recipe
+from course_lib.networks.training import Constant, Rewound
 from course_lib.pruning.granularity import prune
 from course_lib.pruning.masks import masks_of, sparsity
 
@@ -68,6 +68,12 @@ def weights_when_measured(monkeypatch):
 
     monkeypatch.setattr(drop_recovery, "evaluate", noted)
     return seen
+
+
+def point(model, style, amount, schedule, budget, seed, data, method="one-shot"):
+    """The only point of a run."""
+    (found,) = measure(Run(style, amount, method, schedule, (budget,), seed), model, data)
+    return found
 
 
 @pytest.fixture
@@ -201,9 +207,9 @@ def test_rates_are_those_of_the_schedule(pictures, fits):
     for schedule in BOTH:
         point("small_resnet", "weights", 0.5, schedule, 0.2, 0, pictures)
     constant, rewound = fits
-    assert constant["lr"] == pytest.approx(LR * drop_recovery.CONSTANT_FACTOR)
-    assert constant["schedule"] == "constant" and "of_epochs" not in constant
-    assert rewound["lr"] == LR and rewound["of_epochs"] == EPOCHS
+    assert constant["optimizer"].lr == pytest.approx(LR * drop_recovery.CONSTANT_FACTOR)
+    assert constant["schedule"] == Constant()
+    assert rewound["optimizer"].lr == LR and rewound["schedule"] == Rewound(EPOCHS)
     assert constant["epochs"] == rewound["epochs"] == 0.2 * EPOCHS
 
 
@@ -213,9 +219,10 @@ def test_iterative_pruning_reaches_the_amount_halfway_within_one_schedule(pictur
     assert amounts == sorted(amounts) and amounts[0] > 0.4
     assert amounts[-1] == pytest.approx(0.9, abs=0.001) and amounts[-2] < 0.9
     assert sum(call["epochs"] for call in fits) == pytest.approx(4)
-    assert fits[-1]["epochs"] >= 2 and fits[-1]["to_follow"] == 0
+    assert fits[-1]["epochs"] >= 2 and fits[-1]["schedule"].to_follow == 0
     for call, follower in pairwise(fits):  # each goes on where the last stopped
-        assert call["to_follow"] == pytest.approx(follower["to_follow"] + follower["epochs"])
+        left = follower["schedule"].to_follow + follower["epochs"]
+        assert call["schedule"].to_follow == pytest.approx(left)
     assert len({call["seed"] for call in fits}) == len(fits)
 
 
@@ -254,7 +261,7 @@ def test_scratch_starts_from_other_weights_with_the_same_zeros(pictures, monkeyp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_name": "lenet"}, "'lenet' is not possible here; choose from small_resnet"),
+        ({"model": "lenet"}, "'lenet' is not possible here; choose from small_resnet"),
         ({"style": "heads"}, "'heads'.*weights, channels"),
         ({"method": "random"}, "'random'.*one-shot, iterative, scratch"),
         ({"schedule": "one-cycle"}, "'one-cycle'.*constant, rewound"),
@@ -264,7 +271,7 @@ def test_scratch_starts_from_other_weights_with_the_same_zeros(pictures, monkeyp
     ],
 )
 def test_an_impossible_point_is_refused(pictures, change, message):
-    asked = {"model_name": "small_resnet", "style": "weights", "amount": 0.5, "budget": 0.2}
+    asked = {"model": "small_resnet", "style": "weights", "amount": 0.5, "budget": 0.2}
     asked |= {"schedule": "constant", "seed": 0, "data": pictures} | change
     with pytest.raises(ValueError, match=message):
         point(**asked)

@@ -105,7 +105,7 @@ def test_trimming_takes_away_columns_of_padding_and_nothing_else(opinions):
 
 def test_a_pass_shows_full_batches_of_different_sentences(opinions):
     order = torch.Generator().manual_seed(0)
-    passed = list(minilm.batches(opinions, 5, order))
+    passed = list(opinions.batches(5, order))
     assert [len(labels) for _, labels in passed] == [5, 5]
     known = {
         tuple(minilm.trimmed(row[None])[0].tolist()): int(label)

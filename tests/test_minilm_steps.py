@@ -21,7 +21,7 @@ from course_lib.experiments.minilm_steps import (
 from course_lib.networks import minilm
 from course_lib.networks.minilm import PAD
 from course_lib.networks.recipes import MINILM
-from course_lib.networks.training import to_labels, to_teacher
+from course_lib.networks.training import Rewound, to_labels, to_teacher
 from course_lib.pruning import encoders, masks
 from course_lib.pruning.encoders import Layer
 
@@ -88,9 +88,9 @@ def test_a_step_trains_as_the_recipe_says(network, data, monkeypatch, distilled)
         progress=iter,
     )
     (options,) = asked
-    assert options["epochs"] == MINILM.epochs / 2 and options["of_epochs"] == MINILM.epochs
-    assert options["lr"] == MINILM.lr and options["schedule"] == "rewound"
-    assert (options["objective"] is to_labels) != distilled and options["progress"] is iter
+    assert options["epochs"] == MINILM.epochs / 2
+    assert options["lr"] == MINILM.lr and options["schedule"] == Rewound(MINILM.epochs)
+    assert (options["objective"] is to_labels) != distilled and options["watch"].progress is iter
 
 
 def test_a_network_is_measured_before_it_trains(network, data):

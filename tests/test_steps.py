@@ -11,7 +11,7 @@ from course_lib.experiments import steps as made_in_steps
 from course_lib.experiments.steps import CompressionStep, apply_step, fake_quantized, weight_sharing
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
-from course_lib.networks.training import to_labels
+from course_lib.networks.training import SGD, Rewound, to_labels
 from course_lib.pruning import masks
 
 
@@ -82,8 +82,9 @@ def test_a_step_trains_as_the_recipe_says(network, pictures, monkeypatch):
     step = CompressionStep("dense", channels=0.5, budget=0.25)
     apply_step(step, network, "small_resnet", pictures, to_labels, progress=iter)
     (options,) = asked
-    assert options["epochs"] == 3 and options["of_epochs"] == 12 and options["lr"] == 0.2
-    assert options["objective"] is to_labels and options["progress"] is iter
+    assert options["epochs"] == 3 and options["schedule"] == Rewound(12)
+    assert options["optimizer"] == SGD(0.2)
+    assert options["objective"] is to_labels and options["watch"].progress is iter
 
 
 def test_rounding_first_prunes_the_rounded_weights(network, pictures):

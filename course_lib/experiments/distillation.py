@@ -23,7 +23,7 @@ from course_lib.measuring.timing import compare, round_significant
 from course_lib.networks.data import Images, Splits, fashion_mnist
 from course_lib.networks.models import load_trained, reinitialized
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import fit, to_labels, to_teacher
+from course_lib.networks.training import SGD, Watch, fit, to_labels, to_teacher
 from course_lib.pruning.granularity import prune
 
 #: The student has lost this fraction of the channels of every layer.
@@ -124,10 +124,10 @@ def train(run: Run, setting: Setting, progress: Callable[[Iterable], Iterable] =
             student,
             setting.data.train,
             epochs=epochs_for(run, setting),
-            lr=RECIPES[setting.network].lr,
             seed=run.seed,
+            optimizer=SGD(RECIPES[setting.network].lr),
             objective=to_teacher(setting.teacher) if METHODS[run.method].taught else to_labels,
-            progress=progress,
+            watch=Watch(progress),
         )
     return student
 
@@ -157,7 +157,7 @@ def teacher_cost(
     :func:`course_lib.measuring.timing.compare` has it.
     """
     student = untrained("scratch", network, seed=0)
-    how = {"epochs": epochs, "lr": RECIPES[network].lr, "seed": 0}
+    how = {"epochs": epochs, "optimizer": SGD(RECIPES[network].lr), "seed": 0}
     goals = {"labels": to_labels, "teacher": to_teacher(teacher)}
     trainings = {
         name: partial(_fit, student, data, objective=goal, **how) for name, goal in goals.items()

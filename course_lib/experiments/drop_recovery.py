@@ -1,7 +1,7 @@
 """Accuracy right after pruning, and after fine-tuning on a share of the training budget.
 
 The *budget* is a fraction of the epochs of the network's own recipe. Lesson 04 shows what this
-experiment recorded, and runs a :func:`point` of it again.
+experiment recorded, and runs one of its points again.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,15 @@ from course_lib.measuring.quality import evaluate, size
 from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import load_trained, on_device, reinitialized
 from course_lib.networks.recipes import RECIPES, Recipe
-from course_lib.networks.training import fit
+from course_lib.networks.training import (
+    SGD,
+    Constant,
+    OneCycle,
+    Rewound,
+    Schedule,
+    Watch,
+    fit,
+)
 from course_lib.pruning.granularity import prune
 from course_lib.pruning.masks import cubic_sparsity, enforce_masks
 
@@ -89,27 +97,6 @@ class Stage(NamedTuple):
 # --- one run ------------------------------------------------------------------------------------
 
 
-def point(
-    model_name: str,
-    style: str,
-    amount: float,
-    schedule: str,
-    budget: float,
-    seed: int,
-    data: Splits,
-    *,
-    method: str = "one-shot",
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> dict:
-    """One point of the recording, measured now; :func:`measure` says what it holds.
-
-    Raises:
-        ValueError: an unknown network, style, method or schedule, or an impossible amount.
-    """
-    run = Run(style, amount, method, schedule, (budget,), seed)
-    return measure(run, model_name, data, progress)[0]
-
-
 def measure(
     run: Run, model_name: str, data: Splits, progress: Callable[[Iterable], Iterable] = iter
 ) -> list[dict]:
@@ -135,16 +122,17 @@ def measure(
             # The recipe's own seed would draw the weights that the dense network began from:
             # a lottery ticket (Frankle and Carbin, 2019), not fresh weights.
             model = reinitialized(model, recipe.seed + 1 + run.seed)
+        lr, schedule = _rates(run.schedule, recipe, stage.to_follow)
+        marks = [budget * recipe.epochs for budget in run.budgets[:-1]]
         with enforce_masks(model, masks):
             fit(
                 model,
                 data.train,
                 epochs=stage.epochs,
                 seed=run.seed + 1000 * number,  # each stage sees the pictures in another order
-                marks=[budget * recipe.epochs for budget in run.budgets[:-1]],
-                after_epoch=note,
-                progress=progress,
-                **_rates(run.schedule, recipe, stage),
+                optimizer=SGD(lr),
+                schedule=schedule,
+                watch=Watch(progress, note, marks),
             )
     note()
     return points
@@ -186,19 +174,19 @@ def _amounts(run: Run) -> list[float]:
     return [run.amount * part for part in parts]
 
 
-def _rates(schedule: str, recipe: Recipe, stage: Stage) -> dict:
-    """How :func:`fit` is told the learning rates of ``stage``."""
-    if schedule == "constant":
-        return {"schedule": "constant", "lr": CONSTANT_FACTOR * recipe.lr}
-    if schedule == "one-cycle":
-        return {"schedule": "one-cycle", "lr": recipe.lr}
-    whole = {"of_epochs": recipe.epochs, "to_follow": stage.to_follow}
-    return {"schedule": "rewound", "lr": recipe.lr} | whole
+def _rates(name: str, recipe: Recipe, to_follow: float = 0.0) -> tuple[float, Schedule]:
+    """The highest learning rate and the schedule of that ``name``."""
+    schedules = {
+        "constant": (CONSTANT_FACTOR * recipe.lr, Constant()),
+        "one-cycle": (recipe.lr, OneCycle()),
+        "rewound": (recipe.lr, Rewound(recipe.epochs, to_follow)),
+    }
+    return schedules[name]
 
 
 def _point(run: Run, number: int, recipe: Recipe) -> dict:
     budget = run.budgets[number]
-    lr = _rates(run.schedule, recipe, Stage(run.amount, 0, 0))["lr"]
+    lr, _ = _rates(run.schedule, recipe)
     return {
         "style": run.style,
         "amount": run.amount,

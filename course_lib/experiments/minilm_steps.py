@@ -4,7 +4,7 @@ What :mod:`course_lib.experiments.steps` does with the networks for pictures, fo
 sentences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from course_lib.networks.data import Splits
 from course_lib.networks.minilm import PAD, SentenceClassifier, Sentences, trimmed
 from course_lib.networks.models import logits, on_device
 from course_lib.networks.recipes import MINILM
-from course_lib.networks.training import Objective, to_labels, to_teacher
+from course_lib.networks.training import Objective, Rewound, Watch, to_labels, to_teacher
 from course_lib.pruning import channels, encoders, masks
 from course_lib.pruning.channels import Batch
 
@@ -94,13 +94,12 @@ def retrain(
     data: Sentences,
     budget: float,
     objective: Objective = to_labels,
-    **training,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> SentenceClassifier:
     """Train ``model`` in place for the last ``budget`` of the recipe: its share of the epochs.
 
     Args:
-        training: further arguments of :func:`course_lib.networks.training.fit`, such as
-            ``progress``.
+        progress: wraps the counter of training steps.
     """
     return minilm.fine_tune(
         model,
@@ -109,9 +108,8 @@ def retrain(
         lr=MINILM.lr,
         seed=MINILM.seed,
         objective=objective,
-        schedule="rewound",
-        of_epochs=MINILM.epochs,
-        **training,
+        schedule=Rewound(MINILM.epochs),
+        watch=Watch(progress),
     )
 
 
@@ -186,7 +184,7 @@ def in_order(data: Sentences, size: int = AT_ONCE) -> list[Batch]:
 
 def some_batches(data: Sentences, seed: int = 0) -> list[Batch]:
     """A few small random batches of ``data``, for scores that need gradients."""
-    return [*islice(minilm.batches(data, BATCH, torch.Generator().manual_seed(seed)), SCORED)]
+    return [*islice(data.batches(BATCH, torch.Generator().manual_seed(seed)), SCORED)]
 
 
 # --- files --------------------------------------------------------------------------------------

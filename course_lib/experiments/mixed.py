@@ -4,7 +4,7 @@ Lesson 09 shows what this experiment recorded, and measures some of it again.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
 from itertools import islice
@@ -25,7 +25,7 @@ from course_lib.networks.attention import layered, removable, replaced
 from course_lib.networks.data import Images, Splits, fashion_mnist
 from course_lib.networks.models import EXAMPLE, load_trained, on_device
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import batches
+from course_lib.networks.training import Watch
 from course_lib.pruning import channels, masks, surgery
 from course_lib.pruning.channels import Batch
 from course_lib.pruning.graph import Graph, trace
@@ -135,7 +135,7 @@ def removed(
 
 def some_batches(data: Images, seed: int = 0) -> list[Batch]:
     """A few small random batches of ``data``, for scores that need gradients."""
-    drawn = batches(data, BATCH, torch.Generator().manual_seed(seed), augmented=False)
+    drawn = data.batches(BATCH, torch.Generator().manual_seed(seed), augmented=False)
     return [*islice(drawn, SCORED)]
 
 
@@ -237,7 +237,10 @@ def _nonzero(weights: Mapping[str, torch.Tensor]) -> int:
 
 
 def make_variant(
-    variant: Variant, whole: nn.Module, data: Splits, **training
+    variant: Variant,
+    whole: nn.Module,
+    data: Splits,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[nn.Module, dict]:
     """The network that ``variant`` makes of ``whole``, trained again; and what became of it.
 
@@ -245,14 +248,13 @@ def make_variant(
     ``after`` it. What is zero stays zero.
 
     Args:
-        training: further arguments of :func:`course_lib.networks.training.fit`, such as
-            ``progress``.
+        progress: wraps the counter of training steps.
     """
     model, kept = prune(whole, variant, some_batches(data.train))
     found = {"gone": gone(model, whole)}
     with masks.enforce_masks(on_device(model), kept):
         found["before"] = evaluate(model, data)
-        steps.retrain(model, NETWORK, data.train, BUDGET, seed=variant.seed, **training)
+        steps.retrain(model, NETWORK, data.train, BUDGET, variant.seed, watch=Watch(progress))
         found["after"] = evaluate(model, data)
     return model.cpu().eval(), found
 

@@ -1,6 +1,6 @@
 """A network made small step by step: fewer channels, fewer weights, few values, packed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from course_lib.deployment.storage import share_weights
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import on_device
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import Objective, fit
+from course_lib.networks.training import SGD, Objective, Rewound, Watch, fit
 from course_lib.pruning import masks
 from course_lib.pruning.granularity import prune
 
@@ -43,15 +43,15 @@ def apply_step(
     network: str,
     data: Splits,
     objective: Objective,
-    **training,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> nn.Module:
     """The network that ``step`` makes of ``source``, by the recipe of ``network``.
 
     What a step has set to zero stays zero, also in the steps that follow.
 
     Args:
-        objective: what training makes small.
-        training: further arguments of :func:`fit`, such as ``progress``.
+        objective: the loss.
+        progress: wraps the counter of training steps.
     """
     model = fake_quantized(source) if step.rounded else source
     if step.channels:
@@ -65,29 +65,28 @@ def apply_step(
     )
     with held:
         if step.budget:
-            how = {"seed": RECIPES[network].seed, "objective": objective} | training
-            retrain(model, network, data.train, step.budget, **how)
+            how = {"objective": objective, "watch": Watch(progress)}
+            retrain(model, network, data.train, step.budget, RECIPES[network].seed, **how)
     return model.cpu().eval()
 
 
 def retrain(
-    model: nn.Module, network: str, data: Images, budget: float, *, seed: int, **training
+    model: nn.Module, network: str, data: Images, budget: float, seed: int, **training
 ) -> nn.Module:
     """Train ``model`` in place for the last ``budget`` of the recipe of ``network``.
 
     Args:
         budget: share of the recipe's epochs, its learning rates rewound.
-        training: further arguments of :func:`fit`, such as ``objective`` or ``progress``.
+        training: further arguments of :func:`fit`, such as ``objective`` or ``watch``.
     """
     recipe = RECIPES[network]
     return fit(
         on_device(model),
         data,
         epochs=budget * recipe.epochs,
-        lr=recipe.lr,
         seed=seed,
-        schedule="rewound",
-        of_epochs=recipe.epochs,
+        optimizer=SGD(recipe.lr),
+        schedule=Rewound(recipe.epochs),
         **training,
     )
 

@@ -35,6 +35,9 @@ STAIRCASE = tuple(range(48, 73))
 
 DTYPES = {"cpu": ("float32",), "cuda": ("float16", "float32")}
 
+#: How a comparison is timed, if nothing else is asked for.
+TIMING = {"rounds": 30, "seconds": 5.0, "limit": 30.0}
+
 #: Seconds that a recorded comparison may take.
 LIMIT = 300.0
 
@@ -80,23 +83,22 @@ def measure(
     roof: Roofline,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    rounds: int = 30,
-    seconds: float = 5.0,
-    limit: float = 30.0,
+    **timing,
 ) -> list[dict]:
     """Time a ``part`` at several widths, all in turns; a point for each, times in milliseconds.
 
     ``predicted`` is what ``roof`` allows at best, the layers one after the other; ``speedup`` is
-    over the first of ``removed``. What does not fit into ``limit`` seconds is run once, see
+    over the first of ``removed``. What does not fit into the limit of seconds is run once, see
     :func:`course_lib.measuring.timing.compare`, and has no interval.
+
+    Args:
+        timing: ``rounds``, ``seconds`` and ``limit`` of that function.
     """
     models = {fraction: placed(build(part, fraction), device, dtype) for fraction in removed}
     inputs = {fraction: example(model, batch) for fraction, model in models.items()}
     result = compare(
         {str(each): partial(models[each], inputs[each]) for each in models},
-        rounds=rounds,
-        seconds=seconds,
-        limit=limit,
+        **TIMING | timing,
     )
     first = next(iter(result.timings))
     points = []
@@ -117,9 +119,7 @@ def staircase(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    rounds: int = 30,
-    seconds: float = 5.0,
-    limit: float = 30.0,
+    **timing,
 ) -> list[dict]:
     """Time a convolution that reads and writes so many ``channels``, for each of them, in turns.
 
@@ -129,9 +129,7 @@ def staircase(
     inputs = {count: example(model, batch) for count, model in models.items()}
     result = compare(
         {str(each): partial(models[each], inputs[each]) for each in models},
-        rounds=rounds,
-        seconds=seconds,
-        limit=limit,
+        **TIMING | timing,
     )
     last = [*result.timings][-1]
     return [

@@ -9,11 +9,13 @@ import gzip
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from course_lib import PROJECT
 from course_lib.files import write_whole
@@ -41,11 +43,34 @@ class DataError(RuntimeError):
     """A file of ``data/`` is missing or is not the one that the course was made with."""
 
 
+def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> torch.Tensor:
+    """Mirror half of the images and shift each by up to ``pad`` pixels; shape (N, C, H, W) kept."""
+    n, _, height, width = images.shape
+    flip = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+    images = torch.where(flip, images.flip(3), images)
+    background = images.amin().item()
+    padded = F.pad(images, (pad,) * 4, value=background)
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    picture = torch.arange(n)[:, None, None]
+    cropped = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)
+
+
 class Images(NamedTuple):
     """Pictures: ``images`` (N, 1, 28, 28) float32, standardised; ``labels`` (N,) int64, 0 to 9."""
 
     images: torch.Tensor
     labels: torch.Tensor
+
+    def batches(
+        self, size: int, generator: torch.Generator, augmented: bool = True
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One shuffled pass in full batches of ``size`` (the last incomplete one is left out)."""
+        order = torch.randperm(len(self.labels), generator=generator)
+        for index in order[: len(order) // size * size].split(size):
+            images = self.images[index]
+            yield augment(images, generator) if augmented else images, self.labels[index]
 
 
 class Reviews(NamedTuple):

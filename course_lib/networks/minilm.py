@@ -17,7 +17,7 @@ from torch import nn
 
 from course_lib.networks.data import DATA, Reviews, sha256, verified
 from course_lib.networks.tensors import read_tensors
-from course_lib.networks.training import fit
+from course_lib.networks.training import AdamW, fit
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -133,6 +133,14 @@ class Sentences(NamedTuple):
     ids: torch.Tensor
     labels: torch.Tensor
 
+    def batches(
+        self, size: int, generator: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One shuffled pass in full batches of ``size`` (the last incomplete one is left out)."""
+        order = torch.randperm(len(self.labels), generator=generator)
+        for index in order[: len(order) // size * size].split(size):
+            yield trimmed(self.ids[index]), self.labels[index]
+
 
 def build_tokenizer(pieces: Sequence[str]) -> "Tokenizer":
     """BERT's tokenizer without capitals over the word ``pieces``; the id of a piece is its place.
@@ -186,20 +194,17 @@ def trimmed(ids: torch.Tensor) -> torch.Tensor:
     return ids[:, : (ids != PAD).sum(1).max()]
 
 
-def batches(
-    data: Sentences, size: int, generator: torch.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One shuffled pass over ``data`` in full batches (the last incomplete one is left out)."""
-    order = torch.randperm(len(data.labels), generator=generator)
-    for index in order[: len(order) // size * size].split(size):
-        yield trimmed(data.ids[index]), data.labels[index]
-
-
 # --- fine-tuning and accuracy -------------------------------------------------------------------
 
 
 def fine_tune(
-    network: SentenceClassifier, data: Sentences, *, epochs: float, lr: float, seed: int, **training
+    network: SentenceClassifier,
+    data: Sentences,
+    *,
+    epochs: float,
+    seed: int,
+    lr: float,
+    **training,
 ) -> SentenceClassifier:
     """Train ``network`` in place with AdamW in batches of 32, as BERT is fine-tuned.
 
@@ -208,11 +213,10 @@ def fine_tune(
     Args:
         training: further arguments of :func:`course_lib.networks.training.fit`.
     """
-    how = {"optimizer": "adamw", "draw": batches, "batch_size": 32, "weight_decay": 0.01}
     device = next(network.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return fit(network, data, epochs=epochs, lr=lr, seed=seed, **how | training)
+        return fit(network, data, epochs=epochs, seed=seed, optimizer=AdamW(lr), **training)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from course_lib.files import write_whole
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits, fashion_mnist, movie_reviews
 from course_lib.networks.models import build, save_weights
-from course_lib.networks.training import accuracy, fit
+from course_lib.networks.training import SGD, Watch, accuracy, fit
 
 
 class Recipe(NamedTuple):
@@ -87,10 +87,9 @@ def train(recipe: Recipe, data: Splits) -> tuple[nn.Module, dict[str, str]]:
         model,
         data.train,
         epochs=recipe.epochs,
-        lr=recipe.lr,
         seed=recipe.seed,
-        after_epoch=best.note,
-        progress=bar,
+        optimizer=SGD(recipe.lr),
+        watch=Watch(bar, best.note),
     )
     best.restore()
     return model, best.about(recipe, best.accuracy, accuracy(model, data.test))
@@ -112,8 +111,7 @@ def train_minilm(recipe: Recipe, data: Splits) -> tuple[nn.Module, list[str], di
         epochs=recipe.epochs,
         lr=recipe.lr,
         seed=recipe.seed,
-        after_epoch=best.note,
-        progress=bar,
+        watch=Watch(bar, best.note),
     )
     best.restore()
     whole = {

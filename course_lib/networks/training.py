@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -9,33 +10,22 @@ from torch.nn import functional as F
 
 from course_lib.networks.data import Images
 
-#: What training makes small: a number from the logits (N, classes), the pictures that they were
-#: given for, and the labels (N,).
+#: The loss, from the logits (N, classes), the inputs that they were given for, and the labels (N,).
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> torch.Tensor:
-    """Mirror half of the images and shift each by up to ``pad`` pixels; shape (N, C, H, W) kept."""
-    n, _, height, width = images.shape
-    flip = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(flip, images.flip(3), images)
-    background = images.amin().item()
-    padded = F.pad(images, (pad,) * 4, value=background)
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)
-    picture = torch.arange(n)[:, None, None]
-    cropped = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return cropped.permute(0, 3, 1, 2)
+class Examples(Protocol):
+    """What can be trained on: pictures, or sentences."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The labels (N,)."""
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator:
+        """One shuffled pass over full batches of inputs and labels."""
 
 
-def batches(
-    data: Images, size: int, generator: torch.Generator, augmented: bool = True
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One shuffled pass over ``data`` in full batches (the last incomplete one is left out)."""
-    order = torch.randperm(len(data.labels), generator=generator)
-    for index in order[: len(order) // size * size].split(size):
-        images = data.images[index]
-        yield augment(images, generator) if augmented else images, data.labels[index]
+# --- the objective ------------------------------------------------------------------------------
 
 
 def to_labels(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -71,97 +61,196 @@ def to_teacher(
     return objective
 
 
-def fit(
-    model: nn.Module,
-    data: Images,
-    *,
-    epochs: float,
-    lr: float,
-    seed: int,
-    batch_size: int = 128,
-    weight_decay: float = 5e-4,
-    optimizer: str = "sgd",
-    draw: Callable[[Images, int, torch.Generator], Iterator] = batches,
-    objective: Objective = to_labels,
-    schedule: str = "one-cycle",
-    of_epochs: float = 0.0,
-    to_follow: float = 0.0,
-    after_epoch: Callable[[float, float], None] | None = None,
-    marks: Sequence[float] | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> nn.Module:
-    """Train ``model`` in place, as a rule with SGD on augmented pictures.
+# --- the optimizer ------------------------------------------------------------------------------
+
+
+class SGD(NamedTuple):
+    """Stochastic gradient descent with Nesterov momentum 0.9, which suits convolutions.
 
     Args:
-        epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
-        lr: highest learning rate of the (whole) schedule.
-        seed: seeds the order and the augmentation; the same seed gives the same weights.
-        optimizer: ``"sgd"`` with Nesterov momentum 0.9, which suits convolutions, or ``"adamw"``
-            (Loshchilov and Hutter, 2019), which suits attention and takes a far lower ``lr``.
-        draw: called with ``data``, the batch size and a generator, makes one shuffled pass over
-            full batches; :func:`batches` augments pictures.
-        objective: what to make small; :func:`to_teacher` distils.
-        schedule: ``"one-cycle"`` (Smith and Topin, 2018: up, then down to nearly zero),
-            ``"constant"``, or ``"rewound"``: the end of an earlier one-cycle (Renda, Frankle and
-            Carbin, 2020).
-        of_epochs: only for ``"rewound"``: how long that earlier one-cycle was.
-        to_follow: only for ``"rewound"``: epochs of it that are left to trainings after this one.
+        lr: the highest learning rate of the schedule.
+        batch_size: examples in a step.
+    """
+
+    lr: float
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+
+    def of(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of ``model``."""
+        how = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **how)
+
+
+class AdamW(NamedTuple):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), which suits attention.
+
+    It takes a far lower learning rate than SGD.
+
+    Args:
+        lr: the highest learning rate of the schedule.
+        batch_size: examples in a step.
+    """
+
+    lr: float
+    weight_decay: float = 0.01
+    batch_size: int = 32
+
+    def of(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of ``model``."""
+        how = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return torch.optim.AdamW(model.parameters(), **how)
+
+
+# --- the schedule of the learning rate ----------------------------------------------------------
+
+
+class OneCycle(NamedTuple):
+    """Up, then down to nearly zero (Smith and Topin, 2018)."""
+
+    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int):
+        """The scheduler of a training of so many ``steps``."""
+        return _one_cycle(optimizer, steps)
+
+
+class Constant(NamedTuple):
+    """The same rate from the first step to the last."""
+
+    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int):
+        """The scheduler of a training of so many ``steps``."""
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+class Rewound(NamedTuple):
+    """The end of an earlier one-cycle: learning-rate rewinding (Renda, Frankle and Carbin, 2020).
+
+    Args:
+        of_epochs: how long that one-cycle was.
+        to_follow: epochs of it that are left to trainings after this one.
+    """
+
+    of_epochs: float
+    to_follow: float = 0.0
+
+    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int):
+        """The scheduler of a training of so many ``steps``.
+
+        Raises:
+            ValueError: the training is longer than what is left of the one-cycle.
+        """
+        whole, after = (round(epochs * steps_per_epoch) for epochs in self)
+        done = whole - after - steps
+        if done < 0:
+            raise ValueError(
+                f"{steps} steps with {after} to follow are more than the one-cycle of {whole} "
+                "steps that they rewind to; give its length as of_epochs."
+            )
+        scheduler = _one_cycle(optimizer, whole)  # also notes in the optimizer where rates end
+        return _one_cycle(optimizer, whole, done) if done else scheduler
+
+
+Optimizer = SGD | AdamW
+Schedule = OneCycle | Constant | Rewound
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, done: int = 0):
+    """One-cycle over ``steps`` steps of which ``done`` are over."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        optimizer.defaults["lr"],
+        total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
+        pct_start=0.25,
+        cycle_momentum=False,
+        last_epoch=done - 1,
+    )
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+class Watch(NamedTuple):
+    """What is seen of a training while it runs.
+
+    Args:
+        progress: wraps the step counter, for a progress bar.
         after_epoch: called with (epoch, mean training loss since the last call) after every full
             pass, or at each of the ``marks``.
         marks: rising numbers of epochs after which to call ``after_epoch``. Training to a mark is
             the same as training that long and no longer, unless the schedule depends on the end.
-        progress: wraps the step counter, for a progress bar.
+    """
+
+    progress: Callable[[Iterable], Iterable] = iter
+    after_epoch: Callable[[float, float], None] | None = None
+    marks: Sequence[float] | None = None
+
+
+def fit(
+    model: nn.Module,
+    data: Examples,
+    *,
+    epochs: float,
+    seed: int,
+    optimizer: Optimizer,
+    schedule: Schedule = OneCycle(),
+    objective: Objective = to_labels,
+    watch: Watch = Watch(),
+) -> nn.Module:
+    """Train ``model`` in place; return it in ``eval`` mode.
+
+    Args:
+        data: training pictures, which are augmented, or sentences.
+        epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
+        seed: seeds the order and the augmentation; the same seed gives the same weights.
+        objective: the loss; :func:`to_teacher` distils.
 
     Raises:
-        ValueError: unknown schedule or optimizer, not enough data for one step, or epochs or marks
+        ValueError: no such schedule or optimizer, not enough data for one step, or epochs or marks
             outside of the training that they belong to.
     """
-    steps_per_epoch = len(data.labels) // batch_size
+    _refuse_names(optimizer, schedule)
+    steps_per_epoch = len(data.labels) // optimizer.batch_size
     steps = round(epochs * steps_per_epoch)
     if steps < 1:
         raise ValueError(
-            f"{epochs} epochs of {len(data.labels)} pictures in batches of {batch_size} "
+            f"{epochs} epochs of {len(data.labels)} examples in batches of {optimizer.batch_size} "
             "are no training step; ask for more epochs or smaller batches."
         )
-    marked = _marked(marks, steps, steps_per_epoch)
-    stepper = _optimizer(optimizer, model, lr, weight_decay)
-    whole, after = round(of_epochs * steps_per_epoch), round(to_follow * steps_per_epoch)
-    scheduler = _scheduler(schedule, stepper, lr, steps, whole, after)
-    stream = _endless(draw, data, batch_size, torch.Generator().manual_seed(seed))
+    marked = _marked(watch.marks, steps, steps_per_epoch)
+    stepper = optimizer.of(model)
+    scheduler = schedule.of(stepper, steps, steps_per_epoch)
+    stream = _endless(data, optimizer.batch_size, torch.Generator().manual_seed(seed))
     device = next(model.parameters()).device
     losses = []
     model.train()
-    for step in progress(range(1, steps + 1)):
-        images, labels = (tensor.to(device) for tensor in next(stream))
+    for step in watch.progress(range(1, steps + 1)):
+        inputs, labels = (tensor.to(device) for tensor in next(stream))
         with _sound(model):
-            loss = objective(model(images), images, labels)
+            loss = objective(model(inputs), inputs, labels)
             stepper.zero_grad()
             loss.backward()
         stepper.step()
         scheduler.step()
         losses.append(loss.item())
-        if after_epoch is not None and step in marked:
-            after_epoch(marked[step], sum(losses) / len(losses))
+        if watch.after_epoch is not None and step in marked:
+            watch.after_epoch(marked[step], sum(losses) / len(losses))
             losses.clear()
             model.train()
     return model.eval()
 
 
-def _endless(draw: Callable, data: Images, size: int, generator: torch.Generator) -> Iterator:
-    while True:
-        yield from draw(data, size, generator)
-
-
-def _optimizer(
-    name: str, model: nn.Module, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    if name == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True
+def _refuse_names(optimizer: Optimizer, schedule: Schedule) -> None:
+    """Both are objects; their names were arguments once."""
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"An optimizer is SGD(lr=...) or AdamW(lr=...); got {optimizer!r}.")
+    if not isinstance(schedule, Schedule):
+        raise ValueError(
+            f"A schedule is OneCycle(), Constant() or Rewound(of_epochs=...); got {schedule!r}."
         )
-    if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    raise ValueError(f"No optimizer is called {name!r}; choose 'sgd' or 'adamw'.")
+
+
+def _endless(data: Examples, size: int, generator: torch.Generator) -> Iterator:
+    while True:
+        yield from data.batches(size, generator)
 
 
 @contextmanager
@@ -197,46 +286,6 @@ def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[i
             f"{[round(mark * per_epoch) for mark in marks]} of {steps}."
         )
     return marked
-
-
-def _scheduler(
-    name: str, optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int
-):
-    if name not in ("one-cycle", "constant", "rewound"):
-        raise ValueError(
-            f"No schedule is called {name!r}; choose 'one-cycle', 'constant' or 'rewound'."
-        )
-    if name == "rewound":
-        return _rewound(optimizer, lr, steps, whole, after)
-    if whole or after:
-        raise ValueError(f"of_epochs and to_follow are for 'rewound'; the schedule is {name!r}.")
-    if name == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    return _one_cycle(optimizer, lr, steps)
-
-
-def _one_cycle(optimizer: torch.optim.Optimizer, lr: float, steps: int, done: int = 0):
-    """One-cycle over ``steps`` steps of which ``done`` are over."""
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        lr,
-        total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
-        pct_start=0.25,
-        cycle_momentum=False,
-        last_epoch=done - 1,
-    )
-
-
-def _rewound(optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int):
-    """The last ``steps`` of a one-cycle over ``whole`` steps, or those ``after`` steps earlier."""
-    done = whole - after - steps
-    if done < 0:
-        raise ValueError(
-            f"{steps} steps with {after} to follow are more than the one-cycle of {whole} steps "
-            "that they rewind to; give its length as of_epochs."
-        )
-    scheduler = _one_cycle(optimizer, lr, whole)  # also notes in the optimizer where rates end
-    return _one_cycle(optimizer, lr, whole, done) if done else scheduler
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ from course_lib.measuring.timing import compare, round_significant
 from course_lib.networks.data import DATA, Splits
 from course_lib.networks.models import load_trained, on_device
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import Objective, fit, to_labels, to_teacher
+from course_lib.networks.training import SGD, Objective, Watch, fit, to_labels, to_teacher
 from course_lib.pruning import masks
 
 NETWORK = "resnet18"
@@ -240,8 +240,15 @@ def train(
         return
     with masks.enforce_masks(on_device(model), masks.masks_of(model)):
         recipe = RECIPES[NETWORK]
-        how = {"lr": recipe.lr, "seed": recipe.seed, "objective": objective, "progress": progress}
-        fit(model, data.train, epochs=epochs, batch_size=BATCH, **how)
+        fit(
+            model,
+            data.train,
+            epochs=epochs,
+            seed=recipe.seed,
+            optimizer=SGD(recipe.lr, batch_size=BATCH),
+            objective=objective,
+            watch=Watch(progress),
+        )
     model.cpu()
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 SOURCES = {"capstone.estimate", "capstone.run", "compare", "compression.score", "cost.roofline"}
 SOURCES |= {"distillation.teacher_cost", "distillation.train", "doctor.examine"}
 SOURCES |= {
-    "drop_recovery.point",
     "fit",
     "mixed.make_variant",
     "mixed.time_of_parts",

@@ -283,7 +283,8 @@ ninety = masks.global_masks(net, 0.9)
 broken = masks.pruned_copy(net, ninety)
 repaired = masks.pruned_copy(net, ninety)
 with masks.enforce_masks(repaired, ninety):
-    training.fit(repaired, pictures.train, epochs=0.4, lr=0.02, seed=0, progress=bar)
+    how = {"optimizer": training.SGD(lr=0.02), "watch": training.Watch(bar)}
+    training.fit(repaired, pictures.train, epochs=0.4, seed=0, **how)
 
 networks = {"dense": net, "90 % pruned": broken, "and fine-tuned": repaired}
 tested = {name: training.accuracy(network, pictures.test) for name, network in networks.items()}

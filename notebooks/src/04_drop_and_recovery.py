@@ -227,17 +227,21 @@ figures.show(figure, alt="Accuracy before and after measuring BatchNorm anew: ch
 # %% tags=["nbval-ignore-output"]
 repaired, kept = granularity.prune(net, "weights", 0.9, net)
 looks = {0.0: fallen["weights", 0.9]}
+
+
+def look(epoch, loss):
+    looks[epoch] = training.accuracy(repaired, some)
+
+
 with masks.enforce_masks(repaired, kept):
     training.fit(
         repaired,
         pictures.train,
         epochs=0.05 * recipe.epochs,
-        lr=drop_recovery.CONSTANT_FACTOR * recipe.lr,
-        schedule="constant",
         seed=0,
-        marks=[0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6],
-        after_epoch=lambda epoch, _: looks.update({epoch: training.accuracy(repaired, some)}),
-        progress=bar,
+        optimizer=training.SGD(lr=drop_recovery.CONSTANT_FACTOR * recipe.lr),
+        schedule=training.Constant(),
+        watch=training.Watch(bar, look, marks=[0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6]),
     )
 
 # %% tags=["stable"]
@@ -284,7 +288,7 @@ check("04.2", rewound_rates)
 # solution("04.2")
 
 # %% [markdown]
-# From here on `training.fit(..., schedule="rewound", of_epochs=...)` does this. Here is how a fifth
+# From here on `training.fit(..., schedule=Rewound(of_epochs=...))` does this. Here is how a fifth
 # of the epochs can be spent.
 
 # %%

@@ -593,7 +593,8 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 #
 #
 # trained = distillation.untrained("distilled", "resnet18", seed=0)
-# fit(trained, places, epochs=0.6, lr=0.1, seed=0, objective=remembered, progress=bar)
+# how = {"optimizer": training.SGD(lr=0.1), "watch": training.Watch(bar)}
+# training.fit(trained, places, epochs=0.6, seed=0, objective=remembered, **how)
 
 # %% [markdown]
 # ## Per byte
