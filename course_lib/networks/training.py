@@ -1,13 +1,24 @@
 """Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from course_lib.networks.data import Images
+from course_lib.bars import Progress
+from course_lib.networks.data import Images, Labelled
+
+Network = TypeVar("Network", bound=nn.Module)
+
+#: Inputs and labels of one batch.
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+#: Called with the data, the batch size and a generator, it makes one shuffled pass over them.
+Draw = Callable[[Any, int, torch.Generator], Iterator[Batch]]
 
 #: What training makes small: a number from the logits (N, classes), the pictures that they were
 #: given for, and the labels (N,).
@@ -30,7 +41,7 @@ def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> t
 
 def batches(
     data: Images, size: int, generator: torch.Generator, augmented: bool = True
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[Batch]:
     """One shuffled pass over ``data`` in full batches (the last incomplete one is left out)."""
     order = torch.randperm(len(data.labels), generator=generator)
     for index in order[: len(order) // size * size].split(size):
@@ -72,8 +83,8 @@ def to_teacher(
 
 
 def fit(
-    model: nn.Module,
-    data: Images,
+    model: Network,
+    data: Labelled,
     *,
     epochs: float,
     lr: float,
@@ -81,15 +92,15 @@ def fit(
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     optimizer: str = "sgd",
-    draw: Callable[[Images, int, torch.Generator], Iterator] = batches,
+    draw: Draw = batches,
     objective: Objective = to_labels,
     schedule: str = "one-cycle",
     of_epochs: float = 0.0,
     to_follow: float = 0.0,
     after_epoch: Callable[[float, float], None] | None = None,
     marks: Sequence[float] | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> nn.Module:
+    progress: Progress[int] = iter,
+) -> Network:
     """Train ``model`` in place, as a rule with SGD on augmented pictures.
 
     Args:
@@ -147,7 +158,7 @@ def fit(
     return model.eval()
 
 
-def _endless(draw: Callable, data: Images, size: int, generator: torch.Generator) -> Iterator:
+def _endless(draw: Draw, data: Labelled, size: int, generator: torch.Generator) -> Iterator[Batch]:
     while True:
         yield from draw(data, size, generator)
 
@@ -201,7 +212,7 @@ def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[i
 
 def _scheduler(
     name: str, optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int
-):
+) -> LRScheduler:
     if name not in ("one-cycle", "constant", "rewound"):
         raise ValueError(
             f"No schedule is called {name!r}; choose 'one-cycle', 'constant' or 'rewound'."
@@ -211,13 +222,15 @@ def _scheduler(
     if whole or after:
         raise ValueError(f"of_epochs and to_follow are for 'rewound'; the schedule is {name!r}.")
     if name == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+        return ConstantLR(optimizer, factor=1.0, total_iters=0)
     return _one_cycle(optimizer, lr, steps)
 
 
-def _one_cycle(optimizer: torch.optim.Optimizer, lr: float, steps: int, done: int = 0):
+def _one_cycle(
+    optimizer: torch.optim.Optimizer, lr: float, steps: int, done: int = 0
+) -> OneCycleLR:
     """One-cycle over ``steps`` steps of which ``done`` are over."""
-    return torch.optim.lr_scheduler.OneCycleLR(
+    return OneCycleLR(
         optimizer,
         lr,
         total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
@@ -227,7 +240,9 @@ def _one_cycle(optimizer: torch.optim.Optimizer, lr: float, steps: int, done: in
     )
 
 
-def _rewound(optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int):
+def _rewound(
+    optimizer: torch.optim.Optimizer, lr: float, steps: int, whole: int, after: int
+) -> OneCycleLR:
     """The last ``steps`` of a one-cycle over ``whole`` steps, or those ``after`` steps earlier."""
     done = whole - after - steps
     if done < 0:
