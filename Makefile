@@ -35,11 +35,11 @@ LONG := $(wildcard $(addprefix notebooks/,08_*.ipynb 09_*.ipynb 10_*.ipynb 07_*.
 LONGEST_FIRST = $(LONG) $(filter-out $(LONG),$(LESSONS))
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
-check: $(VENV)/installed-classroom lint ## style and the quick tests, in a minute (FILE=masks: those of one module)
+check: $(VENV)/installed-classroom lint ## style, types and the quick tests, in a minute (FILE=masks: those of one module)
 	@$(if $(FILE),OMP_NUM_THREADS=1 $(RUN) -m pytest -p no:nbval tests/test_$(FILE).py,$(TEST) -p no:nbval) \
 		-q -m "not slow and not sweep"
 
-test: $(VENV)/installed-classroom lint ## run all checks: style, tests, and every lesson against its stored outputs
+test: $(VENV)/installed-classroom lint ## run all checks: style, types, tests, and every lesson against its stored outputs
 	@$(TEST) -p no:nbval -m "not sweep"
 	@$(MAKE) --no-print-directory test-lessons
 
@@ -68,9 +68,10 @@ bench: $(VENV)/installed ## measure the tables that README.md quotes, and how lo
 coverage: $(VENV)/installed-dev ## prune 80 models of torchvision and 71 of timm (MODELS="resnet18 ...": those)
 	@$(RUN) tests/benchmarks/bench_coverage.py $(MODELS)
 
-lint: $(VENV)/installed ## check the style of the code
+lint: $(VENV)/installed ## check the style and the types of the code
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
 
 format: $(VENV)/installed ## repair the style of the code
 	@$(RUN) -m ruff check --fix

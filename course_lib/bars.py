@@ -2,10 +2,16 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+Step = TypeVar("Step")
+
+#: Goes through steps and shows how far it is, as :func:`bar` does; ``iter`` shows nothing.
+Progress = Callable[[Iterable[Step]], Iterable[Step]]
 
 
-def bar(steps: Iterable, text: str = "") -> Iterable:
+def bar(steps: Iterable[Step], text: str = "") -> Iterable[Step]:
     """Go through ``steps`` under a progress bar that leaves nothing behind when it is done.
 
     The variable COURSE_QUIET silences it: builds and tests set it, so that no stored output holds

@@ -78,7 +78,7 @@ def libraries() -> Finding:
     torch_version = metadata.version("torch")
     wanted = next(
         requirement.specifier
-        for requirement in map(Requirement, metadata.requires("torchvision"))
+        for requirement in map(Requirement, metadata.requires("torchvision") or ())
         if requirement.name == "torch"
     )
     found = f"torch {torch_version}, torchvision {metadata.version('torchvision')}"

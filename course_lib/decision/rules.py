@@ -6,7 +6,7 @@ Lesson 12 draws the picture of :data:`RULES` and judges twenty cases by the same
 import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from course_lib.decision.evidence import ARCHITECTURES, Evidence, collected
 
@@ -135,7 +135,7 @@ def checked(brief: Brief) -> Brief:
     return brief
 
 
-def _check_number(field: str, value: object, least: float) -> None:
+def _check_number(field: str, value: Any, least: float) -> None:
     number = type(value) in (int, float) and math.isfinite(value)
     if not number or value < least:
         raise BriefError(f"{field} is {value!r}; give a number that is at least {least}.")
@@ -443,7 +443,8 @@ def decide(brief: Brief, known: Sequence[Evidence] | None = None) -> Advice:
         RecordingError: a recording is damaged or missing.
     """
     known = collected() if known is None else known
-    state, answers, chosen = State(checked(brief), frozenset(), known), [], {}
+    state, answers = State(checked(brief), frozenset(), known), []
+    chosen: dict[str, Rule] = {}
     for rule in RULES:
         answers.append(rule.asks(state))
         if answers[-1]:
@@ -535,8 +536,9 @@ def _simpler(brief: Brief, steps: frozenset[str], known: Sequence[Evidence]) -> 
     fewer = {one.steps for one in known if one.architecture == brief.architecture}
     for some in sorted((each for each in fewer if each and each < steps), key=len):
         promise = best(brief, some, known)
-        taught_alike = promise is not None and promise.taught == ("distil" in some)
-        if taught_alike and shortfall(brief, promise) == 0:
+        if promise is None or promise.taught != ("distil" in some):
+            continue
+        if shortfall(brief, promise) == 0:
             return [step for step in STEPS if step in some]
     return []
 
@@ -619,8 +621,8 @@ def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[Case]:
     easy = draw.sample(products, count // EASY)
     return [
         Case(product, brief if (product, *brief[:3]) in easy else _drawn(brief, draw, known))
-        for product, *where in products
-        for brief in [Brief(*where)]
+        for product, hardware, bottleneck, architecture in products
+        for brief in [Brief(hardware, bottleneck, architecture)]
     ]
 
 
@@ -647,7 +649,8 @@ def _asked_of(one: Evidence, start: Brief, draw: random.Random) -> Brief:
         if name == wanted or draw.random() < 0.3
     }
     return start._replace(
-        **asked,
+        faster=asked.get("faster", start.faster),
+        smaller=asked.get("smaller", start.smaller),
         may_lose=math.ceil(2 * one.lost + draw.random()) / 2,
         retraining=min(share for share in RETRAININGS if share >= one.budget - 1e-9),
         keep_weights=draw.random() < 0.3,

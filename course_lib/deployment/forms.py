@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -16,8 +16,8 @@ from course_lib.deployment import quantization, runtime, storage
 from course_lib.deployment.pruned_file import save, unpack
 from course_lib.deployment.runtime import Deployed
 from course_lib.measuring.quality import evaluated_by, size
-from course_lib.measuring.timing import as_recorded, compare, round_significant
-from course_lib.networks.data import Splits
+from course_lib.measuring.timing import Recorded, as_recorded, compare, round_significant
+from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import halved, load_trained, on_device
 
 #: A network lies in an ONNX file, in "float32" or quantized to "int8", or in a "packed" one.
@@ -34,7 +34,7 @@ IN_A_ROW = 10
 
 
 @contextmanager
-def teacher(network: str, data: Splits) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+def teacher(network: str, data: Splits[Images]) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
     """What gives the logits of the trained ``network`` soonest: on a CPU, its int8 file."""
     whole = load_trained(network)
     if torch.cuda.is_available():
@@ -56,10 +56,10 @@ class Runtime(NamedTuple):
 
     deployed: Callable[[nn.Module, str, Path], dict[str, Path]]
     example: torch.Tensor
-    accuracy: Callable[[Path, tuple], float]
+    accuracy: Callable[[Path, Any], float]
 
 
-def pictures(data: Splits) -> Runtime:
+def pictures(data: Splits[Images]) -> Runtime:
     """How networks for pictures are measured: timed on one of the test set."""
 
     def written(model: nn.Module, name: str, folder: Path) -> dict[str, Path]:
@@ -71,12 +71,12 @@ def pictures(data: Splits) -> Runtime:
 def measure(
     models: Mapping[str, nn.Module],
     network: str,
-    data: Splits,
+    data: Splits[Any],
     *,
     runtime: Runtime | None = None,
     rounds: int = 200,
     seconds: float = 60.0,
-) -> dict:
+) -> dict[str, list[dict[str, Any]]]:
     """The ``points`` of a recording, one for each of ``models`` in each form, and the ``packed``.
 
     Accuracy and milliseconds are those of the runtime; all files are timed in turns. A packed
@@ -87,14 +87,16 @@ def measure(
         runtime: without, that for :func:`pictures`.
     """
     runtime = runtime or pictures(data)
-    points, packed, files = [], [], {}
+    points: list[dict[str, Any]] = []
+    packed: list[dict[str, Any]] = []
+    files: dict[str, Path] = {}
     with TemporaryDirectory() as folder:
         for name, model in bar(models.items(), "files"):
             files |= runtime.deployed(model, name, Path(folder))
-            packed.append({"network": name} | packing(model, network, Path(folder) / name))
+            packed.append({"network": name, **packing(model, network, Path(folder) / name)})
         times = timed(files, runtime.example, rounds, seconds)
         for (name, model), entry in zip(bar(models.items(), "accuracy"), packed, strict=True):
-            whole = {"network": name} | size(model, runtime.example)
+            whole = {"network": name, **size(model, runtime.example)}
             for form in ("float32", "int8"):
                 file = files[f"{name}, {form}"]
                 point = whole | {"form": form, "bytes": file.stat().st_size}
@@ -106,7 +108,7 @@ def measure(
 
 def timed(
     files: Mapping[str, Path], example: torch.Tensor, rounds: int = 200, seconds: float = 60.0
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Recorded]]:
     """What a recording keeps of the times that the runtime takes for ``example``, by name of file.
 
     All ``files`` take turns, with one thread and then with two; speed-ups are over the first.
@@ -131,7 +133,7 @@ def timed(
     }
 
 
-def deployed(model: nn.Module, name: str, data: Splits, folder: Path) -> dict[str, Path]:
+def deployed(model: nn.Module, name: str, data: Splits[Images], folder: Path) -> dict[str, Path]:
     """``model`` as ONNX in ``folder``, in float32 and in int8; files by name and form."""
     exact = quantization.export(model, folder / f"{name}.onnx", data.test.images[:2])
     pictures = data.validation.images[:CALIBRATION]
@@ -139,7 +141,16 @@ def deployed(model: nn.Module, name: str, data: Splits, folder: Path) -> dict[st
     return {f"{name}, float32": exact, f"{name}, int8": quantized}
 
 
-def packing(model: nn.Module, network: str, file: Path, rounds: int = 3) -> dict:
+class Packing(TypedDict):
+    """What a recording keeps of a packed file: ``bound`` in bytes, MB of float32 a second."""
+
+    bytes: int
+    bound: int
+    packing: float
+    unpacking: float
+
+
+def packing(model: nn.Module, network: str, file: Path, rounds: int = 3) -> Packing:
     """``bytes`` of ``model`` once packed, the entropy ``bound``, and MB of float32 a second."""
     save_seconds, load_seconds = [], []
     for _ in range(rounds):

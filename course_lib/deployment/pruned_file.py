@@ -95,17 +95,17 @@ def pack(
     rows, parts, crc32 = [], [], 0
     for name, tensor in tensors.items():
         encoded, whole = _encoded(name, tensor)
-        crc32 = zlib.crc32(words_of(whole), crc32)
+        crc32 = zlib.crc32(words_of(whole).data, crc32)
         stored = [(each, *_as_bytes(part)) for each, part in encoded.parts.items()]
         described = [[each, dtype, length] for each, dtype, length, _ in stored]
         rows.append([name, *encoded[:4], described])
         parts += [raw for *_, raw in stored]
-    described = {"about": about, "crc32": crc32, "tensors": rows}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    header, payload = zlib.compress(text, 9), b"".join(parts)
-    start = START.pack(SIGNATURE, VERSION, len(header), len(text), len(payload), 0)
-    digest = hashlib.sha256(start + header + payload).digest()
-    return write_whole(Path(file), start + digest + header + payload)
+    header = {"about": about, "crc32": crc32, "tensors": rows}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    packed, payload = zlib.compress(text, 9), b"".join(parts)
+    start = START.pack(SIGNATURE, VERSION, len(packed), len(text), len(payload), 0)
+    digest = hashlib.sha256(start + packed + payload).digest()
+    return write_whole(Path(file), start + digest + packed + payload)
 
 
 def _encoded(name: str, tensor: torch.Tensor | Encoded) -> tuple[Encoded, torch.Tensor]:
@@ -134,7 +134,7 @@ def unpack(file: Path | str, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor
             tensors[name] = decode(encoded)
         except StorageError as error:
             raise FileError(f"{file}, {name}: {error}") from error
-        crc32 = zlib.crc32(words_of(tensors[name]), crc32)
+        crc32 = zlib.crc32(words_of(tensors[name]).data, crc32)
     if crc32 != stored.crc32:
         raise FileError(f"{file}: other values come out than were packed.")
     return tensors, stored.about

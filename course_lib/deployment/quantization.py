@@ -227,6 +227,7 @@ def _to_onnx(model: nn.Module, file: Path, example: torch.Tensor, dims: Sequence
             dynamo=True,
             verbose=False,
         )
+        assert program is not None  # only the exporter without dynamo returns none
         # The exporter notes where each node was written: 25 kB of stack traces and local paths.
         ClearMetadataAndDocStringPass()(program.model)
         program.save(file, external_data=False)

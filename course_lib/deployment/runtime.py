@@ -130,7 +130,7 @@ def accuracy(file: Path, data: Images, threads: int = 2, batch_size: int = 500) 
     return 100 * right / len(data.labels)
 
 
-def operators(file: Path) -> dict[str, Counter]:
+def operators(file: Path) -> dict[str, Counter[str]]:
     """How often each operator runs in "int8" and in "float32", once the runtime has optimized.
 
     What only turns numbers from the one into the other is listed apart, as "between".
@@ -139,7 +139,7 @@ def operators(file: Path) -> dict[str, Counter]:
         optimized = Path(folder) / "optimized.onnx"
         Deployed(file, optimized=optimized)
         graph = _graph(optimized)
-    found = {"int8": Counter(), "float32": Counter(), "between": Counter()}
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in ("int8", "float32", "between")}
     for node in graph.node:
         found[_runs_in(node.op_type)][node.op_type] += 1
     return found

@@ -12,10 +12,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.sparse import SparseSemiStructuredTensor
 
 from course_lib.measuring.timing import Speedup, Timing, affordable, compare, once, too_slow
 from course_lib.networks.attention import layered
@@ -140,7 +141,8 @@ def held_bytes(held: torch.Tensor) -> int:
     elif held.layout in (torch.sparse_csr, torch.sparse_bsr):
         parts = [held.values(), held.col_indices(), held.crow_indices()]
     else:
-        parts = [part for part in (held.packed, held.meta) if part is not None]
+        semi = cast(SparseSemiStructuredTensor, held)
+        parts = [part for part in (semi.packed, semi.meta) if part is not None]
     return sum(part.numel() * part.element_size() for part in parts)
 
 
@@ -250,6 +252,7 @@ def measure(
         ValueError: shapes that do not fit, or a dense product that is no number or of zeros only.
     """
     weight = held["dense"].tensor
+    assert weight is not None  # it is there in every case
     if inputs.dim() != 2 or weight.shape[1] != inputs.shape[0]:
         raise ValueError(
             "The weight is (rows, columns) and the inputs are (columns, batch); got "
@@ -262,9 +265,9 @@ def measure(
     if rows["dense"].why:
         raise ValueError(f"The dense product cannot be timed: {rows['dense'].why}.")
     runs = {
-        name: partial(torch.matmul, held[name].tensor)
-        for name, row in rows.items()
-        if row.why is None
+        name: partial(torch.matmul, one.tensor)
+        for name, one in held.items()
+        if one.tensor is not None and rows[name].why is None
     }
     result = compare(runs, inputs, rounds=rounds, seconds=seconds, limit=limit)
     for name in runs:
@@ -294,18 +297,19 @@ def _foreseen(matrix: torch.Tensor, inputs: torch.Tensor, limit: float) -> float
 
 def _checked(held: StoredMatrix, inputs: torch.Tensor, limit: float) -> Row:
     """The row of a product that is not timed yet: its error, or why it will not be timed."""
-    if held.why is not None:
+    dense, tensor = held.dense, held.tensor
+    if dense is None or tensor is None:
         return Row(why=held.why)
-    if not held.dense.any():
+    if not dense.any():
         return Row(why="nothing but zeros is left")
     try:
-        taken = _foreseen(held.tensor, inputs, limit)
+        taken = _foreseen(tensor, inputs, limit)
         if not affordable(taken, limit):
             return Row(why=too_slow(taken))
-        found = held.tensor @ inputs
+        found = tensor @ inputs
     except (RuntimeError, NotImplementedError) as problem:
         return Row(why=_first_sentence(problem))
-    expected = held.dense @ inputs
+    expected = dense @ inputs
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not error <= TOLERANCE[inputs.dtype]:
         return Row(error=error, why=f"its product is wrong by {error:.0%} of the largest value")
@@ -343,6 +347,10 @@ def break_even(sparsities: Sequence[float], speedups: Sequence[float]) -> float 
 CANDIDATES = ("CSR", "2:4")
 
 
+#: What may be held in a sparse format, at least in principle.
+Layer = nn.Linear | nn.modules.conv._ConvNd
+
+
 class Choice(NamedTuple):
     """The ``format`` of one layer, None for dense, and the ``reason``."""
 
@@ -357,6 +365,9 @@ class SparseLinear(nn.Module):
     Its ``state_dict`` holds the dense tensors that the weight consists of, such as
     ``weight.values``: those are what files, and the copying of a state, can hold.
     """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
         super().__init__()
@@ -378,7 +389,7 @@ class SparseLinear(nn.Module):
         """torch copies the memory of a tensor, of which a sparse one has several."""
         copied = copy.copy(self)
         memo[id(self)] = copied
-        weight = self._buffers["weight"].clone()
+        weight = self.weight.clone()
         state = {name: value for name, value in vars(self).items() if name != "_buffers"}
         copied.__dict__ = copy.deepcopy(state, memo)
         copied._buffers = {"weight": weight, "bias": copy.deepcopy(self.bias, memo)}
@@ -420,11 +431,13 @@ def _joined(like: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tens
     *places, values = held.values()
     values = values.to(like.dtype)
     if like.layout is torch.sparse_coo:
-        joined = torch.sparse_coo_tensor(*places, values, like.shape, check_invariants=True)
+        (indices,) = places
+        joined = torch.sparse_coo_tensor(indices, values, like.shape, check_invariants=True)
         return joined.coalesce()
     if places:
+        starts, columns = places
         return torch.sparse_compressed_tensor(
-            *places, values, like.shape, layout=like.layout, check_invariants=True
+            starts, columns, values, like.shape, layout=like.layout, check_invariants=True
         )
     return values if type(like) is torch.Tensor else two_four(values)
 
@@ -433,7 +446,7 @@ def converted(
     model: nn.Module,
     example: torch.Tensor,
     formats: Iterable[str] = CANDIDATES,
-    **measuring,
+    **measuring: Any,
 ) -> tuple[nn.Module, dict[str, Choice]]:
     """A copy of ``model`` with sparse layers where that is faster here; and why, by layer.
 
@@ -456,8 +469,9 @@ def converted(
         if why:
             raise ValueError(f"The attention {name} cannot be taken apart: {why}.")
     copied, choices = layered(model).eval(), {}
+    there = _layers(copied)
     for name, inputs in _inputs(copied, example).items():
-        layer = copied.get_submodule(name)
+        layer = there[name]
         if not inputs.numel():
             raise ValueError(
                 f"Nothing comes to {name}: its input has the shape {tuple(inputs.shape)}. Give a "
@@ -470,7 +484,7 @@ def converted(
 
 
 def chosen(
-    layer: nn.Module, inputs: torch.Tensor, formats: Iterable[str] = CANDIDATES, **measuring
+    layer: Layer, inputs: torch.Tensor, formats: Iterable[str] = CANDIDATES, **measuring: Any
 ) -> tuple[Choice, torch.Tensor | None]:
     """How to hold the weight of ``layer``, and the weight held so; None where it stays dense.
 
@@ -485,7 +499,7 @@ def chosen(
         (sparsity == 0, "it has no zeros"),
         (sparsity == 1, "it has nothing but zeros"),
         (not isinstance(layer, nn.Linear), "torch has no sparse convolution"),
-        (why, why),
+        (why is not None, why or ""),
     ):
         if always:
             return Choice(None, sparsity, reason), None
@@ -495,13 +509,13 @@ def chosen(
     rows = measure(held, inputs.flatten(0, -2).T, **measuring)
     del rows["dense"]
     reason = "; ".join(f"{name}: {row.speedup or _why(row, name)}" for name, row in rows.items())
-    faster = {name: row.speedup.value for name, row in rows.items() if is_faster(row)}
-    best = max(faster, key=faster.get, default=None)
+    faster = {name: row.ratio for name, row in rows.items() if is_faster(row)}
+    best = max(faster, key=faster.__getitem__, default=None)
     return Choice(best, sparsity, reason), held[best].tensor if best else None
 
 
 def _why(row: Row, name: str) -> str:
-    return row.why.removeprefix(f"{name} ")
+    return (row.why or "").removeprefix(f"{name} ")
 
 
 def is_faster(row: Row) -> bool:
@@ -516,18 +530,21 @@ def _unchanged(held: StoredMatrix, weight: torch.Tensor) -> StoredMatrix:
     return StoredMatrix(why="the zeros lie otherwise")
 
 
+def _layers(model: nn.Module) -> dict[str, Layer]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Layer)}
+
+
 @torch.no_grad()
 def _inputs(model: nn.Module, example: torch.Tensor) -> dict[str, torch.Tensor]:
     """What comes to each linear layer and convolution of ``model``, by its name."""
     found: dict[str, torch.Tensor] = {}
 
-    def note(layer: nn.Module, args: tuple, kwargs: dict, name: str) -> None:
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:
         found[name] = calibration.batched(name, layer, (*args, *kwargs.values())[0])
 
     handles = [
         layer.register_forward_pre_hook(partial(note, name=name), with_kwargs=True)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+        for name, layer in _layers(model).items()
     ]
     try:
         model(example)

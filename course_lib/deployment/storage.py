@@ -43,6 +43,9 @@ WORTH_CODING = 7.9
 
 Parts = dict[str, np.ndarray]
 
+#: What picks the kept weights from all of them: a slice, a mask or an array of places.
+Picked = slice | np.ndarray
+
 
 class StorageError(ValueError):
     """What is stored is not what its own description says."""
@@ -232,11 +235,11 @@ class Places(NamedTuple):
     """``write`` takes a mask (rows, columns); it returns parts, and what picks the kept weights.
 
     ``read`` takes the parts and (rows, columns), and returns what picks them. To pick is to index
-    the flat weights: a slice, a mask or an array of places.
+    the flat weights.
     """
 
-    write: Callable[[np.ndarray], tuple[Parts, object]]
-    read: Callable[[Mapping[str, np.ndarray], tuple[int, int]], object]
+    write: Callable[[np.ndarray], tuple[Parts, Picked]]
+    read: Callable[[Mapping[str, np.ndarray], tuple[int, int]], Picked]
 
 
 def _all(mask: np.ndarray) -> tuple[Parts, slice]:
@@ -369,8 +372,8 @@ def _index_bits(table: np.ndarray) -> int:
 
 def _coded(words: np.ndarray) -> Parts:
     """Symbols, coded close to their entropy: the values, or if they are too many, their bytes."""
-    if _bytes_by_value(words) <= _bytes_by_byte(words):
-        table = _distinct(words)
+    table = _distinct(words)
+    if table is not None and _bytes_by_value(words) <= _bytes_by_byte(words):
         symbols = _places_in(table, words).astype(np.int32)
         return {"table": table} | _code(symbols, "values")
     parts: Parts = {}

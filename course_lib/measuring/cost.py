@@ -6,10 +6,10 @@ operations.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,9 +20,12 @@ from course_lib.measuring.timing import compare, once
 from course_lib.networks.models import Inputs
 from course_lib.networks.tensors import apart
 
+#: What a network is called with: an input, a tuple of inputs, or a dictionary of inputs by name.
+Example = Inputs | tuple[torch.Tensor, ...]
+
 
 @torch.no_grad()
-def macs(model: nn.Module, example: Inputs | tuple) -> int:
+def macs(model: nn.Module, example: Example) -> int:
     """Multiply-accumulates of one forward pass on ``example``, zeros included.
 
     Args:
@@ -37,7 +40,7 @@ def macs(model: nn.Module, example: Inputs | tuple) -> int:
     return counter.get_total_flops() // 2
 
 
-def _call(model: nn.Module, example: Inputs | tuple) -> None:
+def _call(model: nn.Module, example: Example) -> None:
     if isinstance(example, Mapping):
         model(**example)
     else:
@@ -92,7 +95,9 @@ def stored_bytes(model: nn.Module) -> int:
 # --- what torch's counter does not know ---------------------------------------------------------
 
 
-def _recurrent(x: tuple, weights: object, *others: object, **_: object) -> int:
+def _recurrent(
+    x: torch.Size, weights: torch.Size | list[torch.Size], *others: Any, **_: object
+) -> int:
     """A recurrent layer: each step multiplies with every weight that is a matrix.
 
     The weights are a list, or the matrices for the input and for the state follow each other.
@@ -101,12 +106,14 @@ def _recurrent(x: tuple, weights: object, *others: object, **_: object) -> int:
     return 2 * math.prod(x[:-1]) * sum(math.prod(size) for size in sizes if len(size) == 2)
 
 
-def _bilinear(x: tuple, weight: tuple, *_: object, out_shape: object = None, **__: object) -> int:
+def _bilinear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
     """For each input as many multiplications as ``weight`` (outputs, first, second) has numbers."""
     return 2 * math.prod(x[:-1]) * math.prod(weight)
 
 
-def _distances(x: tuple, y: tuple, *_: object, out_shape: tuple, **__: object) -> int:
+def _distances(
+    x: torch.Size, y: torch.Size, *_: object, out_shape: torch.Size, **__: object
+) -> int:
     """Every distance adds up as many squares as the points have coordinates."""
     return 2 * math.prod(out_shape) * x[-1]
 
@@ -144,10 +151,16 @@ class _Unknown(TorchDispatchMode):
     """Refuses operations that may multiply and that ``counter`` does not know."""
 
     def __init__(self, counter: FlopCounterMode):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own has no types
         self._known = counter.flop_registry
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        operation: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if operation._overloadpacket not in self._known and _may_multiply(operation, args):
             raise ValueError(
                 f"It is not known how often {operation._overloadpacket} multiplies, so the MACs of "
@@ -156,7 +169,7 @@ class _Unknown(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def _may_multiply(operation, args: tuple) -> bool:
+def _may_multiply(operation: torch._ops.OpOverload, args: tuple[object, ...]) -> bool:
     """Whether ``operation``, which has no formula, is more than a choice or a scaling."""
     name = operation._overloadpacket.__name__
     if torch.Tag.pointwise in operation.tags or operation.is_view or FREE.fullmatch(name):
@@ -184,11 +197,12 @@ class _Call:
     """One call of a module: MACs counted before it, and what the layers inside it account for."""
 
     def __init__(self, before: int):
-        self.before, self.inside, self.layers = before, 0, set()
+        self.before, self.inside = before, 0
+        self.layers: set[nn.Module] = set()
 
 
 @torch.no_grad()
-def work(model: nn.Module, example: Inputs | tuple) -> dict[str, Work]:
+def work(model: nn.Module, example: Example) -> dict[str, Work]:
     """What every layer of ``model`` does in one forward pass on ``example``, by its name.
 
     A layer is a module without modules inside, or one that multiplies with weights of its own, such
@@ -199,10 +213,16 @@ def work(model: nn.Module, example: Inputs | tuple) -> dict[str, Work]:
     found: dict[str, Work] = {}
     calls = [_Call(0)]
 
-    def begin(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+    def begin(layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         calls.append(_Call(counter.get_total_flops()))
 
-    def end(layer: nn.Module, args: tuple, kwargs: dict, output: object, name: str) -> None:
+    def end(
+        layer: nn.Module,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        output: object,
+        name: str,
+    ) -> None:
         call, whole = calls.pop(), counter.get_total_flops()
         own = whole - call.before - call.inside
         counts = not [*layer.children()] or (own and layer._parameters)
@@ -239,6 +259,7 @@ def _weights(layer: nn.Module, others: set[nn.Module]) -> list[torch.Tensor]:
         for module in layer.modules()
         if module not in others
         for value in [*module._parameters.values(), *module._buffers.values()]
+        if value is not None
     }
     return [*own.values()]
 

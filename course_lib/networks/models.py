@@ -30,7 +30,7 @@ def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
     """
     first = next(chain(model.parameters(), model.buffers()), torch.tensor(0))
     by_name = inputs if isinstance(inputs, Mapping) else {}
-    args = () if by_name else (_placed(inputs, first),)
+    args = () if isinstance(inputs, Mapping) else (_placed(inputs, first),)
     try:
         outputs = model(*args, **{name: _placed(value, first) for name, value in by_name.items()})
     except torch.OutOfMemoryError:
@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels_out)
-        self.skip = nn.Identity()
+        self.skip: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.skip = nn.Sequential(
                 nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
@@ -236,7 +236,8 @@ EXAMPLE = torch.zeros(1, 1, 28, 28)
 def on_device(model: nn.Module) -> nn.Module:
     """``model`` on the GPU if there is one, in the layout that convolutions are fastest in."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device, memory_format=torch.channels_last)
+    # torch's types do not know a device and a layout together
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def reinitialized(model: nn.Module, seed: int) -> nn.Module:
@@ -244,10 +245,12 @@ def reinitialized(model: nn.Module, seed: int) -> nn.Module:
 
     Every layer draws torch's own initial weights for the shape that it has now.
     """
-    model = model.to("cpu", memory_format=torch.contiguous_format)
+    # torch's types do not know a device and a layout together
+    model = model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in model.modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            reset = getattr(layer, "reset_parameters", None)
+            if callable(reset):
+                reset()
     return on_device(model)

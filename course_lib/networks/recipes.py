@@ -16,7 +16,7 @@ from torch import nn
 from course_lib.bars import bar, say
 from course_lib.files import write_whole
 from course_lib.networks import minilm
-from course_lib.networks.data import Splits, fashion_mnist, movie_reviews
+from course_lib.networks.data import Images, Reviews, Splits, fashion_mnist, movie_reviews
 from course_lib.networks.models import build, save_weights
 from course_lib.networks.training import SGD, Watch, accuracy, fit
 
@@ -47,15 +47,17 @@ class Best:
 
     def __init__(self, model: nn.Module, epochs: int, validation: Callable[[], float]):
         self.model, self.epochs, self.validation = model, epochs, validation
-        self.epoch, self.accuracy, self.weights = 0, -1.0, None
+        self.epoch: float = 0
+        self.accuracy = -1.0
+        self.weights: dict[str, torch.Tensor] = {}
         self.start = time.perf_counter()
 
-    def note(self, epoch: int, loss: float) -> None:
+    def note(self, epoch: float, loss: float) -> None:
         """After an epoch: measure, tell, and keep the weights if they are the best so far."""
         validation = self.validation()
         seconds = time.perf_counter() - self.start
         say(
-            f"epoch {epoch:2d} of {self.epochs}  loss {loss:.3f}  "
+            f"epoch {epoch:2.0f} of {self.epochs}  loss {loss:.3f}  "
             f"validation {validation:.2f} %  {seconds:.0f} s"
         )
         if validation > self.accuracy:
@@ -78,7 +80,7 @@ class Best:
         }
 
 
-def train(recipe: Recipe, data: Splits) -> tuple[nn.Module, dict[str, str]]:
+def train(recipe: Recipe, data: Splits[Images]) -> tuple[nn.Module, dict[str, str]]:
     """Train on pictures; return the network of the best validation epoch and facts about it."""
     torch.manual_seed(recipe.seed)
     model = build(recipe.network)
@@ -95,7 +97,9 @@ def train(recipe: Recipe, data: Splits) -> tuple[nn.Module, dict[str, str]]:
     return model, best.about(recipe, best.accuracy, accuracy(model, data.test))
 
 
-def train_minilm(recipe: Recipe, data: Splits) -> tuple[nn.Module, list[str], dict[str, str]]:
+def train_minilm(
+    recipe: Recipe, data: Splits[Reviews]
+) -> tuple[nn.Module, list[str], dict[str, str]]:
     """Fine-tune on sentences, then cut the vocabulary to what the training sentences need.
 
     Returns the smaller network, its word pieces, and facts about it: the accuracies before the cut
@@ -136,8 +140,8 @@ def make(recipe: Recipe, path: Path) -> tuple[dict[str, str], int, list[Path]]:
         model, about = train(recipe, data)
         save_weights(model, path, about)
         return about, len(data.test.labels), [path]
-    data = movie_reviews()
-    model, pieces, about = train_minilm(recipe, data)
+    reviews = movie_reviews()
+    model, pieces, about = train_minilm(recipe, reviews)
     save_weights(model, path, about)
     listing = write_whole(path.with_suffix(".vocabulary.txt"), "\n".join(pieces) + "\n")
-    return about, len(data.test.labels), [path, listing]
+    return about, len(reviews.test.labels), [path, listing]

@@ -1,27 +1,27 @@
 """Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from course_lib.networks.data import Images
+from course_lib.bars import Progress
+from course_lib.networks.data import Batch, Images, Labelled
+
+Network = TypeVar("Network", bound=nn.Module)
 
 #: The loss, from the logits (N, classes), the inputs that they were given for, and the labels (N,).
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Examples(Protocol):
+class Examples(Labelled, Protocol):
     """What can be trained on: pictures, or sentences."""
 
-    @property
-    def labels(self) -> torch.Tensor:
-        """The labels (N,)."""
-
-    def batches(self, size: int, generator: torch.Generator) -> Iterator:
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """One shuffled pass over full batches of inputs and labels."""
 
 
@@ -78,7 +78,7 @@ class SGD(NamedTuple):
 
     def of(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of ``model``."""
-        how = {"lr": self.lr, "weight_decay": self.weight_decay}
+        how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **how)
 
 
@@ -98,7 +98,7 @@ class AdamW(NamedTuple):
 
     def of(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of ``model``."""
-        how = {"lr": self.lr, "weight_decay": self.weight_decay}
+        how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         return torch.optim.AdamW(model.parameters(), **how)
 
 
@@ -108,7 +108,7 @@ class AdamW(NamedTuple):
 class OneCycle(NamedTuple):
     """Up, then down to nearly zero (Smith and Topin, 2018)."""
 
-    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int):
+    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
         """The scheduler of a training of so many ``steps``."""
         return _one_cycle(optimizer, steps)
 
@@ -116,9 +116,9 @@ class OneCycle(NamedTuple):
 class Constant(NamedTuple):
     """The same rate from the first step to the last."""
 
-    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int):
+    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
         """The scheduler of a training of so many ``steps``."""
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+        return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 class Rewound(NamedTuple):
@@ -132,7 +132,7 @@ class Rewound(NamedTuple):
     of_epochs: float
     to_follow: float = 0.0
 
-    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int):
+    def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
         """The scheduler of a training of so many ``steps``.
 
         Raises:
@@ -153,9 +153,9 @@ Optimizer = SGD | AdamW
 Schedule = OneCycle | Constant | Rewound
 
 
-def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, done: int = 0):
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, done: int = 0) -> OneCycleLR:
     """One-cycle over ``steps`` steps of which ``done`` are over."""
-    return torch.optim.lr_scheduler.OneCycleLR(
+    return OneCycleLR(
         optimizer,
         optimizer.defaults["lr"],
         total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
@@ -179,13 +179,13 @@ class Watch(NamedTuple):
             the same as training that long and no longer, unless the schedule depends on the end.
     """
 
-    progress: Callable[[Iterable], Iterable] = iter
+    progress: Progress[int] = iter
     after_epoch: Callable[[float, float], None] | None = None
     marks: Sequence[float] | None = None
 
 
 def fit(
-    model: nn.Module,
+    model: Network,
     data: Examples,
     *,
     epochs: float,
@@ -194,7 +194,7 @@ def fit(
     schedule: Schedule = OneCycle(),
     objective: Objective = to_labels,
     watch: Watch = Watch(),
-) -> nn.Module:
+) -> Network:
     """Train ``model`` in place; return it in ``eval`` mode.
 
     Args:
@@ -248,7 +248,7 @@ def _refuse_names(optimizer: Optimizer, schedule: Schedule) -> None:
         )
 
 
-def _endless(data: Examples, size: int, generator: torch.Generator) -> Iterator:
+def _endless(data: Examples, size: int, generator: torch.Generator) -> Iterator[Batch]:
     while True:
         yield from data.batches(size, generator)
 

@@ -5,6 +5,7 @@ NaN, or of a picture taken for a batch of rows, something comes out, and it is w
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,8 @@ def batched(name: str, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: it has none.
     """
-    if x.dim() < layer.weight.dim():
+    weight = layer.weight
+    if isinstance(weight, torch.Tensor) and x.dim() < weight.dim():
         raise ValueError(
             f"An input of the shape {tuple(x.shape)} comes to {name}: the dimension of the batch "
             "is missing. Give batches, such as x.unsqueeze(0) for a single x."
@@ -85,7 +87,7 @@ def _checked(given: object) -> Iterator[tuple[Inputs, object]]:
         )
 
 
-def _parts(batch: object, number: int) -> tuple[Inputs, object]:
+def _parts(batch: Any, number: int) -> tuple[Inputs, object]:
     if isinstance(batch, Mapping):
         labels = next((batch[name] for name in LABELS if name in batch), None)
         return {name: value for name, value in batch.items() if name not in LABELS}, labels

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from course_lib.bars import Progress
 from course_lib.networks.models import Inputs, logits
 from course_lib.pruning import calibration
 from course_lib.pruning.graph import Graph, Slot
@@ -24,6 +25,9 @@ from course_lib.pruning.masks import as_number
 
 #: By name of the group, one score for each of its channels, (channels,).
 Scores = dict[str, torch.Tensor]
+
+#: How they are found, from a network and its graph alone.
+Score = Callable[[nn.Module, Graph], Scores]
 
 #: Pictures (N, C, H, W), or tokens as ``transformers`` wants them, and their labels (N,).
 Batch = tuple[Inputs, torch.Tensor]
@@ -121,7 +125,7 @@ def ablation_losses(
     graph: Graph,
     group: str,
     batches: Iterable[Batch],
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress[Batch] = iter,
 ) -> torch.Tensor:
     """How much the mean loss really rises when each channel of ``group`` is removed alone.
 
@@ -137,7 +141,7 @@ def loss_changes(
     graph: Graph,
     group: str,
     batches: Iterable[Batch],
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress[Batch] = iter,
 ) -> torch.Tensor:
     """How the loss of each picture changes when each channel of ``group`` is removed alone.
 
@@ -254,12 +258,13 @@ def _before_read(
 
     Of a layer and its parts, only the layer; nothing if a reader never runs by itself.
     """
-    calls, outputs = Counter(), {}
+    calls: Counter[nn.Module] = Counter()
+    outputs: dict[nn.Module, torch.Tensor] = {}
 
-    def start(layer: nn.Module, _: tuple) -> None:
+    def start(layer: nn.Module, _: object) -> None:
         calls[layer] += 1
 
-    def finish(layer: nn.Module, _: tuple, output: object) -> None:
+    def finish(layer: nn.Module, _: object, output: object) -> None:
         if not calls.keys() & readers and isinstance(output, torch.Tensor):
             for part in layer.modules():
                 outputs.pop(part, None)
@@ -383,8 +388,8 @@ def spared(
     The channels of a group may be made by several layers, one part of them by each, as where maps
     are concatenated before an addition.
     """
-    value = torch.full((graph.provenance.count,), -math.inf)
-    gone = torch.zeros(graph.provenance.count, dtype=torch.bool)
+    value = torch.full((graph.provenance.total,), -math.inf)
+    gone = torch.zeros(graph.provenance.total, dtype=torch.bool)
     for name, score in scores.items():
         value[graph.groups[name].channels] = score.float().cpu()
         gone[graph.groups[name].channels[list(removed.get(name, ()))]] = True

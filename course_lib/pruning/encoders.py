@@ -25,7 +25,7 @@ from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import surgery
 from course_lib.pruning.channels import Scores, readers_zeroed, sum_by_channel
 from course_lib.pruning.graph import Graph, Group, Provenance, Slot
-from course_lib.pruning.surgery import Removed
+from course_lib.pruning.surgery import Plan, Removed
 
 
 class Part(NamedTuple):
@@ -76,7 +76,7 @@ class Dropped(nn.Module):
     The other layers keep their numbers and names.
     """
 
-    def forward(self, x: torch.Tensor, *_, **__) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         return x
 
 
@@ -109,7 +109,9 @@ def encoder_graph(model: nn.Module) -> Graph:
     Raises:
         ValueError: there is no encoder layer of a known kind in ``model``.
     """
-    groups, slots, count = {}, [], 0
+    groups: dict[str, Group] = {}
+    slots: list[Slot] = []
+    count = 0
     for number, name in enumerate(_names(model)):
         layer = model.get_submodule(name)
         for part in _parts(layer):
@@ -120,7 +122,7 @@ def encoder_graph(model: nn.Module) -> Graph:
             groups[group] = Group(group, made_by, channels, None)
             slots += _slots(name, layer, part, channels)
     nothing = torch.empty(3, 0, dtype=torch.long)
-    return Graph(groups, slots, torch.Size(), Provenance([], {}, count, nothing, nothing[0]))
+    return Graph(groups, slots, (), Provenance([], {}, count, nothing, nothing[0]))
 
 
 def _slots(name: str, layer: nn.Module, part: Part, channels: torch.Tensor) -> Iterator[Slot]:
@@ -230,8 +232,9 @@ def _drop(model: nn.Module, dropped: Iterable[int]) -> nn.Module:
             raise ValueError(f"There is no layer {number} to drop; there are: {there}.")
         model.set_submodule(found[number].name, Dropped())
     gone = tuple(f"{found[number].name}." for number in wanted)
-    model.pruning_plan = {
-        name: kept for name, kept in model.pruning_plan.items() if not name.startswith(gone)
+    plan: Plan = vars(model)["pruning_plan"]
+    vars(model)["pruning_plan"] = {
+        name: kept for name, kept in plan.items() if not name.startswith(gone)
     }
     return model
 

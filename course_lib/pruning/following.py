@@ -1,17 +1,30 @@
 """What a rule of :mod:`.graph_rules` may ask of the :class:`.graph.Labels` that calls it."""
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Concatenate, Protocol
 
 import torch
 from torch import fx
+
+#: What an operation is called with: labels, numbers, and whatever else the code passes on.
+Args = tuple[Any, ...]
+Named = dict[str, Any]
+
+#: What an operation cuts a tensor into.
+Parts = tuple[torch.Tensor, ...]
+
+#: What was done, and with which numbers (None: may change).
+Step = tuple[str | float | None, ...]
 
 
 class Run(Protocol):
     """A run that follows labels through a network; ``node`` is the operation that is followed."""
 
     node: fx.Node
-    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """The parameters and buffers of the network, by name."""
 
     @property
     def where(self) -> str:
@@ -43,3 +56,7 @@ class Run(Protocol):
 
     def refuse(self, what: str) -> ValueError:
         """The error that says that ``what`` is unknown."""
+
+
+#: Called with the run, the layer or operation and its arguments, it gives the labels that leave.
+Rule = Callable[Concatenate[Run, ...], Any]

@@ -16,12 +16,14 @@ builds the idea; the name dependency graph is from DepGraph (Fang et al., 2023).
 import copy
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Target
 
 from course_lib.pruning import graph_rules as rules
+from course_lib.pruning.following import Args, Named, Step
 from course_lib.pruning.layers import changed, overridden
 
 
@@ -50,9 +52,9 @@ class Group(NamedTuple):
 class Provenance(NamedTuple):
     """What a graph was found from: a smaller network must have the same, with less in it."""
 
-    steps: list[tuple]  # what was done, in order, and with which numbers (None: may change)
+    steps: list[Step]  # what was done, in order, and with which numbers (None: may change)
     labels: dict[tuple[str, int], torch.Tensor]  # along a dimension of a parameter or buffer
-    count: int  # of labels
+    total: int  # of labels
     united: torch.Tensor  # in which step, and which two labels, (3, pairs)
     locked: torch.Tensor
 
@@ -134,10 +136,10 @@ class _Chunks(fx.Proxy):
     """The parts of a tensor; for a ``list`` of them, fx would have to know how many there are."""
 
     def __len__(self) -> int:
-        return (*self.node.args[1:2], self.node.kwargs.get("chunks"))[0]
+        return cast(int, (*self.node.args[1:2], self.node.kwargs.get("chunks"))[0])
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        return (self[part] for part in range(len(self)))
+        return (self[part] for part in range(len(self)))  # type: ignore[index]  # fx adds it late
 
 
 class Labels(fx.Interpreter):
@@ -149,7 +151,7 @@ class Labels(fx.Interpreter):
     def __init__(self, model: nn.Module):
         super().__init__(model, garbage_collect_values=False, graph=fx.Graph())
         self.extra_traceback = False
-        self.tensors = dict(model.named_parameters(remove_duplicate=False))
+        self.tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(model.named_buffers(remove_duplicate=False))
         self.count = 0  # labels given so far
         self.sources: list[tuple[str, torch.Tensor]] = []  # layers, and the labels they made
@@ -158,7 +160,7 @@ class Labels(fx.Interpreter):
         self.slots: dict[tuple[str, int], tuple[torch.Tensor, bool]] = {}
         self.values: dict[str, torch.Tensor] = {}  # parameters used by themselves: their labels
         self.reached: set[str] = set()
-        self.steps: list[tuple] = []
+        self.steps: list[Step] = []
 
     def follow(self, graph: fx.Graph, examples: tuple[torch.Tensor, ...]) -> None:
         """Follow one traced graph; whatever is not foreseen here is a refusal too."""
@@ -239,7 +241,7 @@ class Labels(fx.Interpreter):
     def where(self) -> str:
         """The layer that is being followed, or the one whose code holds the operation."""
         if self.node.op == "call_module":
-            return self.node.target
+            return str(self.node.target)
         stack = list(self.node.meta.get("nn_module_stack", ()))
         return (stack and stack[-1]) or "the network itself"
 
@@ -247,25 +249,25 @@ class Labels(fx.Interpreter):
         self.node = node
         return super().run_node(node)
 
-    def placeholder(self, target: str, args: tuple, kwargs: dict) -> torch.Tensor:
+    def placeholder(self, target: Target, args: Args, kwargs: Named) -> Any:
         example = super().placeholder(target, args, kwargs)
         if not isinstance(example, torch.Tensor):
             return example
         return self.fixed(example.shape, "input of the network")
 
-    def get_attr(self, target: str, args: tuple, kwargs: dict) -> torch.Tensor:
-        self.reached.add(target)
-        if target not in self.tensors:
-            raise self.refuse(f"the tensor {target}, which is no parameter and no buffer")
-        if target not in self.values:
-            shape = self.tensors[target].shape
-            self.values[target] = self.number(shape.numel()).view(shape)
-        return self.values[target]
+    def get_attr(self, target: Target, args: Args, kwargs: Named) -> torch.Tensor:
+        self.reached.add(name := str(target))
+        if name not in self.tensors:
+            raise self.refuse(f"the tensor {name}, which is no parameter and no buffer")
+        if name not in self.values:
+            shape = self.tensors[name].shape
+            self.values[name] = self.number(shape.numel()).view(shape)
+        return self.values[name]
 
-    def call_module(self, target: str, args: tuple, kwargs: dict) -> Any:
-        self.reached.add(target)
-        self.steps.append((f"the layer {target}",))
-        layer = self.fetch_attr(target)
+    def call_module(self, target: Target, args: Args, kwargs: Named) -> Any:
+        self.reached.add(name := str(target))
+        self.steps.append((f"the layer {name}",))
+        layer = self.fetch_attr(name)
         if type(layer).__name__ not in rules.LAYERS and overridden(layer):
             raise self.refuse(f"what this layer does: {overridden(layer)}")
         given = inspect.signature(layer.forward).bind(*args, **kwargs)  # input=x, too
@@ -274,7 +276,7 @@ class Labels(fx.Interpreter):
                 return rules.LAYERS[kind.__name__](self, layer, *given.args, **given.kwargs)
         raise self.refuse(f"the layer {type(layer).__name__}")
 
-    def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
+    def call_function(self, target: Any, args: Args, kwargs: Named) -> Any:
         if isinstance(target, type) and issubclass(target, tuple):  # several outputs, side by side
             return target(*args, **kwargs)
         if not rules.held((args, kwargs)):  # a calculation with sizes
@@ -287,10 +289,10 @@ class Labels(fx.Interpreter):
             raise self.refuse(f"the function {target.__name__}() of {target.__module__}")
         return self.operation(target.__name__, target, args, kwargs)
 
-    def call_method(self, target: str, args: tuple, kwargs: dict) -> Any:
-        return self.operation(target, getattr(torch.Tensor, target), args, kwargs)
+    def call_method(self, target: Target, args: Args, kwargs: Named) -> Any:
+        return self.operation(str(target), getattr(torch.Tensor, str(target)), args, kwargs)
 
-    def operation(self, name: str, run: Any, args: tuple, kwargs: dict) -> Any:
+    def operation(self, name: str, run: Any, args: Args, kwargs: Named) -> Any:
         name = name if name.startswith("_") else name.rstrip("_")  # relu_ is relu in place
         if name in rules.QUESTIONS:
             return run(*args, **kwargs)
@@ -300,15 +302,12 @@ class Labels(fx.Interpreter):
         args = (kwargs.pop("input"), *args) if "input" in kwargs else args
         self.steps.append(())  # operations inside of it belong to this step
         result = rules.OPERATIONS[name](self, run, *args, **kwargs)
-        numbers = (
-            rules.held((args, kwargs), int | float)
-            if name not in rules.TOLD_SIZES
-            else rules.fixed_sizes(result)
-        )
+        told = name in rules.TOLD_SIZES
+        numbers = rules.fixed_sizes(result) if told else rules.held((args, kwargs), int | float)
         self.steps[-1] = (f"{name}() in {self.where}", *numbers)
         return result
 
-    def output(self, target: str, args: tuple, kwargs: dict) -> None:
+    def output(self, target: Target, args: Args, kwargs: Named) -> None:
         self.steps.append(("the output", *rules.held(args, int | float)))
         for labels in rules.held(args):
             self.lock(labels, "output of the network")
@@ -325,10 +324,7 @@ class Labels(fx.Interpreter):
                     self.lock(part, f"{name} is used as a whole")
             else:
                 self.slots |= {(name, dim): (rules.first_along(labels, dim), False) for dim in dims}
-        slots = [
-            Slot(name, dim, channel[labels], reads)
-            for (name, dim), (labels, reads) in self.slots.items()
-        ]
+        slots = [Slot(*place, channel[own], reads) for place, (own, reads) in self.slots.items()]
         provenance = Provenance(
             self.steps,
             {place: labels for place, (labels, _) in self.slots.items()},

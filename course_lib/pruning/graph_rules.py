@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from course_lib.pruning.following import Run
+from course_lib.pruning.following import Args, Parts, Rule, Run
 
 
 def varying(labels: torch.Tensor) -> set[int]:
@@ -64,7 +64,7 @@ def spread(channels: torch.Tensor, shape: torch.Size, dim: int) -> torch.Tensor:
 # --- the rules ----------------------------------------------------------------------------------
 
 
-def _convolution(run: Run, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _convolution(run: Run, op: nn.modules.conv._ConvNd, x: torch.Tensor) -> torch.Tensor:
     """An output reads all channels of the input, or those of its group."""
     name, inputs, outputs = run.where, run.along(x, 1), run.new(run.where, op.out_channels)
     if op.groups == 1:
@@ -153,7 +153,8 @@ def _channel_shuffle(run: Run, op: nn.ChannelShuffle, x: torch.Tensor) -> torch.
 def _elementwise(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Values that meet in one place belong together."""
     operands = sorted(held((args, kwargs)), key=lambda x: (-len(varying(x)), -x.numel()))
-    whole, *others = torch.broadcast_tensors(*operands)
+    parts: Parts = torch.broadcast_tensors(*operands)
+    whole, *others = parts
     for own, other in zip(operands[1:], others, strict=True):
         alone = varying(whole) - varying(other)  # here one label of the other meets many
         sizes = {dim: own.shape[dim - whole.dim() :][:1] for dim in alone}
@@ -172,8 +173,8 @@ def _move(run: Run, op: Any, *args: Any, **kwargs: Any) -> Any:
 def _reshape(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """A size that is written in the code stays, so what lies along it stays or goes together."""
     out = x.reshape(*args, **kwargs)
-    sizes = (*run.node.args[1:], *run.node.kwargs.values())
-    sizes = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
+    sizes: Args = (*run.node.args[1:], *run.node.kwargs.values())
+    sizes = tuple(sizes[0]) if isinstance(sizes[0], tuple | list) else sizes
     dims = varying(out)
     for dim in dims & {dim for dim, size in enumerate(sizes) if isinstance(size, int) and size > 0}:
         if len(dims) == 1:
@@ -182,9 +183,9 @@ def _reshape(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> t
     return out
 
 
-def _chunk(run: Run, op: Any, x: torch.Tensor, chunks: int, dim: int = 0) -> tuple:
+def _chunk(run: Run, op: Any, x: torch.Tensor, chunks: int, dim: int = 0) -> Parts:
     """Equal parts have to stay equal, so the channels at one place of each part go together."""
-    parts = op(x, chunks, dim)
+    parts: Parts = op(x, chunks, dim)
     if dim % x.dim() in varying(x):
         if len({part.shape for part in parts}) > 1:
             run.lock(x, f"{run.where} cuts them into unequal parts")
@@ -193,11 +194,12 @@ def _chunk(run: Run, op: Any, x: torch.Tensor, chunks: int, dim: int = 0) -> tup
     return parts
 
 
-def _split(run: Run, op: Any, x: torch.Tensor, size: Any, dim: int = 0) -> tuple:
+def _split(run: Run, op: Any, x: torch.Tensor, size: Any, dim: int = 0) -> Parts:
     if isinstance(run.node.args[1], fx.Node):  # computed from the input: equal parts
         return _chunk(run, torch.split, x, size, dim)
     run.lock_along(x, [dim], f"{run.where} splits them at fixed places")
-    return op(x, size, dim)
+    parts: Parts = op(x, size, dim)
+    return parts
 
 
 def _index(run: Run, op: Any, x: Any, index: Any) -> Any:
@@ -240,7 +242,9 @@ def _whole(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return run.fixed(op(*args, **kwargs).shape, reason)
 
 
-def _attend(run: Run, op: Any, q: Any, k: Any, v: Any, mask: Any = None, *_, **__) -> Any:
+def _attend(
+    run: Run, op: Any, q: Any, k: Any, v: Any, mask: Any = None, *_: Any, **__: Any
+) -> torch.Tensor:
     """Attention without weights of its own: two products."""
     scores = _matmul(run, op, q, k.transpose(-2, -1))
     return _matmul(run, op, scores if mask is None else _elementwise(run, op, scores, mask), v)
@@ -259,7 +263,7 @@ def _pool(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
 
 def _picture(op: Any) -> range:
     """The dimensions that a layer or function whose name ends in 1d, 2d or 3d works across."""
-    return range(-int(re.search(r"(\d)d", getattr(op, "__name__", type(op).__name__))[1]), 0)
+    return range(-int(re.findall(r"(\d)d", getattr(op, "__name__", type(op).__name__))[0]), 0)
 
 
 def _resize(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -276,16 +280,16 @@ def _resize(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> to
 def _shape_of_result(op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Size:
     """The shape that the layer or function ``op`` gives to ``x``, without computing a number."""
     if not isinstance(op, nn.Module):
-        return op(torch.empty(x.shape, device="meta"), *args, **kwargs).shape
+        return torch.Size(op(torch.empty(x.shape, device="meta"), *args, **kwargs).shape)
     state = {name: value.to("meta", torch.float32) for name, value in op.state_dict().items()}
-    return functional_call(op, state, (torch.empty(x.shape, device="meta"),)).shape
+    return torch.Size(functional_call(op, state, (torch.empty(x.shape, device="meta"),)).shape)
 
 
-def _table(text: str, rule: Any) -> dict[str, Any]:
+def _table(text: str, rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(text.split(), rule)
 
 
-LAYERS = {
+LAYERS: dict[str, Rule] = {
     **_table("_ConvNd Conv2dSame", _convolution),
     "Linear": _linear,
     "GroupNorm": _group_norm,
@@ -305,13 +309,11 @@ LAYERS = {
     **_table("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout DropPath", _elementwise),
 }
 
-OPERATIONS = {
+OPERATIONS: dict[str, Rule] = {
     **_table("add sub mul div truediv pow neg abs exp sqrt iadd isub imul itruediv", _elementwise),
     **_table("addcmul square maximum minimum clamp contiguous clone detach to float", _elementwise),
-    **_table(
-        "double relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid hardtanh", _elementwise
-    ),
-    **_table("sigmoid tanh softplus mish dropout dropout2d stochastic_depth", _elementwise),
+    **_table("relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid hardtanh", _elementwise),
+    **_table("double sigmoid tanh softplus mish dropout dropout2d stochastic_depth", _elementwise),
     **_table("flatten permute transpose swapaxes movedim squeeze unsqueeze cat stack", _move),
     **_table("expand expand_as reshape_as view_as roll flip _patch_merging_pad", _move),
     **_table("view reshape", _reshape),

@@ -6,15 +6,18 @@ is not what is multiplied.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import CellType, FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrize
+
+#: Is called before a layer: with it, its arguments and its named ones.
+InputHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
 def peculiarity(layer: nn.Module) -> str | None:
@@ -34,10 +37,10 @@ def changed(layer: nn.Module) -> str | None:
 
 def computed(layer: nn.Module) -> str | None:
     """Why a parameter of ``layer`` is not what it computes with; None if each of them is."""
-    if parametrize.is_parametrized(layer):
-        names = ", ".join(layer.parametrizations)
+    parametrized = getattr(layer, "parametrizations", None)
+    if isinstance(parametrized, nn.ModuleDict) and parametrized:
         return (
-            f"its {names} is computed by a parametrization "
+            f"its {', '.join(parametrized)} is computed by a parametrization "
             "(torch.nn.utils.parametrize.remove_parametrizations makes it an ordinary parameter)"
         )
     plain = [name for name, value in vars(layer).items() if isinstance(value, torch.Tensor)]
@@ -87,7 +90,9 @@ def overridden(layer: nn.Module) -> str | None:
     A quantization-aware layer is one that differs.
     """
     base = next((kind for kind in type(layer).__mro__ if _is_of_torch(kind)), None)
-    names = ("forward", "_conv_forward") if base is not None else ()
+    if base is None:
+        return None
+    names = ("forward", "_conv_forward")
     own = [name for name in names if _method(type(layer), name) is not _method(base, name)]
     if own:
         return f"its class {type(layer).__name__} has a {own[0]} other than that of {base.__name__}"
@@ -104,7 +109,7 @@ def _method(kind: type, name: str) -> object:
     return getattr(kind, name, None)
 
 
-def first_input(name: str, args: tuple, named: dict) -> torch.Tensor:
+def first_input(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
     """What comes to the layer ``name`` that is called with ``args`` and with ``named`` arguments.
 
     Raises:
@@ -145,7 +150,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
                 _restore(layer, name, buffer, before)
 
 
-def _uncompiled(model: nn.Module) -> AbstractContextManager:
+def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
     compiled = any(
         hasattr(layer, "_orig_mod") or layer._compiled_call_impl for layer in model.modules()
     )
@@ -160,9 +165,10 @@ def _restore(
     layer: nn.Module, name: str, buffer: torch.Tensor | None, before: torch.Tensor | None
 ) -> None:
     layer._buffers[name] = buffer
-    if buffer is not None and not buffer.is_meta and not _same(buffer, before):
-        with torch.no_grad():
-            buffer.copy_(before)
+    if buffer is None or before is None or buffer.is_meta or _same(buffer, before):
+        return
+    with torch.no_grad():
+        buffer.copy_(before)
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -11,7 +11,9 @@ mask, a score or a sparsity is given for one by its name. Lesson 01 builds these
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from course_lib.networks.models import Inputs, logits
 from course_lib.pruning import calibration
-from course_lib.pruning.layers import at_rest, copied, first_input
+from course_lib.pruning.layers import InputHook, at_rest, copied, first_input
 from course_lib.pruning.weights import coverage as coverage
 from course_lib.pruning.weights import (
     effective,
@@ -34,8 +36,11 @@ from course_lib.pruning.weights import (
 #: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
 Masks = dict[str, torch.Tensor]
 
+#: What gives each single weight a score.
+Scorer = Callable[[torch.Tensor], torch.Tensor]
+
 #: A score for each single weight: a function of the weights, or ready scores by parameter name.
-Score = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, torch.Tensor]
+Score = Scorer | Mapping[str, torch.Tensor]
 
 # Large tensors are ranked in pieces of this many weights, which bounds the memory that it takes.
 PIECE = 1 << 20
@@ -155,8 +160,8 @@ def input_norms(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.
     """
     squares: dict[str, torch.Tensor] = {}
 
-    def watch(name: str) -> Callable:
-        def add(layer: nn.Module, args: tuple, named: dict) -> None:
+    def watch(name: str) -> InputHook:
+        def add(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             called = name.rpartition(".")[0] or type(model).__name__
             x = calibration.batched(called, layer, first_input(called, args, named)).float()
             features = -1 if _is_linear(layer) else 1
@@ -210,9 +215,12 @@ def layer_masks(
     Raises:
         ValueError: a sparsity is not within 0 to 1, or as :func:`global_masks`.
     """
-    by_name = isinstance(sparsity, Mapping)
-    tensors, function = _scored(model, score, sparsity if by_name else None)
-    wanted = sparsity if by_name else dict.fromkeys(tensors, sparsity)
+    if isinstance(sparsity, Mapping):
+        wanted = sparsity
+        tensors, function = _scored(model, score, wanted)
+    else:
+        tensors, function = _scored(model, score)
+        wanted = dict.fromkeys(tensors, sparsity)
     return {
         name: lowest_overall({name: tensors[name]}, function, wanted.get(name, 0.0))[name]
         for name in tensors
@@ -266,7 +274,7 @@ def _outputs_first(
     return masks
 
 
-def _score_of(name: str, tensor: torch.Tensor, score: Callable) -> torch.Tensor:
+def _score_of(name: str, tensor: torch.Tensor, score: Scorer) -> torch.Tensor:
     found = score(tensor.detach())
     is_tensor = isinstance(found, torch.Tensor)
     if not is_tensor or found.shape != tensor.shape or found.is_complex() or found.is_meta:
@@ -307,7 +315,7 @@ def lowest_per_row(scores: torch.Tensor, count: int) -> torch.Tensor:
     return kept.scatter_(1, order[:, :count], False)
 
 
-def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Callable, sparsity: float) -> Masks:
+def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Scorer, sparsity: float) -> Masks:
     """Prune the ``sparsity`` of all ``tensors`` together that ``score`` gives the lowest values.
 
     Two walks over the weights find the highest score to prune, a third writes the masks; only the
@@ -357,7 +365,7 @@ def zeros_asked(sparsity: float, total: int) -> int:
     return round(share * total)
 
 
-def as_number(value: object) -> float:
+def as_number(value: Any) -> float:
     """``value`` as a float, also of a scalar of NumPy or torch; NaN if it is no single number."""
     if isinstance(value, bool | str | bytes) or getattr(value, "dtype", None) in (bool, torch.bool):
         return math.nan
@@ -385,7 +393,7 @@ def _kth_lowest(scores: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[f
 
 def _bin_of_rank(digits: Iterable[torch.Tensor], k: int) -> tuple[int, int, int]:
     """The digit at rank ``k`` (from 1) of all ``digits``, its rank in its bin, the bin's size."""
-    counts = sum(torch.bincount(digit, minlength=1 << 16) for digit in digits)
+    counts = reduce(torch.add, (torch.bincount(digit, minlength=1 << 16) for digit in digits))
     up_to = counts.cumsum(0)
     if k > up_to[-1]:
         raise ValueError(UNSTEADY)
@@ -415,7 +423,7 @@ def _refuse_nan(scores: torch.Tensor, name: str = "the weights") -> torch.Tensor
 
 def _scored(
     model: nn.Module, score: Score, wanted: Mapping[str, float] | None = None
-) -> tuple[Mapping[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+) -> tuple[Mapping[str, torch.Tensor], Scorer]:
     """The tensors to rank, and the function that turns them into scores.
 
     Args:
@@ -489,13 +497,14 @@ def enforce_masks(model: nn.Module, masks: Masks) -> Iterator[None]:
     weights = prunable(model) | embeddings(model)
     pruned = {weights[name]: ~mask.to(weights[name].device) for name, mask in masks.items()}
 
-    def zero_weights(*_) -> None:
+    def zero_weights(*_: object) -> None:
         with torch.no_grad():
             for weight, gone in pruned.items():
                 weight.masked_fill_(gone, 0)
 
     def zero_gradient(weight: nn.Parameter) -> None:
-        weight.grad.masked_fill_(pruned[weight], 0)
+        if weight.grad is not None:
+            weight.grad.masked_fill_(pruned[weight], 0)
 
     handles = [register_optimizer_step_post_hook(zero_weights)]
     for weight in pruned:

@@ -16,13 +16,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
 
+from course_lib.bars import Progress
 from course_lib.networks.models import Inputs, logits
 from course_lib.pruning import calibration, masks
-from course_lib.pruning.layers import at_rest, copied, first_input
+from course_lib.pruning.layers import InputHook, at_rest, copied, first_input
 from course_lib.pruning.weights import coverage, is_conv1d, prunable, rows
 
 #: A sparsity from 0 (dense) to 1, or (n, m): keep n of every m consecutive inputs.
@@ -86,8 +88,8 @@ def _watched(
 ) -> Iterator[None]:
     """Within the block, add what the layers of each of ``names`` see of ``batch`` to ``found``."""
 
-    def watch(name: str) -> Callable:
-        def add(layer: nn.Module, args: tuple, named: dict) -> None:
+    def watch(name: str) -> InputHook:
+        def add(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             x = calibration.batched(name, layer, first_input(name, args, named))
             x = _tokens(x, batch)
             x = x if x.dtype == torch.float64 else x.float()
@@ -254,13 +256,14 @@ def _inverse_root(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     damped.diagonal().add_(damping * damped.diagonal().mean())
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        return torch.linalg.cholesky(inverse, upper=True)
+        root: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
     except torch.linalg.LinAlgError as error:
         raise ValueError(
             f"The Hessian of {len(hessian)} inputs cannot be inverted with damping {damping}: "
             "use more calibration data or more damping. If that does not help, the inputs are "
             "all zero, or not all numbers."
         ) from error
+    return root
 
 
 def _lowest(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -294,7 +297,8 @@ def reconstructed(weight: torch.Tensor, hessian: torch.Tensor, mask: torch.Tenso
 def _solved(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """The shortest solution, also of a system that has many; for these torch has a CPU solver."""
     found = torch.linalg.lstsq(matrix.cpu(), values[:, None].cpu(), driver="gelsy")
-    return found.solution[:, 0].to(values)
+    solution: torch.Tensor = found.solution
+    return solution[:, 0].to(values)
 
 
 def output_error(weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -314,7 +318,7 @@ def prune(
     pattern: Pattern = 0.5,
     layers: Sequence[str] | None = None,
     at_once: int = 1,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress[list[str]] = iter,
 ) -> nn.Module:
     """A copy of ``model``, in ``eval`` mode, with its linear layers pruned in the order they run.
 
@@ -376,7 +380,8 @@ def _tell_what_stays(model: nn.Module, names: Sequence[str]) -> None:
 def _prune_layer(
     name: str, layer: nn.Module, hessian: torch.Tensor, method: Method, pattern: Pattern
 ) -> None:
-    weight = rows(layer, layer.weight)
+    held = layer.get_parameter("weight")
+    weight = rows(layer, held)
     if isinstance(pattern, tuple) and weight.shape[1] % pattern[1]:
         return
     try:
@@ -388,4 +393,4 @@ def _prune_layer(
             f"{name}: the pruned weights are infinite or NaN in {weight.dtype}. Prune a copy in "
             "float32, model.float()."
         )
-    layer.weight.copy_(rows(layer, pruned))
+    held.copy_(rows(layer, pruned))

@@ -9,9 +9,10 @@ read the removed channels are zero (:func:`zero_readers`).
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ Removed = Mapping[str, Iterable[int]]
 
 
 def shrink(
-    model: nn.Module, example: torch.Tensor, ratio: float, score: Callable = channels.l1
+    model: nn.Module, example: torch.Tensor, ratio: float, score: channels.Score = channels.l1
 ) -> nn.Module:
     """A copy of ``model`` without the fraction ``ratio`` of the channels of every free group.
 
@@ -83,7 +84,7 @@ def plan(graph: Graph, removed: Removed) -> Plan:
 
 def _gone(graph: Graph, removed: Removed) -> torch.Tensor:
     """For every channel of ``graph``, whether ``removed`` names it; checked."""
-    gone = torch.zeros(graph.provenance.count, dtype=torch.bool)
+    gone = torch.zeros(graph.provenance.total, dtype=torch.bool)
     for name, positions in removed.items():
         positions = sorted({int(position) for position in positions})
         if name not in graph.groups:
@@ -134,7 +135,7 @@ def remove(model: nn.Module, plan: Plan) -> nn.Module:
             smaller.set_submodule(name, SelfAttention(layer))
     for layer in smaller.modules():
         _set_sizes(layer)
-    smaller.pruning_plan = _compose(getattr(model, "pruning_plan", {}), plan)
+    vars(smaller)["pruning_plan"] = _compose(getattr(model, "pruning_plan", {}), plan)
     return smaller
 
 
@@ -171,9 +172,10 @@ def _set_sizes(layer: nn.Module) -> None:
         layer.num_features = max(sizes, default=layer.num_features)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)
-    elif hasattr(layer, "attention_head_size"):  # the self-attention of BERT in transformers
-        layer.all_head_size = layer.query.weight.shape[0]
-        layer.num_attention_heads = layer.all_head_size // layer.attention_head_size
+    elif hasattr(layer, "attention_head_size"):
+        bert: Any = layer  # the self-attention of BERT in transformers
+        bert.all_head_size = bert.query.weight.shape[0]
+        bert.num_attention_heads = bert.all_head_size // bert.attention_head_size
 
 
 def _compose(first: Plan, second: Plan) -> Plan:
@@ -209,7 +211,7 @@ def _other_step(before: Provenance, after: Provenance) -> str | None:
     for one, other in zip_longest(before.steps, after.steps, fillvalue=()):
         same = (kept is None or kept == now for kept, now in zip(one, other, strict=False))
         if len(one) != len(other) or not all(same):
-            return (one or other)[0]
+            return str((one or other)[0])
     return None
 
 
@@ -219,21 +221,21 @@ def _other_labels(before: Provenance, after: Provenance, plan: Plan) -> str | No
     for (name, dim), labels in after.labels.items():
         if (name, dim) in before.labels:  # if not: a grouped convolution of which one is left
             kept = plan.get(name, {}).get(dim, range(len(labels)))
-            lies[name, dim] = labels * before.count + before.labels[name, dim][list(kept)]
+            lies[name, dim] = labels * before.total + before.labels[name, dim][list(kept)]
     both = torch.cat([*lies.values()]).unique()
-    new, old = both // before.count, both % before.count
+    new, old = both // before.total, both % before.total
     twice = both[(new.bincount()[new] > 1) | (old.bincount()[old] > 1)]
     if len(twice):
         return next(name for (name, _), codes in lies.items() if torch.isin(codes, twice).any())
-    named = torch.full((after.count,), -1).scatter(0, new, old)
+    named = torch.full((after.total,), -1).scatter(0, new, old)
     step, a, b = after.united[:, (named[after.united[1:]] >= 0).all(0)]
     met = torch.isin(
-        (step * before.count + named[a]) * before.count + named[b],
-        (before.united[0] * before.count + before.united[1]) * before.count + before.united[2],
+        (step * before.total + named[a]) * before.total + named[b],
+        (before.united[0] * before.total + before.united[1]) * before.total + before.united[2],
     )
     fixed = torch.isin(named[a], before.locked) | torch.isin(named[b], before.locked)
     elsewhere = step[~(met | fixed)]
-    return after.steps[elsewhere[0] - 1][0] if len(elsewhere) else None
+    return str(after.steps[elsewhere[0] - 1][0]) if len(elsewhere) else None
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -261,7 +263,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     return smaller
 
 
-def _read_plan(text: str | None, path: Path) -> Plan:
+def _read_plan(text: str | None, path: str | Path) -> Plan:
     try:
         return {
             str(name): {int(dim): [int(place) for place in places] for dim, places in kept.items()}

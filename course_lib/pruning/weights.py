@@ -6,7 +6,7 @@ a network is prunable, or left out for a reason that is said, or the network is 
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -61,11 +61,11 @@ def coverage(model: nn.Module) -> Coverage:
         refused, hidden = _hidden(model), _hidden_size(model)
     held = set()
     for name, layer, attribute in _places(model):
-        why = _unfit(layer, attribute)
-        if why:
+        weight, why = layer._parameters.get(attribute), _unfit(layer, attribute)
+        if why or weight is None:
             refused[name] = f"{type(layer).__name__}: {why}"
         else:
-            held.add(_memory(layer._parameters[attribute]))
+            held.add(_memory(weight))
     tables = embeddings(model)
     prunable, left_out, seen = {}, {}, {_memory(each): name for name, each in tables.items()}
     for name, weight in model.named_parameters():
@@ -124,7 +124,7 @@ def embeddings(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def owners(model: nn.Module) -> dict[str, list[nn.Module]]:
     """By name of each parameter that layers multiply with, these layers: several where shared."""
-    found = {}
+    found: dict[str, list[nn.Module]] = {}
     names = {id(weight): name for name, weight in model.named_parameters()}
     for _, layer, attribute in _places(model):
         name = names.get(id(layer._parameters.get(attribute)))
@@ -146,7 +146,8 @@ def effective(model: nn.Module) -> dict[str, torch.Tensor]:
         raise ValueError(f"The zeros of {name} cannot be counted: {why}.")
     _warn_of_unknown(model, coverage(model))
     tables = {_memory(table) for table in embeddings(model).values()}
-    found, seen = {}, set()
+    found: dict[str, torch.Tensor] = {}
+    seen: set[object] = set()
     with at_rest(model):  # the step of a spectral_norm would change its buffers
         for name, layer, attribute in _places(model):
             _refuse_empty(name, layer, attribute)
@@ -181,7 +182,8 @@ def rows(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     if not (getattr(layer, "transposed", False) or is_conv1d(layer)):
         return weight
     groups = getattr(layer, "groups", 1)
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    outputs_first: torch.Tensor = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return outputs_first
 
 
 def is_conv1d(layer: nn.Module) -> bool:
@@ -221,17 +223,21 @@ def _packed(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in found.items() if _is_packed(value)}
 
 
-def _is_packed(value: object) -> bool:
-    is_weight = isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter)
-    return is_weight and value.dim() > 1
+def _is_packed(value: object) -> TypeGuard[torch.Tensor]:
+    if not isinstance(value, torch.Tensor) or isinstance(value, nn.Parameter):
+        return False
+    return value.dim() > 1
 
 
 def _computed_value(layer: nn.Module, attribute: str) -> torch.Tensor:
     """The weight as the next call will see it; torch's prune only computes it then."""
     parts = (f"{attribute}_orig", f"{attribute}_mask")
+    weight: torch.Tensor
     if all(hasattr(layer, part) for part in parts):
-        return getattr(layer, parts[0]) * getattr(layer, parts[1])
-    return getattr(layer, attribute)
+        weight = getattr(layer, parts[0]) * getattr(layer, parts[1])
+    else:
+        weight = getattr(layer, attribute)
+    return weight
 
 
 # --- why not ------------------------------------------------------------------------------------
@@ -255,9 +261,11 @@ def _hidden_size(model: nn.Module) -> int:
 def _scripted(model: nn.Module) -> dict[str, str]:
     """The parts that are TorchScript and have weights, by name, and what that means."""
     return {
-        name or type(model).__name__: wrapped(layer)
+        name or type(model).__name__: why
         for name, layer in model.named_modules()
-        if isinstance(layer, torch.jit.ScriptModule) and [*layer.parameters(recurse=False)]
+        if isinstance(layer, torch.jit.ScriptModule)
+        and [*layer.parameters(recurse=False)]
+        and (why := wrapped(layer))
     }
 
 
@@ -315,7 +323,7 @@ def _size(weight: torch.Tensor) -> int:
     return 0 if is_lazy(weight) else weight.numel()
 
 
-def _memory(weight: torch.Tensor) -> tuple:
+def _memory(weight: torch.Tensor) -> tuple[str | torch.device, int]:
     """The same for two parameters that are one, or begin at the same place in memory."""
     if is_lazy(weight) or weight.is_meta or not weight.numel():
         return ("object", id(weight))
