@@ -20,7 +20,7 @@
 # Pruning is taught as a handful of numbers: "90 % of the weights can go", "half the channels is
 # twice as fast". Each of them is a **claim**. Here you predict first, then run the experiment on a
 # real network and real data, and your own machine gives the verdict: *holds*, *holds when ...*, or
-# *does not hold*.
+# *does not hold*. Words that are new to you are in the [glossary](../GLOSSARY.md).
 #
 # Run a cell with **Shift + Enter**. Run this one first.
 
@@ -230,8 +230,7 @@ for claim in claims.load().values():
 #   A --> B --> C --> D
 # ```
 #
-# The claims above name the lesson that tests each of them. Lessons 00 to 04 are here; the others
-# are being written.
+# The claims above name the lesson that tests each of them.
 #
 # ## Recap
 #
