@@ -623,7 +623,7 @@ def test_a_sparse_layer_is_cast_saved_and_loaded(sparse_layer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("example", "message"), [(random(8), "dimension of the batch"), (random(0, 8), "Nothing comes")]
+    ("example", "message"), [(random(8), "batch dimension"), (random(0, 8), "Nothing comes")]
 )
 def test_a_network_is_converted_for_whole_batches(example, message):
     layer = nn.Linear(8, 8)
