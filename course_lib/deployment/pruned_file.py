@@ -166,7 +166,7 @@ def _opened(data: memoryview) -> tuple[bytes, memoryview]:
     """The inflated header and the parts of a file that is complete and unchanged."""
     begin = START.size + DIGEST_BYTES
     if len(data) < begin or data[: len(SIGNATURE)] != SIGNATURE:
-        raise FileError("this is no .pruned file: it begins differently.")
+        raise FileError("this is not a .pruned file: it begins differently.")
     _, version, packed, inflated, length, zero = START.unpack_from(data)
     if version != VERSION or zero:
         raise FileError(f"its format has version {version}; this course reads {VERSION}.")
@@ -195,7 +195,7 @@ def _parsed(header: bytes) -> dict:
     try:
         found = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"its header is no JSON: {error}.") from error
+        raise FileError(f"its header is not JSON: {error}.") from error
     fits = isinstance(found, dict) and found.keys() == {"about", "crc32", "tensors"}
     if not fits or not isinstance(found["tensors"], list) or not _texts(found["about"]):
         raise FileError("its header does not say what the file is about and which tensors it has.")

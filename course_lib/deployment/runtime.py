@@ -122,7 +122,7 @@ class Deployed:
 def accuracy(file: Path, data: Images, threads: int = 2, batch_size: int = 500) -> float:
     """Percent of ``data`` that the network in ``file`` gets right, in the runtime."""
     if not len(data.labels):
-        raise DeployError("There is no accuracy without pictures; got none.")
+        raise DeployError("Accuracy needs at least one picture; got none.")
     run, right = Deployed(file, threads), 0
     parts = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
     for pictures, labels in parts:

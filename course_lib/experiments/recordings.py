@@ -31,7 +31,7 @@ IDENTITY = ("experiment", "device", "model", "weights", "recipe")
 
 
 class RecordingError(RuntimeError):
-    """A recording that cannot be read, or must not be gone on with."""
+    """A recording that cannot be read, or must not be resumed."""
 
 
 # --- what a recording holds ---------------------------------------------------------------------

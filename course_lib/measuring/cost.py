@@ -52,9 +52,7 @@ def _counter(model: nn.Module) -> Iterator[FlopCounterMode]:
     parameters take no gradient meanwhile: the counter would follow some that have none here.
     """
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise ValueError(
-            "A compiled network hides what it computes: give the one that was compiled."
-        )
+        raise ValueError("A compiled network hides what it computes: give the original one.")
     fused, before = torch.backends.mha.get_fastpath_enabled(), _copies(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)

@@ -256,7 +256,7 @@ class Labels(fx.Interpreter):
     def get_attr(self, target: str, args: tuple, kwargs: dict) -> torch.Tensor:
         self.reached.add(target)
         if target not in self.tensors:
-            raise self.refuse(f"the tensor {target}, which is no parameter and no buffer")
+            raise self.refuse(f"the tensor {target}, which is neither a parameter nor a buffer")
         if target not in self.values:
             shape = self.tensors[target].shape
             self.values[target] = self.number(shape.numel()).view(shape)

@@ -347,7 +347,7 @@ def prune(
 
 def _check(pattern: Pattern, at_once: int) -> None:
     if not isinstance(at_once, Integral) or at_once < 1:
-        raise ValueError(f"Prune 1 layer at once, or more; got {at_once!r}.")
+        raise ValueError(f"Prune at least 1 layer at once; got {at_once!r}.")
     if not isinstance(pattern, tuple):
         masks.zeros_asked(pattern, 0)
     elif len(pattern) != 2:

@@ -271,7 +271,7 @@ def _unfit(layer: nn.Module, attribute: str) -> str | None:
     """Why zeros in the parameter would not be zeros in the product."""
     weight = layer._parameters.get(attribute)
     if weight is None:
-        return computed(layer) or f"its {attribute} is no parameter"
+        return computed(layer) or f"its {attribute} is not a parameter"
     return _without_values(weight) or _immovable(weight) or rewritten(layer)
 
 
@@ -286,7 +286,7 @@ def _without_values(weight: torch.Tensor) -> str | None:
 def _immovable(weight: torch.Tensor) -> str | None:
     """Why single values of ``weight`` cannot be set to zero in place."""
     if weight.is_floating_point() and weight.dtype.itemsize == 1:
-        return f"torch cannot calculate with {weight.dtype} (convert it first)"
+        return f"torch cannot compute with {weight.dtype} (convert it first)"
     spread = zip(weight.stride(), weight.shape, strict=True)
     if any(not stride and size > 1 for stride, size in spread):
         return "several of its weights are one number in memory (make it contiguous)"
