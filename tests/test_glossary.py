@@ -187,8 +187,8 @@ def test_a_bold_term_names_a_lesson_in_which_it_is_bold():
     named = {}
     for number, script in scripts().items():
         for phrase in bold(script) - EMPHASIS:
-            entry = by_stem[stems(phrase)]
-            named[entry.term] = named.get(entry.term, False) or number in entry.lessons
+            if entry := by_stem.get(stems(phrase)):
+                named[entry.term] = named.get(entry.term, False) or number in entry.lessons
     assert [term for term, found in named.items() if not found] == []
 
 
