@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from course_lib.experiments.registry import EXPERIMENTS
+
 
 def main(arguments=None) -> int:
     """Run one command; return its exit status."""
@@ -28,35 +30,29 @@ def main(arguments=None) -> int:
     train.set_defaults(run=run_train)
 
     record = commands.add_parser("record", help="measure for long, into a file that lessons read")
-    experiments = record.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True)
-    recovery = experiments.add_parser("drop_recovery", help="accuracy after pruning (hours)")
-    recovery.add_argument("--model", choices=["small_resnet", "resnet18"], required=True)
-    products = experiments.add_parser("sparse_vs_dense", help="sparse products (minutes)")
-    products.add_argument("--minutes", type=float, help="stop after so many; the command goes on")
-    widths = experiments.add_parser("structured_speedup", help="fewer channels (minutes)")
-    smaller = experiments.add_parser("compression", help="pruned, quantized, packed (an hour)")
-    smaller.add_argument("--model", choices=["resnet18"], required=True)
-    sentences = experiments.add_parser("transformer", help="a transformer made small (an hour)")
-    parts = experiments.add_parser("mixed", help="convolutions and attention (an hour)")
-    students = experiments.add_parser("distillation", help="one small network, four ways (an hour)")
-    students.add_argument("--model", choices=["resnet18"], required=True)
-    for experiment, run in (
-        (recovery, record_recovery),
-        (products, record_products),
-        (widths, record_widths),
-        (smaller, record_compression),
-        (sentences, record_transformer),
-        (parts, record_mixed),
-        (students, record_distillation),
-    ):
-        experiment.add_argument("--out", type=Path, help="the file (this machine's in data/)")
-        experiment.set_defaults(run=run_record, record=run)
+    record.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=experiments())
+    record.add_argument("--model", help="the trained network, where there is a choice")
+    record.add_argument("--out", type=Path, help="the file (this machine's in data/)")
+    record.add_argument("--part", help="such as 3/16: every sixteenth task, into a file of its own")
+    record.add_argument("--minutes", type=float, help="stop after so many; the command resumes")
+    record.set_defaults(run=run_record)
 
-    recordings = commands.add_parser("recordings", help="list the recordings that are there")
+    recordings = commands.add_parser("recordings", help="list the recordings, or merge parts")
     recordings.set_defaults(run=run_recordings)
+    merge = recordings.add_subparsers(title="commands", metavar="COMMAND").add_parser(
+        "merge", help="join the parts of a recording"
+    )
+    merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="the file of each part")
+    merge.add_argument("--out", type=Path, help="the file (this machine's in data/)")
+    merge.set_defaults(run=run_merge)
 
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
+
+
+def experiments() -> str:
+    """What can be recorded, in a sentence."""
+    return "; ".join(f"{name}: {one.about}" for name, one in EXPERIMENTS.items())
 
 
 # Each command imports what it needs itself, so that the doctor also starts on a broken
@@ -115,68 +111,34 @@ def run_train(chosen) -> int:
 
 
 def run_record(chosen) -> int:
-    """Record an experiment, or go on with it; 1 when that is impossible, 130 when interrupted."""
+    """Record an experiment, or resume it; 1 when that is impossible, 130 when interrupted."""
+    from course_lib.experiments.recorder import Part, record
     from course_lib.experiments.recordings import RecordingError
     from course_lib.networks.data import DataError
 
     try:
-        print(f"wrote {chosen.record(chosen)}")
+        how = {"part": Part.parse(chosen.part) if chosen.part else None, "minutes": chosen.minutes}
+        print(f"wrote {record(chosen.experiment, chosen.model, chosen.out, **how)}")
     except KeyboardInterrupt:
-        print("Stopped. Every finished run is kept; the same command goes on.", file=sys.stderr)
+        print("Stopped. Every finished task is kept; the same command resumes.", file=sys.stderr)
         return 130
-    except (DataError, RecordingError, OSError) as error:
+    except (DataError, RecordingError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def record_recovery(chosen) -> Path:
-    """Accuracy right after pruning, and after retraining."""
-    from course_lib.experiments import drop_recovery
+def run_merge(chosen) -> int:
+    """Join the parts of a recording; 1 when they do not belong together."""
+    from course_lib.experiments.recorder import merge
+    from course_lib.experiments.recordings import RecordingError
 
-    return drop_recovery.record(chosen.model, chosen.out)
-
-
-def record_products(chosen) -> Path:
-    """Sparse products against dense ones."""
-    from course_lib.experiments import sparse_vs_dense
-
-    return sparse_vs_dense.record(chosen.out, chosen.minutes)
-
-
-def record_widths(chosen) -> Path:
-    """Networks and layers with fewer channels."""
-    from course_lib.experiments import structured_speedup
-
-    return structured_speedup.record(chosen.out)
-
-
-def record_compression(chosen) -> Path:
-    """A network pruned, quantized and packed."""
-    from course_lib.experiments import compression
-
-    return compression.record(chosen.model, chosen.out)
-
-
-def record_transformer(chosen) -> Path:
-    """A transformer pruned, quantized and packed."""
-    from course_lib.experiments import transformer
-
-    return transformer.record(chosen.out)
-
-
-def record_distillation(chosen) -> Path:
-    """A small network from scratch or pruned, with a teacher or without."""
-    from course_lib.experiments import distillation
-
-    return distillation.record(chosen.model, chosen.out)
-
-
-def record_mixed(chosen) -> Path:
-    """Convolutions and attention in one network, pruned in every way."""
-    from course_lib.experiments import mixed
-
-    return mixed.record(chosen.out)
+    try:
+        print(f"wrote {merge(chosen.parts, chosen.out)}")
+    except (RecordingError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def run_recordings(chosen) -> int:

@@ -11,6 +11,7 @@ import pytest
 from submitted import empty, hand_in, lesson, perfect
 
 from course_lib.classroom import assignments
+from course_lib.classroom.__main__ import main
 from course_lib.classroom.errors import ClassroomError
 from course_lib.teaching import exercises, lessons
 
@@ -106,6 +107,18 @@ def test_a_lesson_that_makes_no_assignment_is_named(tmp_path, text, words):
 
 def test_a_lesson_without_exercises_makes_no_assignment(tmp_path):
     assert assignments.assignments(script(tmp_path, "print(1)\n")) == []
+
+
+def test_make_classroom_names_what_is_there_by_an_earlier_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(assignments, "COURSE", tmp_path)
+    monkeypatch.setattr(assignments, "build", lambda: [])
+    assert main(["build"]) == 0
+    assert "is now" not in capsys.readouterr().out
+    (tmp_path / "source" / "11_choosing").mkdir(parents=True)
+    assert main(["build"]) == 0
+    said = capsys.readouterr().out
+    assert "11_choosing is now 12_choosing." in said and "grade it with 'make grade'" in said
+    assert "interview_drill" not in said
 
 
 def test_without_nbgrader_it_says_what_to_install(tmp_path, monkeypatch):

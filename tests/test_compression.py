@@ -7,13 +7,14 @@ import torch
 from interruptions import each, interrupt
 from torch import nn
 
-from course_lib.__main__ import main
 from course_lib.deployment import forms, pruned_file
 from course_lib.deployment.forms import measure
 from course_lib.deployment.pruned_file import FileError, load
 from course_lib.experiments import compression, recordings, steps
 from course_lib.experiments.compression import PLANS
+from course_lib.experiments.recorder import record
 from course_lib.experiments.recordings import network_file
+from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.experiments.steps import CompressionStep, apply_step
 from course_lib.networks import models
 from course_lib.networks.data import DataError, Images, Splits, fashion_mnist
@@ -102,6 +103,8 @@ PLAN = {
 @pytest.fixture
 def quick(monkeypatch, pictures, measured):
     """A plan of two networks, which are made, and whose measurements are known."""
+    small = EXPERIMENTS["compression"]._replace(models=("small_resnet",))
+    monkeypatch.setitem(EXPERIMENTS, "compression", small)
     made = []
 
     def noted(step, *arguments, **options):
@@ -123,7 +126,7 @@ def recorded(path) -> dict:
 
 
 def test_a_recording_keeps_its_networks_beside_it(quick, measured, tmp_path):
-    path = compression.record("small_resnet", tmp_path / "a.json")
+    path = record("compression", "small_resnet", tmp_path / "a.json")
     assert quick == [*PLAN.values()]
     found = recorded(path)
     assert found["points"] == measured["points"] and found["packed"] == measured["packed"]
@@ -134,9 +137,9 @@ def test_a_recording_keeps_its_networks_beside_it(quick, measured, tmp_path):
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):
-    path = compression.record("small_resnet", tmp_path / "a.json")
+    path = record("compression", "small_resnet", tmp_path / "a.json")
     before = path.read_text()
-    compression.record("small_resnet", path)
+    record("compression", "small_resnet", path)
     assert len(quick) == 2 and path.read_text() == before
 
 
@@ -149,13 +152,13 @@ INTERRUPTIONS += [(recordings, "write", after) for after in (0, 1, 2)]
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):
-    whole = compression.record("small_resnet", tmp_path / "whole.json")
+    whole = record("compression", "small_resnet", tmp_path / "whole.json")
     parts = tmp_path / "parts.json"
     with monkeypatch.context() as patched:
         interrupt(patched, owner, name, after)
         with pytest.raises(KeyboardInterrupt):
-            compression.record("small_resnet", parts)
-    compression.record("small_resnet", parts)
+            record("compression", "small_resnet", parts)
+    record("compression", "small_resnet", parts)
     assert parts.read_text() == whole.read_text()
     for name in PLAN:
         first, second = (load(network_file(path, name))[0].state_dict() for path in (whole, parts))
@@ -163,31 +166,23 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
 
 
 def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, capsys):
-    path = compression.record("small_resnet", tmp_path / "a.json")
+    path = record("compression", "small_resnet", tmp_path / "a.json")
     file = network_file(path, "few")
     damaged = file.read_bytes()[:-1]
     file.write_bytes(damaged)
-    compression.record("small_resnet", path)
+    record("compression", "small_resnet", path)
     assert [step.values for step in quick] == [0, 7, 7] and load(file)
     (aside,) = file.parent.glob("few.aside-*.pruned")
     assert aside.read_bytes() == damaged and aside.name in capsys.readouterr().out
 
 
 def test_a_network_of_another_plan_is_set_aside(quick, tmp_path, monkeypatch):
-    path = compression.record("small_resnet", tmp_path / "a.json")
+    path = record("compression", "small_resnet", tmp_path / "a.json")
     monkeypatch.setitem(PLANS, "small_resnet", PLAN | {"few": PLAN["few"]._replace(values=3)})
-    compression.record("small_resnet", path)
+    record("compression", "small_resnet", path)
     assert most_values(load(network_file(path, "few"))[0]) <= 3
     assert [one["values"] for one in recorded(path)["networks"]] == [0, 3]
     assert len([*network_file(path, "few").parent.glob("few*")]) == 2
-
-
-def test_the_command_records(monkeypatch, capsys, tmp_path):
-    asked = []
-    monkeypatch.setattr(compression, "record", lambda *given: asked.append(given) or given[1])
-    out = tmp_path / "a.json"
-    assert main(["record", "compression", "--model", "resnet18", "--out", str(out)]) == 0
-    assert asked == [("resnet18", out)] and f"wrote {out}" in capsys.readouterr().out
 
 
 # --- what is shipped, and the challenge ---------------------------------------------------------

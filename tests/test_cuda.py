@@ -11,6 +11,7 @@ import torch
 from course_lib import PROJECT
 from course_lib.deployment import sparse
 from course_lib.experiments import recordings, sparse_vs_dense, structured_speedup
+from course_lib.experiments.recorder import record
 from course_lib.measuring import cost, timing
 from course_lib.measuring.cost import Roofline
 from course_lib.networks.data import Images
@@ -253,18 +254,18 @@ def test_products_are_recorded_on_the_gpu(short, monkeypatch, tmp_path):
     ]
     cases += [sparse_vs_dense.Case("ResNet-18 layer1.0.conv1", "float16", 0.9, (196,))]
     monkeypatch.setattr(sparse_vs_dense, "plan", lambda device: cases)
-    path = sparse_vs_dense.record(tmp_path / "a.json")
+    path = record("sparse_vs_dense", path=tmp_path / "a.json")
     found = recordings.read(path, "sparse_vs_dense")
     assert found["machine"]["CUDA GPU"] == torch.cuda.get_device_name()
     assert len(recordings.points(found, format="dense")) == 13
     assert len(found["points"]) + len(found["refused"]) == 13 * (1 + len(sparse.FORMATS))
     assert [entry["dtype"] for entry in found["zeros"]] == ["float16", "float32", "bfloat16"]
     before = path.read_text()
-    assert sparse_vs_dense.record(path).read_text() == before
+    assert record("sparse_vs_dense", path=path).read_text() == before
 
 
 def test_widths_are_recorded_on_the_gpu(short, tmp_path):
-    path = structured_speedup.record(tmp_path / "a.json")
+    path = record("structured_speedup", path=tmp_path / "a.json")
     found = recordings.read(path, "structured_speedup")
     dtypes, batches = 2, 2
     assert len(found["points"]) == 3 * 2 * dtypes * batches
@@ -275,4 +276,4 @@ def test_widths_are_recorded_on_the_gpu(short, tmp_path):
         )
         assert point["macs"] < whole["macs"] and point["parameters"] < whole["parameters"]
     before = path.read_text()
-    assert structured_speedup.record(path).read_text() == before
+    assert record("structured_speedup", path=path).read_text() == before

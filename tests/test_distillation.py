@@ -8,7 +8,6 @@ import pytest
 import torch
 from interruptions import each, interrupt
 
-from course_lib.__main__ import main
 from course_lib.deployment import forms
 from course_lib.deployment.pruned_file import load
 from course_lib.experiments import distillation, recordings
@@ -22,7 +21,9 @@ from course_lib.experiments.distillation import (
     epochs_for,
     untrained,
 )
+from course_lib.experiments.recorder import record
 from course_lib.experiments.recordings import network_file
+from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.measuring import timing
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
@@ -203,6 +204,8 @@ def test_the_plan_is_one_seed_after_the_other_and_the_longest_of_the_others_last
 @pytest.fixture
 def quick(monkeypatch, pictures):
     """One budget and two seeds, a cost and a measurement that are known; what was measured."""
+    small = EXPERIMENTS["distillation"]._replace(models=("small_resnet",))
+    monkeypatch.setitem(EXPERIMENTS, "distillation", small)
     seen = []
     timed = {"median": 1, "quartiles": [1, 1], "rounds": 6, "speedup": 1, "interval": [1, 1]}
     row = {"network": "student", "form": "int8", "bytes": 9, "parameters": 27, "macs": 850}
@@ -233,7 +236,7 @@ def finalists(path) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
-    path = distillation.record("small_resnet", tmp_path / "a.json")
+    path = record("distillation", "small_resnet", tmp_path / "a.json")
     found = recorded(path)
     runs = [Run(one["method"], one["budget"], one["seed"]) for one in found["points"]]
     assert runs == distillation.plan() and len(runs) == 8
@@ -243,7 +246,7 @@ def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
 
 @pytest.mark.slow
 def test_the_best_student_is_kept(quick, pictures, tmp_path):
-    path = distillation.record("small_resnet", tmp_path / "a.json")
+    path = record("distillation", "small_resnet", tmp_path / "a.json")
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["best.pruned"]
     student, about = load(network_file(path, BEST))
     best = max(finalists(path), key=lambda one: one["validation"])
@@ -252,9 +255,9 @@ def test_the_best_student_is_kept(quick, pictures, tmp_path):
 
 
 def test_a_complete_recording_makes_nothing(quick, fits, tmp_path):
-    path = distillation.record("small_resnet", tmp_path / "a.json")
+    path = record("distillation", "small_resnet", tmp_path / "a.json")
     before, trained = path.read_text(), len(fits)
-    distillation.record("small_resnet", path)
+    record("distillation", "small_resnet", path)
     assert path.read_text() == before and len(fits) == trained and len(quick) == 1
 
 
@@ -267,13 +270,13 @@ INTERRUPTIONS += [(recordings, "write", after) for after in (0, 3, 8)]
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):
-    whole = distillation.record("small_resnet", tmp_path / "whole.json")
+    whole = record("distillation", "small_resnet", tmp_path / "whole.json")
     parts = tmp_path / "parts.json"
     with monkeypatch.context() as patched:
         interrupt(patched, owner, name, after)
         with pytest.raises(KeyboardInterrupt):
-            distillation.record("small_resnet", parts)
-    distillation.record("small_resnet", parts)
+            record("distillation", "small_resnet", parts)
+    record("distillation", "small_resnet", parts)
     assert parts.read_text() == whole.read_text()
     first, second = (load(network_file(path, BEST))[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -281,20 +284,12 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
 
 @pytest.mark.slow
 def test_a_lost_student_is_made_and_measured_again(quick, tmp_path):
-    path = distillation.record("small_resnet", tmp_path / "a.json")
+    path = record("distillation", "small_resnet", tmp_path / "a.json")
     before = sorted(map(str, recorded(path)["points"]))
     network_file(path, BEST).unlink()
-    distillation.record("small_resnet", path)
+    record("distillation", "small_resnet", path)
     assert sorted(map(str, recorded(path)["points"])) == before
     assert load(network_file(path, BEST)) and len(quick) == 2
-
-
-def test_the_command_records(monkeypatch, capsys, tmp_path):
-    asked = []
-    monkeypatch.setattr(distillation, "record", lambda *given: asked.append(given) or given[1])
-    out = tmp_path / "a.json"
-    assert main(["record", "distillation", "--model", "resnet18", "--out", str(out)]) == 0
-    assert asked == [("resnet18", out)] and f"wrote {out}" in capsys.readouterr().out
 
 
 # --- reading it ---------------------------------------------------------------------------------

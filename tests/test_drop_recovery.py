@@ -1,6 +1,7 @@
 """The experiment does the runs that it should, each as it says, and goes on when interrupted."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, product
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from interruptions import interrupt
 
 from course_lib.__main__ import main
-from course_lib.experiments import drop_recovery, recordings
+from course_lib.experiments import drop_recovery, recorder, recordings
 from course_lib.experiments.drop_recovery import (
     AMOUNTS,
     SCHEDULES,
@@ -18,6 +19,7 @@ from course_lib.experiments.drop_recovery import (
     point,
     stages,
 )
+from course_lib.experiments.recorder import Part, merge, record
 from course_lib.measuring import quality
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.quality import interval
@@ -149,8 +151,7 @@ def test_every_run_of_a_plan_is_possible(pictures, monkeypatch):
 
 
 def test_the_command_knows_the_networks_of_the_plans(capsys):
-    with pytest.raises(SystemExit):
-        main(["record", "drop_recovery", "--model", "nobody"])
+    assert main(["record", "drop_recovery", "--model", "nobody"]) == 1
     said = capsys.readouterr().err
     assert all(name in said for name in drop_recovery.PLANS)
 
@@ -313,7 +314,7 @@ def test_channels_are_really_gone_while_training(pictures, fits, method, schedul
 
 
 @pytest.fixture
-def few_runs(monkeypatch):
+def few_runs(monkeypatch, pictures):
     """A plan of 9 runs, with no training: a point depends on its run only."""
     monkeypatch.setattr(drop_recovery, "AMOUNTS", {"weights": (0.5, 0.9), "channels": (0.5,)})
     rows = (
@@ -323,6 +324,7 @@ def few_runs(monkeypatch):
     )
     monkeypatch.setitem(drop_recovery.PLANS, "small_resnet", rows)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(drop_recovery, "fashion_mnist", lambda: pictures)
     measured = []
 
     def pretended(run, model_name, data, progress):
@@ -343,34 +345,34 @@ def few_runs(monkeypatch):
     ("name", "after"), [("evaluate", n) for n in range(4)] + [("measure", n) for n in range(9)]
 )
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
-    few_runs, pictures, tmp_path, monkeypatch, name, after
+    few_runs, tmp_path, monkeypatch, name, after
 ):
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
-    drop_recovery.record("small_resnet", whole, pictures)
+    record("drop_recovery", "small_resnet", whole)
     few_runs.clear()
     with monkeypatch.context() as patched:
         interrupt(patched, drop_recovery, name, after)
         with pytest.raises(KeyboardInterrupt):
-            drop_recovery.record("small_resnet", parts, pictures)
+            record("drop_recovery", "small_resnet", parts)
     if parts.exists():
         recordings.read(parts, "drop_recovery")  # what is there is always a valid recording
-    drop_recovery.record("small_resnet", parts, pictures)
+    record("drop_recovery", "small_resnet", parts)
     assert parts.read_text() == whole.read_text()
     assert len(few_runs) == len(set(few_runs)) == 9  # nothing was run twice
     assert sorted(tmp_path.iterdir()) == [parts, whole]
 
 
-def test_a_complete_recording_runs_nothing_and_says_so(few_runs, pictures, tmp_path, capsys):
-    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+def test_a_complete_recording_runs_nothing_and_says_so(few_runs, tmp_path, capsys):
+    path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
     first = capsys.readouterr().out
-    assert "0 of 9 runs are there" in first and first.count("hours to go") == 9
+    assert "0 of 9 runs are there" in first and first.count("hours to go") == 3 + 9
     few_runs.clear()
-    drop_recovery.record("small_resnet", path, pictures)
+    record("drop_recovery", "small_resnet", path)
     assert not few_runs and "9 of 9 runs are there" in capsys.readouterr().out
 
 
-def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, pictures, tmp_path):
-    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, tmp_path):
+    path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
     found = recordings.read(path, "drop_recovery")
     parameters = {(each["style"], each["amount"]): each["parameters"] for each in found["pruned"]}
     macs = {(each["style"], each["amount"]): each["macs"] for each in found["pruned"]}
@@ -383,33 +385,42 @@ def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, pictures,
     assert found["recipe"]["epochs"] == EPOCHS
 
 
-def test_a_run_that_lacks_a_point_is_run_again_without_doubling_the_others(
-    few_runs, pictures, tmp_path
-):
-    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+def test_a_run_that_lacks_a_point_is_run_again_without_doubling_the_others(few_runs, tmp_path):
+    path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
     found = json.loads(path.read_text())
     lost = found["points"].pop(1)
     recordings.write(found, path)
     few_runs.clear()
-    drop_recovery.record("small_resnet", path, pictures)
+    record("drop_recovery", "small_resnet", path)
     again = json.loads(path.read_text())["points"]
     assert len(few_runs) == 1 and again == [*found["points"], lost]
 
 
-def test_a_damaged_recording_is_kept_and_a_new_one_begins(few_runs, pictures, tmp_path, capsys):
+def test_two_parts_at_once_give_the_recording_of_one_run(few_runs, tmp_path):
+    whole = record("drop_recovery", "small_resnet", tmp_path / "whole.json")
+    parts = tmp_path / "parts.json"
+    with ThreadPoolExecutor(2) as machines:
+        what = ("drop_recovery", "small_resnet", parts)
+        runs = [machines.submit(record, *what, part=Part(number, 2)) for number in (1, 2)]
+    paths = [run.result() for run in runs]
+    assert all(len(recordings.read(path)["points"]) < 12 for path in paths)
+    assert merge(paths, parts).read_text() == whole.read_text()
+
+
+def test_a_damaged_recording_is_kept_and_a_new_one_begins(few_runs, tmp_path, capsys):
     path = tmp_path / "a.json"
     path.write_text("{")
-    drop_recovery.record("small_resnet", path, pictures)
+    record("drop_recovery", "small_resnet", path)
     assert "set aside" in capsys.readouterr().out
     (aside,) = tmp_path.glob("a.aside-*.json")
     assert aside.read_text() == "{"
     assert len(recordings.read(path, "drop_recovery")["points"]) == 12
 
 
-def test_another_recipe_begins_a_new_recording(few_runs, pictures, tmp_path, monkeypatch):
-    path = drop_recovery.record("small_resnet", tmp_path / "a.json", pictures)
+def test_another_recipe_begins_a_new_recording(few_runs, tmp_path, monkeypatch):
+    path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
     monkeypatch.setattr(drop_recovery, "CONSTANT_FACTOR", 0.5)
-    drop_recovery.record("small_resnet", path, pictures)
+    record("drop_recovery", "small_resnet", path)
     assert len(few_runs) == 18 and len([*tmp_path.iterdir()]) == 2
 
 
@@ -417,9 +428,8 @@ def test_another_recipe_begins_a_new_recording(few_runs, pictures, tmp_path, mon
 
 
 @pytest.fixture
-def command(few_runs, pictures, monkeypatch, tmp_path):
+def command(few_runs, tmp_path):
     """The command line, and the file that it writes."""
-    monkeypatch.setattr(drop_recovery, "fashion_mnist", lambda: pictures)
     path = tmp_path / "folder" / "a.json"
     return lambda: main(
         ["record", "drop_recovery", "--model", "small_resnet", "--out", str(path)]
@@ -437,7 +447,7 @@ def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
     record, path = command
     interrupt(monkeypatch, drop_recovery, "measure", 2)
     assert record() == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert len(recordings.read(path, "drop_recovery")["points"]) == 4
 
 
@@ -446,14 +456,14 @@ def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatc
     record()
     before = path.read_text()
     facts = machine_facts() | {"threads": "64"}
-    monkeypatch.setattr(drop_recovery, "machine_facts", lambda: facts)
+    monkeypatch.setattr(recorder, "machine_facts", lambda: facts)
     assert record() == 1
     assert "now '64'" in capsys.readouterr().err and path.read_text() == before
 
 
-def test_without_a_path_the_file_is_this_machine_s(few_runs, pictures, tmp_path, monkeypatch):
+def test_without_a_path_the_file_is_this_machine_s(few_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(recordings, "machine_name", lambda: "abacus")
     monkeypatch.setattr(recordings.file_of, "__defaults__", (tmp_path,))
-    path = drop_recovery.record("small_resnet", data=pictures)
+    path = record("drop_recovery", "small_resnet")
     assert path == tmp_path / "recordings" / "abacus" / "drop_recovery-small_resnet.json"
     assert [*recordings.load("drop_recovery", "small_resnet", tmp_path)] == ["abacus"]

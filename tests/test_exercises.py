@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from course_lib.pruning import masks
-from course_lib.teaching import exercises, progress
+from course_lib.teaching import exercises, lessons, progress
 from course_lib.teaching.exercises.engine import examine
 
 ALL = list(exercises.EXERCISES.values())
@@ -22,6 +22,15 @@ WRONG = [
 @pytest.fixture(autouse=True)
 def own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path))
+
+
+def test_every_lesson_has_a_module_whose_exercises_have_its_number():
+    modules = {module.__name__.rpartition(".lesson")[2]: module for module in exercises.LESSONS}
+    assert [*modules] == [script.stem[:2] for script in lessons.scripts()]
+    for number, module in modules.items():
+        names = [exercise.id for exercise in module.EXERCISES]
+        assert names == [f"{number}.{place}" for place, _ in enumerate(names, start=1)]
+    assert len(ALL) == sum(len(module.EXERCISES) for module in exercises.LESSONS)
 
 
 @pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)

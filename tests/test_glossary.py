@@ -14,9 +14,6 @@ ENTRY = re.compile(
     r"\*Lessons? (?P<lessons>[^*]+)\.\*$"
 )
 
-#: The last two lessons have no link: their numbers are those of the plan.
-PLANNED = {"choosing": "12", "interview_drill": "13"}
-
 #: Bold words of a lesson's bones: its first cell, exercises, questions, "Where next".
 BONES = re.compile(r"Time|Claims|Needs|Exercise .+|\d+\. .+|[Ll]esson \d\d(, .+)?")
 
@@ -88,12 +85,8 @@ PAGE = (PROJECT / "GLOSSARY.md").read_text(encoding="utf-8")
 GLOSSARY = parsed(PAGE)
 
 
-def scripts():
-    """The path of each lesson's script by the number that the glossary uses."""
-    return {PLANNED.get(script.stem[3:], script.stem[:2]): script for script in lessons.scripts()}
-
-
-TEXTS = {number: path.read_text(encoding="utf-8") for number, path in scripts().items()}
+SCRIPTS = {script.stem[:2]: script for script in lessons.scripts()}
+TEXTS = {number: path.read_text(encoding="utf-8") for number, path in SCRIPTS.items()}
 
 
 def words(text):
@@ -173,19 +166,19 @@ def test_every_entry_occurs_in_its_lessons():
     assert absent(GLOSSARY, TEXTS) == []
 
 
-@pytest.mark.parametrize("script", scripts().values(), ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=lambda script: script.stem)
 def test_what_a_lesson_prints_in_bold_is_explained(script):
     assert unexplained(bold(script), GLOSSARY) == set()
 
 
 def test_each_emphasis_is_still_in_use():
-    assert {phrase for script in scripts().values() for phrase in bold(script)} >= EMPHASIS
+    assert {phrase for script in SCRIPTS.values() for phrase in bold(script)} >= EMPHASIS
 
 
 def test_a_bold_term_names_a_lesson_in_which_it_is_bold():
     by_stem = {stems(name): entry for entry in GLOSSARY for name in entry.names}
     named = {}
-    for number, script in scripts().items():
+    for number, script in SCRIPTS.items():
         for phrase in bold(script) - EMPHASIS:
             if entry := by_stem.get(stems(phrase)):
                 named[entry.term] = named.get(entry.term, False) or number in entry.lessons
@@ -204,8 +197,7 @@ def test_links_lead_to_the_lessons():
     assert all((PROJECT / path).name.startswith(number) for number, path in linked.items())
     assert all((PROJECT / path).is_file() for path in linked.values())
     named = {number for entry in GLOSSARY for number in entry.lessons}
-    assert named <= {*linked, *PLANNED.values()} and named <= {*TEXTS}
-    assert {*re.findall(r"\[(\d\d)\]", PAGE)} == {*linked}
+    assert named == {*linked} == {*re.findall(r"\[(\d\d)\]", PAGE)}
     assert "](../GLOSSARY.md)" in TEXTS["00"]
     assert "(GLOSSARY.md)" in (PROJECT / "README.md").read_text(encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """Submissions get what they earned: right, wrong, missing, and hostile ones, which are run here."""
 
+import copy
 import csv
 import json
 import math
@@ -14,6 +15,7 @@ from submitted import empty, hand_in, hostile, lesson, partly, perfect
 
 from course_lib.classroom import (
     __main__,
+    assignments,
     feedback,
     grading,
     judging,
@@ -26,6 +28,7 @@ from course_lib.classroom import (
 from course_lib.classroom.errors import ClassroomError
 from course_lib.classroom.feedback import page
 from course_lib.classroom.grades import Grade, Mark, table
+from course_lib.teaching import lessons, progress
 from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.exercises.engine import Outcome, assess, examine
 from course_lib.teaching.running import Result, run
@@ -472,6 +475,119 @@ def test_a_renamed_function_is_found_by_its_check():
     assert answers.names["01.1"] == ["mine", "magnitude_mask"]
 
 
+# --- from before the lessons were renumbered ----------------------------------------------------
+
+KNOWN = {each.number: each for each in assignments.assignments()}
+EARLIER = {today: earlier for earlier, today in progress.RENAMED.items()}
+renamed = pytest.mark.parametrize("of", [lesson("12"), lesson("13")], ids=lambda of: of.name)
+
+
+def earlier(notebook, of):
+    """``notebook`` of the lesson ``of`` as it was under its earlier number."""
+    number, notebook = EARLIER[of.name][:2], copy.deepcopy(notebook)
+    for place, one in enumerate(notebook.cells):
+        one.id = f"earlier-{place}"
+        one.source = one.source.replace(f'"{of.number}.', f'"{number}.')
+        one.source = one.source.replace(f"lesson{of.number}", f"lesson{number}")
+        mark = one.metadata.get("nbgrader", {})
+        if mark:
+            mark["grade_id"] = mark["grade_id"].replace(f"-{of.number}", f"-{number}")
+    return notebook
+
+
+def whole(of):
+    """The lesson with its exercises solved."""
+    solutions = {task.stub: assignments.solved(task) for task in of.tasks}
+    notebook = lessons.to_notebook(lessons.scripts([of.number])[0])
+    for one in notebook.cells:
+        one.source = solutions.get(one.source, one.source)
+    return notebook
+
+
+@renamed
+@pytest.mark.parametrize("made", [perfect, whole])
+def test_an_earlier_notebook_is_read_like_that_of_today(made, of, tmp_path):
+    hand_in(made(of), tmp_path / "today.ipynb")
+    hand_in(earlier(made(of), of), tmp_path / "earlier.ipynb")
+    today, before = (
+        grading._read("ann", tmp_path / f"{name}.ipynb", KNOWN) for name in ("today", "earlier")
+    )
+    assert today.lesson == before.lesson == of.number
+    assert today.answers == before.answers
+    assert len(today.answers.cells) >= len(of.tasks)
+
+
+@renamed
+def test_an_earlier_notebook_without_its_own_checks_is_known_by_the_locked_ones(of, tmp_path):
+    notebook = earlier(perfect(of), of)
+    for one in notebook.cells:
+        if one.metadata.get("nbgrader", {}).get("solution"):
+            one.source = "\n".join(
+                line for line in one.source.splitlines() if not line.startswith("check(")
+            )
+    hand_in(notebook, tmp_path / "earlier.ipynb")
+    assert grading._read("ann", tmp_path / "earlier.ipynb", KNOWN).lesson == of.number
+
+
+@renamed
+def test_a_cell_that_is_left_over_does_not_make_a_notebook_an_earlier_one(of, tmp_path):
+    notebook, number = perfect(of), EARLIER[of.name][:2]
+    notebook.cells.append(cell(f'check("{number}.1", {of.tasks[0].function})'))
+    hand_in(notebook, tmp_path / "today.ipynb")
+    assert grading._read("ann", tmp_path / "today.ipynb", KNOWN).lesson == of.number
+
+
+@renamed
+def test_another_lesson_with_the_earlier_number_is_not_taken_for_it(of, tmp_path):
+    number = EARLIER[of.name][:2]
+    tasks = [
+        task._replace(exercise=task.exercise._replace(id=f"{number}.{place}"))
+        for place, task in enumerate(FIRST.tasks, start=1)
+    ]
+    new = assignments.Assignment(f"{number}_new", "New", tasks, {})
+    known = {of.number: of, number: new}
+    cells = [cell(f'check("{number}.1", {tasks[0].function})')]
+    submissions.renumber(cells, known)
+    assert submissions.lesson_of(tmp_path / "x.ipynb", cells, set(known)) == number
+    hand_in(earlier(perfect(of), of), tmp_path / "earlier.ipynb")
+    assert grading._read("ann", tmp_path / "earlier.ipynb", known).lesson == of.number
+
+
+@pytest.mark.parametrize("of", [*KNOWN.values()], ids=lambda of: of.name)
+def test_a_notebook_of_today_keeps_its_numbers(of):
+    cells = [one for one in perfect(of).cells if one.cell_type == "code"]
+    before = copy.deepcopy(cells)
+    submissions.renumber(cells, KNOWN)
+    assert cells == before
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("11_choosing.ipynb", "12"),
+        ("12_interview_drill.ipynb", "13"),
+        ("12_interview_drill/mine.ipynb", "13"),
+        ("12_choosing.ipynb", "12"),
+        ("12_anna.ipynb", "12"),
+    ],
+)
+def test_an_earlier_name_is_understood_where_nothing_can_be_read(name, number, tmp_path):
+    hand_in("{", tmp_path / name)
+    found = grading._read("ann", tmp_path / name, KNOWN)
+    assert found.lesson == number and "not a notebook" in found.reason
+
+
+@pytest.mark.slow
+def test_earlier_notebooks_get_all_of_their_points(tmp_path):
+    handed_in = tmp_path / "handed-in"
+    for number in ("12", "13"):
+        of = lesson(number)
+        hand_in(earlier(perfect(of), of), handed_in / "ann" / f"{EARLIER[of.name]}.ipynb")
+    grades = grading.grade(handed_in, tmp_path / "out", protected=PROTECTED)
+    assert [one.lesson for one in grades] == ["12_choosing", "13_interview_drill"]
+    assert all(one.total == one.out_of > 0 and one.reason == "" for one in grades)
+
+
 # --- a whole class ------------------------------------------------------------------------------
 
 
@@ -591,7 +707,7 @@ def test_an_error_while_reading_concerns_one_notebook(monkeypatch, tmp_path):
     def fails(assignment, cells):
         raise RecursionError("on purpose")
 
-    known = {"01": None}
+    known = {"01": FIRST}
     monkeypatch.setattr(submissions, "read", lambda file: [])
     monkeypatch.setattr(submissions, "lesson_of", lambda *_: "01")
     monkeypatch.setattr(submissions, "answers", fails)

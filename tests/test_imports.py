@@ -45,13 +45,14 @@ def test_the_recorders_run_where_there_is_only_torch(tmp_path):
     script = f"""
 from pathlib import Path
 from course_lib.experiments import sparse_vs_dense, structured_speedup
+from course_lib.experiments.recorder import record
 
 few = [case._replace(batches=case.batches[:1]) for case in sparse_vs_dense.plan("cpu")
        if case.matrix in ("square 512", "ResNet-18 layer1.0.conv1") and case.sparsity == 0.9]
 sparse_vs_dense.plan = lambda device: few
 sparse_vs_dense.SIZES = {{"cpu": (64,)}}
 sparse_vs_dense.DTYPES = {{"cpu": ("float32",)}}
-print(sparse_vs_dense.record(Path({str(tmp_path / "products.json")!r}), device="cpu"))
+print(record("sparse_vs_dense", path=Path({str(tmp_path / "products.json")!r}), device="cpu"))
 print(structured_speedup.build("small_resnet", 0.5))
 """
     said = run(without(*ABSENT) + script)

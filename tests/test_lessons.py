@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -35,6 +36,32 @@ def test_lesson_is_stored_as_its_script_says_and_has_all_its_parts(script):
 def test_no_notebook_without_a_script():
     stored = {path.name for path in PROJECT.glob("notebooks/*.ipynb")}
     assert stored <= {lessons.notebook_of(script).name for script in lessons.scripts()}
+
+
+NUMBERS = [script.stem[:2] for script in lessons.scripts()]
+
+
+def test_a_lesson_calls_itself_and_others_by_numbers_that_there_are():
+    assert len(NUMBERS) == len({*NUMBERS}), "two lessons with one number"
+    for script, number in zip(lessons.scripts(), NUMBERS, strict=True):
+        text = script.read_text(encoding="utf-8")
+        assert text.startswith(f"# %% [markdown]\n# # {number} ")
+        named = re.findall(r"[Ll]essons? (\d\d)(?: (?:to|and) (\d\d))?", text)
+        assert {one for pair in named for one in pair if one} <= {*NUMBERS}, script.name
+        calls = r"\b(?:check|hint|solution|predict|reveal)\(\s*\"(\d\d)\.\w+\""
+        assert {*re.findall(calls, text)} <= {number}, script.name
+
+
+def test_the_readme_lists_every_lesson_and_its_seconds():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (\d\d) [a-z]", readme, re.MULTILINE) == NUMBERS
+    [times] = re.findall(r"lesson (00 \d+ s,[\s\d,s]*)", readme)
+    assert re.findall(r"(\d\d) \d+ s", times) == NUMBERS
+
+
+def test_the_map_of_lesson_00_shows_every_lesson():
+    text = lessons.scripts(["00"])[0].read_text(encoding="utf-8")
+    assert re.findall(r'\bL(\d\d)\["\1\b', text) == NUMBERS
 
 
 # From a script to a notebook
@@ -226,7 +253,7 @@ def test_run_goes_on_after_a_failure_and_writes_the_report(course, state, capsys
     assert "Cell 2 failed" in shown and "KeyError: 'the reason'" in shown and "\x1b" not in shown
     assert "02 works ... " in shown and " s ok\n" in shown
     assert str(root / "build" / "report.html") in shown
-    assert "0 of 22 claims tested" in shown
+    assert f"0 of {len(claims.load())} claims tested" in shown
     assert (root / "build" / "report.html").is_file()
     assert (state / "ran").is_file(), "the learner's own progress is used"
     assert not list(root.glob("notebooks/*.ipynb"))

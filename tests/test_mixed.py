@@ -6,11 +6,11 @@ import pytest
 import torch
 from interruptions import each, interrupt
 
-from course_lib.__main__ import main
 from course_lib.deployment import pruned_file
 from course_lib.deployment.forms import FORMS
-from course_lib.experiments import mixed, recordings
+from course_lib.experiments import mixed, recordings, registry
 from course_lib.experiments.mixed import AMOUNTS, PARTS, PLAN, WAYS, Variant, Way
+from course_lib.experiments.recorder import record
 from course_lib.experiments.recordings import network_file
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
@@ -139,7 +139,7 @@ def test_a_network_trains_what_is_left_and_its_file_says_which(network, pictures
     before = copy.deepcopy(network.state_dict())
     made, found = mixed.make_variant(PLAN["reverse 87.5"], network, pictures)
     assert found["gone"] == mixed.gone(made, network)  # zeros stayed zero
-    assert {*found["before"]} == {*found["after"]} == {*recordings.MEASURED}
+    assert {*found["before"]} == {*found["after"]} == {*registry.MEASURED}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     loaded, _ = pruned_file.load(pruned_file.save(made, mixed.NETWORK, tmp_path / "a.pruned"))
     images = pictures.test.images[:4]
@@ -222,7 +222,7 @@ def recorded(path) -> dict:
 
 
 def test_a_recording_holds_every_network(quick, measured, tmp_path):
-    found = recorded(mixed.record(tmp_path / "a.json"))
+    found = recorded(record("mixed", path=tmp_path / "a.json"))
     assert quick == [*SMALL_PLAN.values(), *SMALL_AGAIN.values()]
     assert [row["name"] for row in found["networks"]] == ["one", "other", "one, seed 1"]
     assert [row["attention"] for row in found["networks"]] == [cut.way.attention for cut in quick]
@@ -230,7 +230,7 @@ def test_a_recording_holds_every_network(quick, measured, tmp_path):
 
 
 def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
-    path = mixed.record(tmp_path / "a.json")
+    path = record("mixed", path=tmp_path / "a.json")
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["other.pruned"]
     other, about = pruned_file.load(network_file(path, "other"))
     assert [block.attention.num_heads for block in other.blocks] == [1] * 4
@@ -238,9 +238,9 @@ def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):
-    path = mixed.record(tmp_path / "a.json")
+    path = record("mixed", path=tmp_path / "a.json")
     before = path.read_text()
-    mixed.record(path)
+    record("mixed", path=path)
     assert len(quick) == 3 and path.read_text() == before
 
 
@@ -253,13 +253,13 @@ INTERRUPTIONS += [(recordings, "write", after) for after in range(4)]
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):
-    whole = mixed.record(tmp_path / "whole.json")
+    whole = record("mixed", path=tmp_path / "whole.json")
     parts = tmp_path / "parts.json"
     with monkeypatch.context() as patched:
         interrupt(patched, owner, name, after)
         with pytest.raises(KeyboardInterrupt):
-            mixed.record(parts)
-    mixed.record(parts)
+            record("mixed", path=parts)
+    record("mixed", path=parts)
     assert parts.read_text() == whole.read_text()
     files = (network_file(path, "other") for path in (whole, parts))
     first, second = (pruned_file.load(file)[0].state_dict() for file in files)
@@ -271,25 +271,17 @@ def test_a_damaged_network_is_made_anew(quick, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         interrupt(patched, mixed, "measure", 0)
         with pytest.raises(KeyboardInterrupt):
-            mixed.record(path)
+            record("mixed", path=path)
     file = network_file(path, "one")
     file.write_bytes(file.read_bytes()[:-1])
-    mixed.record(path)
+    record("mixed", path=path)
     assert [cut.amount for cut in quick] == [0.5, 0.75, 0.5, 0.5]
     assert [row["name"] for row in recorded(path)["networks"]] == ["one", "other", "one, seed 1"]
     assert "set aside" in capsys.readouterr().out
 
 
 def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
-    path = mixed.record(tmp_path / "a.json")
+    path = record("mixed", path=tmp_path / "a.json")
     monkeypatch.setattr(mixed, "PLAN", SMALL_PLAN | {"other": SMALL_PLAN["one"]})
-    mixed.record(path)
+    record("mixed", path=path)
     assert [row["amount"] for row in recorded(path)["networks"]] == [0.5, 0.5, 0.5]
-
-
-def test_the_command_records(monkeypatch, capsys, tmp_path):
-    asked = []
-    monkeypatch.setattr(mixed, "record", lambda *given: asked.append(given) or given[0])
-    out = tmp_path / "a.json"
-    assert main(["record", "mixed", "--out", str(out)]) == 0
-    assert asked == [(out,)] and f"wrote {out}" in capsys.readouterr().out

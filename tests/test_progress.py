@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from course_lib import PROJECT
-from course_lib.teaching import progress
+from course_lib.teaching import lessons, progress
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,8 @@ def test_folder_follows_the_environment_at_every_call(state, monkeypatch):
 
 
 def test_nothing_stored_yet_reads_as_empty_and_writes_nothing(state):
-    assert progress.read() == {"version": 1} | {section: {} for section in progress.SECTIONS}
+    empty = {"version": progress.VERSION} | {section: {} for section in progress.SECTIONS}
+    assert progress.read() == empty
     assert not state.exists()
 
 
@@ -125,7 +126,7 @@ def test_two_damaged_files_of_one_second_are_both_kept(state, monkeypatch):
 
 def test_file_of_a_newer_version_is_never_touched(state):
     state.mkdir()
-    newer = json.dumps({"version": 2, "exercises": ["another shape"]})
+    newer = json.dumps({"version": progress.VERSION + 1, "exercises": ["another shape"]})
     (state / "progress.json").write_text(newer)
     with pytest.raises(progress.ProgressError, match="newer version"):
         progress.update(solve("01.1"))
@@ -136,10 +137,118 @@ def test_file_of_a_newer_version_is_never_touched(state):
     assert (state / "progress.json").read_text() == newer
 
 
-def test_sections_of_the_same_version_that_are_unknown_are_kept(state):
+@pytest.mark.parametrize("version", [1, progress.VERSION])
+def test_sections_that_are_unknown_are_kept(state, version):
     state.mkdir()
-    (state / "progress.json").write_text('{"version": 1, "notes": {"a": 1}}')
-    assert progress.update(solve("01.1"))["notes"] == {"a": 1}
+    (state / "progress.json").write_text(json.dumps({"version": version, "notes": {"11.1": 1}}))
+    assert progress.update(solve("01.1"))["notes"] == {"11.1": 1}
+
+
+# --- files of earlier versions ------------------------------------------------------------------
+
+
+def measured(lesson, value):
+    """A measurement as :mod:`course_lib.teaching.claims` stores it."""
+    return {"value": value, "lesson": lesson, "context": "11 pictures", "date": "2026-11-12"}
+
+
+def learned(version, choosing, drill):
+    """A whole progress in which those two lessons have these numbers."""
+    solved = {"attempts": 3, "hints": 1, "solved": True}
+    guess = {"question": "In how many of 11?", "unit": "cases", "low": 0, "high": 20, "guess": 11}
+    card = {"card": {"card_id": 0, "due": "2026-11-12T11:12:00+00:00"}, "grade": "good"}
+    return {
+        "version": version,
+        "exercises": {
+            "01.1": {"attempts": 1, "hints": 0, "solved": False},
+            f"{choosing}.1": solved,
+            f"{choosing}.4": solved | {"attempts": 11},
+            f"{drill}.1": solved | {"attempts": 12},
+        },
+        "predictions": {
+            "10.kept": guess,
+            f"{choosing}.sentence": guess | {"truth": 7},
+            f"{drill}.ten": guess,
+        },
+        "claims": {
+            "C11": {"gap": measured("04", 0.5), "speed": measured("06", 11.12)},
+            "C20": {"one": measured(choosing, 3.05), "damaged": 11},
+        },
+        "interview": {"01-rescaling": card, f"{choosing}-unsure": card, f"{drill}-own": card},
+        "notes": {"11.1": "of another tool"},
+    }
+
+
+def text_of(stored):
+    return json.dumps(stored, indent=1) + "\n"
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_an_earlier_file_gets_the_lessons_numbers_of_today(state, version):
+    state.mkdir()
+    file = state / "progress.json"
+    file.write_text(earlier := text_of(learned(version, "11", "12")))
+    assert progress.read() == learned(progress.VERSION, "12", "13")
+    assert file.read_text() == earlier, "reading stores nothing"
+    progress.update(lambda stored: None)
+    assert file.read_text() == text_of(learned(progress.VERSION, "12", "13"))
+
+
+def test_a_file_is_carried_over_once(state):
+    state.mkdir()
+    (state / "progress.json").write_text(text_of(learned(1, "11", "12")))
+    for name in ("12.2", "13.2"):
+        progress.update(solve(name))
+    today = learned(progress.VERSION, "12", "13")
+    today["exercises"] |= {"12.2": {"solved": True}, "13.2": {"solved": True}}
+    assert progress.read() == today == progress.update(lambda stored: None)
+    assert [*state.glob("progress.damaged-*")] == []
+
+
+def test_a_file_of_today_stays_as_it_is(state):
+    # Lesson 11 is another one by now, and its numbers must not move.
+    state.mkdir()
+    today = learned(progress.VERSION, "11", "12")
+    (state / "progress.json").write_text(text_of(today))
+    assert progress.read() == progress.update(lambda stored: None) == today
+
+
+def test_a_crash_while_carrying_over_leaves_the_earlier_file_whole(state, monkeypatch):
+    state.mkdir()
+    file = state / "progress.json"
+    file.write_text(earlier := text_of(learned(1, "11", "12")))
+
+    def crash(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", crash)
+        progress.update(solve("12.2"))
+    assert file.read_text() == earlier
+    assert "12.1" in progress.read()["exercises"]
+
+
+def test_renamed_lessons_are_those_of_today():
+    names = {script.stem for script in lessons.scripts()}
+    assert names >= {*progress.RENAMED.values()} and not names & {*progress.RENAMED}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "today"),
+    [
+        ("11", "12"),
+        ("11.1", "12.1"),
+        ("11-unsure", "12-unsure"),
+        ("12.ten", "13.ten"),
+        ("10.1", "10.1"),
+        ("13.1", "13.1"),
+        ("111", "111"),
+        ("x11", "x11"),
+        ("", ""),
+    ],
+)
+def test_only_a_lessons_number_at_the_beginning_is_another(earlier, today):
+    assert progress.renumbered(earlier) == today
 
 
 def test_unwritable_folder_is_a_clear_error_and_for_lessons_a_warning(tmp_path, monkeypatch):

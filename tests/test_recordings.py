@@ -442,18 +442,18 @@ def test_a_recording_of_speed_goes_on(experiment, tmp_path):
     begun = copy.deepcopy(SPEEDS[experiment])
     path = write(copy.deepcopy(begun), tmp_path / "a.json")
     found, story = resume(begun, path)
-    assert found["points"] == begun["points"] and "Going on" in story
+    assert found["points"] == begun["points"] and "Resuming" in story
 
 
 def test_a_recording_goes_on(path, recording):
     found, story = resume(recording | {"started": "2027-01-01"}, path)
     assert found == RECORDING | {"written": recording["written"]}
-    assert "Going on" in story and path.exists()
+    assert "Resuming" in story and path.exists()
 
 
 def test_where_there_is_none_a_new_one_begins(recording, tmp_path):
     found, story = resume(recording, tmp_path / "new.json")
-    assert found is None and "new recording" in story
+    assert found == {} and "new recording" in story
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ def test_what_cannot_go_on_is_set_aside_whole(path, recording, text, reason):
     for _ in range(2):  # twice within a second: the second one needs a name of its own
         path.write_text(text)
         found, story = resume(recording, path)
-        assert found is None and not path.exists()
+        assert found == {} and not path.exists()
         assert reason in story and "set aside as drop_recovery-small_resnet.aside-" in story
     aside = [*path.parent.iterdir()]
     assert [file.read_text() for file in aside] == [text] * 2

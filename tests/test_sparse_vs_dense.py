@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from course_lib.__main__ import main
 from course_lib.deployment import sparse
-from course_lib.experiments import recordings, sparse_vs_dense
+from course_lib.experiments import recorder, recordings, sparse_vs_dense
+from course_lib.experiments.recorder import record
 from course_lib.experiments.sparse_vs_dense import (
     CONVOLUTIONS,
     LINEAR,
@@ -197,7 +198,7 @@ def keys(recording: dict) -> list[tuple]:
 
 
 def test_a_recording_holds_each_product_in_each_format(few, tmp_path):
-    path = sparse_vs_dense.record(tmp_path / "a.json", device="cpu")
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", device="cpu")
     found = recordings.read(path, "sparse_vs_dense")
     assert keys(found) == KEYS and len(few) == len(KEYS)
     told = [*found["points"], *found["refused"]]
@@ -214,7 +215,7 @@ def test_a_recording_holds_each_product_in_each_format(few, tmp_path):
 def test_a_point_says_what_was_multiplied(small, monkeypatch, tmp_path):
     cases = [Case("MiniLM output", "float32", 0.9, (4,))]
     monkeypatch.setattr(sparse_vs_dense, "plan", lambda device: cases)
-    path = sparse_vs_dense.record(tmp_path / "a.json", device="cpu")
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", device="cpu")
     points = recordings.read(path, "sparse_vs_dense")["points"]
     dense, held = (
         next(each for each in points if each["format"] == name) for name in ("dense", "CSR")
@@ -231,7 +232,7 @@ def test_a_point_says_what_was_multiplied(small, monkeypatch, tmp_path):
 def test_a_recording_begins_with_the_ceilings_of_every_dtype(few, monkeypatch, tmp_path):
     times = {"random": Timing((2.0,) * 6), "zeros": Timing((1.0,) * 6)}
     monkeypatch.setattr(sparse_vs_dense, "against_zeros", lambda *_: Comparison(times, {}))
-    path = sparse_vs_dense.record(tmp_path / "a.json", device="cpu")
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", device="cpu")
     found = recordings.read(path, "sparse_vs_dense")
     dtypes = ["float32", "bfloat16", "float16"]
     ceilings = {"bandwidth": 1e9, "rate": 2e9, "size": 2048}
@@ -245,7 +246,7 @@ def test_a_recording_begins_with_the_ceilings_of_every_dtype(few, monkeypatch, t
 def test_without_a_gpu_the_plan_of_the_cpu_is_measured(small, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(sparse_vs_dense, "plan", lambda device: asked.append(device) or [])
-    sparse_vs_dense.record(tmp_path / "a.json")
+    record("sparse_vs_dense", path=tmp_path / "a.json")
     assert asked == ["cpu"]
 
 
@@ -264,10 +265,10 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patched:
         interrupt(patched, owner, name, after)
         with pytest.raises(KeyboardInterrupt):
-            sparse_vs_dense.record(path, device="cpu")
+            record("sparse_vs_dense", path=path, device="cpu")
     if path.exists():
         recordings.read(path, "sparse_vs_dense")  # what is there is always a valid recording
-    sparse_vs_dense.record(path, device="cpu")
+    record("sparse_vs_dense", path=path, device="cpu")
     found = recordings.read(path, "sparse_vs_dense")
     assert keys(found) == KEYS
     told = [
@@ -279,33 +280,33 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
 
 
 def test_a_complete_recording_measures_nothing(few, tmp_path):
-    path = sparse_vs_dense.record(tmp_path / "a.json", device="cpu")
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", device="cpu")
     before = path.read_text()
     few.clear()
-    sparse_vs_dense.record(path, device="cpu")
+    record("sparse_vs_dense", path=path, device="cpu")
     assert not few and path.read_text() == before
 
 
 def test_without_time_it_stops_politely_and_goes_on(few, tmp_path, capsys):
-    path = sparse_vs_dense.record(tmp_path / "a.json", minutes=0, device="cpu")
-    assert "0 minutes are over: the same command goes on." in capsys.readouterr().out
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", minutes=0, device="cpu")
+    assert "0 minutes are over: the same command resumes." in capsys.readouterr().out
     assert recordings.read(path, "sparse_vs_dense")["points"] == [] and not few
-    sparse_vs_dense.record(path, minutes=60, device="cpu")
+    record("sparse_vs_dense", path=path, minutes=60, device="cpu")
     said = capsys.readouterr().out
-    assert "Going on" in said and "over" not in said
+    assert "Resuming" in said and "over" not in said
     assert keys(recordings.read(path, "sparse_vs_dense")) == KEYS
 
 
 def test_it_stops_after_so_many_minutes(few, tmp_path, monkeypatch):
-    readings = iter([0, 50, 100, 150])  # at the start, then before each matrix
-    clock = SimpleNamespace(perf_counter=lambda: next(readings))
-    monkeypatch.setattr(sparse_vs_dense, "time", clock)
-    path = sparse_vs_dense.record(tmp_path / "a.json", minutes=2, device="cpu")
+    readings = iter([0, 10, 50, 60, 100, 110, 150])  # begun; then before and after each matrix
+    clock = SimpleNamespace(monotonic=lambda: next(readings))
+    monkeypatch.setattr(recorder, "time", clock)
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", minutes=2, device="cpu")
     assert keys(recordings.read(path, "sparse_vs_dense")) == KEYS[:4]
 
 
 def test_a_product_that_is_lost_is_measured_again_without_doubling_the_others(few, tmp_path):
-    path = sparse_vs_dense.record(tmp_path / "a.json", device="cpu")
+    path = record("sparse_vs_dense", path=tmp_path / "a.json", device="cpu")
     found = json.loads(path.read_text())
     for entries in ("points", "refused"):
         found[entries] = [
@@ -313,7 +314,7 @@ def test_a_product_that_is_lost_is_measured_again_without_doubling_the_others(fe
         ]
     recordings.write(found, path)
     few.clear()
-    sparse_vs_dense.record(path, device="cpu")
+    record("sparse_vs_dense", path=path, device="cpu")
     assert len(few) == 1
     assert sorted(keys(recordings.read(path, "sparse_vs_dense"))) == sorted(KEYS)
 
@@ -356,7 +357,7 @@ def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
     record, path = command
     interrupt(monkeypatch, sparse, "measure", 3)
     assert record() == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert keys(recordings.read(path, "sparse_vs_dense")) == KEYS[:2]
 
 
@@ -365,7 +366,7 @@ def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatc
     record("--minutes", "0")
     before = path.read_text()
     facts = machine_facts() | {"threads": "64"}
-    monkeypatch.setattr(sparse_vs_dense, "machine_facts", lambda: facts)
+    monkeypatch.setattr(recorder, "machine_facts", lambda: facts)
     assert record() == 1
     assert "now '64'" in capsys.readouterr().err and path.read_text() == before
 
@@ -373,6 +374,6 @@ def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatc
 def test_without_a_path_the_file_is_this_machine_s(few, tmp_path, monkeypatch):
     monkeypatch.setattr(recordings, "machine_name", lambda: "abacus")
     monkeypatch.setattr(recordings.file_of, "__defaults__", (None, tmp_path))
-    path = sparse_vs_dense.record(minutes=0)
+    path = record("sparse_vs_dense", minutes=0)
     assert path == tmp_path / "recordings" / "abacus" / "sparse_vs_dense.json"
     assert [*recordings.load("sparse_vs_dense", root=tmp_path)] == ["abacus"]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from course_lib.experiments import recordings
+from course_lib.experiments.registry import EXPERIMENTS, TIMED, Experiment
 from course_lib.measuring import timing
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import (
@@ -501,7 +502,7 @@ def test_a_speedup_prints_its_interval():
 def test_what_is_recorded_fits_a_recording(clock, monkeypatch):
     result = compare({"a": clock.candidate("a", lambda: 2), "b": clock.candidate("b", lambda: 1)})
     entry = as_recorded(result.timings["b"], result.speedup("b", over="a"))
-    monkeypatch.setitem(recordings.SHAPES, "timed", recordings.TIMED)
+    monkeypatch.setitem(EXPERIMENTS, "timed", Experiment("", TIMED))
     assert recordings.check(json.loads(json.dumps(entry)), "timed") == entry
     assert entry == {
         "median": 1,

@@ -421,8 +421,8 @@ def test_an_interval_of_one_value_or_of_many_is_refused(count):
 
 
 def test_the_learner_builds_the_interval_of_a_share():
-    for right, asked in EXERCISES["12.5"].cases():
-        expected = EXERCISES["12.5"].reference(right, asked)
+    for right, asked in EXERCISES["13.5"].cases():
+        expected = EXERCISES["13.5"].reference(right, asked)
         assert interval(100 * right / asked, asked) == pytest.approx(expected, abs=0.01)
 
 

@@ -5,10 +5,10 @@ import sentences
 import torch
 from interruptions import each, interrupt
 
-from course_lib.__main__ import main
 from course_lib.deployment import forms
-from course_lib.experiments import recordings, transformer
+from course_lib.experiments import recorder, recordings, registry, transformer
 from course_lib.experiments.minilm_steps import EncoderStep, apply_step, load
+from course_lib.experiments.recorder import record
 from course_lib.experiments.recordings import network_file, recorded_file
 from course_lib.experiments.transformer import PLAN, one_shot
 from course_lib.networks import minilm
@@ -157,7 +157,7 @@ def quick(monkeypatch, network, measured):
     tokenizer = minilm.build_tokenizer(sentences.PIECES)
     monkeypatch.setattr(minilm, "load_trained", lambda: (network, tokenizer))
     monkeypatch.setattr(transformer, "movie_reviews", lambda: Splits(part, part, part))
-    monkeypatch.setattr(transformer, "checksums", lambda: {"weights/minilm.safetensors": WEIGHTS})
+    monkeypatch.setattr(recorder, "checksums", lambda: {"weights/minilm.safetensors": WEIGHTS})
     monkeypatch.setattr(transformer, "PLAN", SMALL_PLAN)
     monkeypatch.setattr(transformer, "KEPT", ("few",))
     monkeypatch.setattr(transformer, "METHODS", {"Wanda": transformer.METHODS["Wanda"]})
@@ -173,7 +173,7 @@ def recorded(path) -> dict:
 
 
 def test_a_recording_holds_every_table(quick, measured, tmp_path):
-    found = recorded(transformer.record(tmp_path / "a.json"))
+    found = recorded(record("transformer", path=tmp_path / "a.json"))
     assert quick == [*SMALL_PLAN.values()]
     assert [row["layer"] for row in found["layers"]] == [0, 1, 2]
     assert len(found["heads"]) == 3 * 4 and found["weights"] == WEIGHTS
@@ -181,12 +181,12 @@ def test_a_recording_holds_every_table(quick, measured, tmp_path):
     assert [row["pattern"] for row in found["retrained"]] == ["2:4"]
     assert all(found[table] == measured[table] for table in measured)
     for entry, (name, step) in zip(found["networks"], SMALL_PLAN.items(), strict=True):
-        assert entry.pop("before").keys() == recordings.MEASURED.keys()
+        assert entry.pop("before").keys() == registry.MEASURED.keys()
         assert entry == {"name": name} | step._asdict()
 
 
 def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
-    path = transformer.record(tmp_path / "a.json")
+    path = record("transformer", path=tmp_path / "a.json")
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["few.pruned"]
     few, about = load(network_file(path, "few"))
     assert [layer.heads for layer in encoders.layers(few)].count(0) == 1
@@ -194,9 +194,9 @@ def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):
-    path = transformer.record(tmp_path / "a.json")
+    path = record("transformer", path=tmp_path / "a.json")
     before = path.read_text()
-    transformer.record(path)
+    record("transformer", path=path)
     assert len(quick) == 2 and path.read_text() == before
 
 
@@ -209,13 +209,13 @@ INTERRUPTIONS += [(recordings, "write", after) for after in range(9)]
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     quick, tmp_path, monkeypatch, owner, name, after
 ):
-    whole = transformer.record(tmp_path / "whole.json")
+    whole = record("transformer", path=tmp_path / "whole.json")
     parts = tmp_path / "parts.json"
     with monkeypatch.context() as patched:
         interrupt(patched, owner, name, after)
         with pytest.raises(KeyboardInterrupt):
-            transformer.record(parts)
-    transformer.record(parts)
+            record("transformer", path=parts)
+    record("transformer", path=parts)
     assert parts.read_text() == whole.read_text()
     first, second = (load(network_file(path, "few"))[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -226,11 +226,11 @@ def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, monkeypat
     with monkeypatch.context() as patched:
         interrupt(patched, transformer, "measure", 0)
         with pytest.raises(KeyboardInterrupt):
-            transformer.record(path)
+            record("transformer", path=path)
     file = network_file(path, "half")
     damaged = file.read_bytes()[:-1]
     file.write_bytes(damaged)
-    transformer.record(path)
+    record("transformer", path=path)
     assert [step.source for step in quick] == ["dense", "half", "dense"]
     assert [entry["name"] for entry in recorded(path)["networks"]] == ["half", "few"]
     (aside,) = file.parent.glob("half.aside-*.pruned")
@@ -239,10 +239,10 @@ def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
-    path = transformer.record(tmp_path / "a.json")
+    path = record("transformer", path=tmp_path / "a.json")
     other = SMALL_PLAN | {"few": SMALL_PLAN["few"]._replace(values=3)}
     monkeypatch.setattr(transformer, "PLAN", other)
-    transformer.record(path)
+    record("transformer", path=path)
     assert [step.values for step in quick] == [0, 7, 0, 3]
     assert [entry["values"] for entry in recorded(path)["networks"]] == [0, 3]
     assert len([*network_file(path, "few").parent.glob("few*")]) == 2
@@ -250,21 +250,13 @@ def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_recording_of_other_weights_is_set_aside(quick, tmp_path, monkeypatch, capsys):
-    path = transformer.record(tmp_path / "a.json")
+    path = record("transformer", path=tmp_path / "a.json")
     before = path.read_text()
-    monkeypatch.setattr(transformer, "checksums", lambda: {"weights/minilm.safetensors": "other"})
-    transformer.record(path)
+    monkeypatch.setattr(recorder, "checksums", lambda: {"weights/minilm.safetensors": "other"})
+    record("transformer", path=path)
     (aside,) = tmp_path.glob("a.aside-*.json")
     assert aside.read_text() == before and recorded(path)["weights"] == "other"
     assert "records another weights" in capsys.readouterr().out
-
-
-def test_the_command_records(monkeypatch, capsys, tmp_path):
-    asked = []
-    monkeypatch.setattr(transformer, "record", lambda *given: asked.append(given) or given[0])
-    out = tmp_path / "a.json"
-    assert main(["record", "transformer", "--out", str(out)]) == 0
-    assert asked == [(out,)] and f"wrote {out}" in capsys.readouterr().out
 
 
 # --- what the course recorded -------------------------------------------------------------------

@@ -13,6 +13,11 @@ def build(_: argparse.Namespace) -> None:
     """Write the nbgrader course and say what is in it."""
     for each in assignments.build():
         print(f"{each.name}: {len(each.tasks)} exercises, {each.points} points")
+    for name, today in assignments.earlier(assignments.COURSE).items():
+        print(
+            f"{name} is now {today}. Hand out the new one. What was handed in under the old name: "
+            "grade it with 'make grade'; nbgrader's autograde would take other exercises for it."
+        )
     print(f"The course for nbgrader is in {assignments.COURSE}; hand out its folder release/.")
 
 

@@ -26,6 +26,7 @@ from course_lib.files import write_whole
 from course_lib.teaching import lessons
 from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.exercises.engine import Exercise
+from course_lib.teaching.progress import RENAMED
 
 COURSE = PROJECT / "build" / "classroom"
 STUB = "return ..."
@@ -287,6 +288,11 @@ def build(folder: Path = COURSE, root: Path = PROJECT) -> list[Assignment]:
         for each in bar(every, "assignments"):
             _release(each, folder, nbgrader)
     return every
+
+
+def earlier(folder: Path) -> dict[str, str]:
+    """The assignments in ``folder`` whose lessons were renumbered since: their names of today."""
+    return {name: today for name, today in RENAMED.items() if (folder / "source" / name).is_dir()}
 
 
 def _release(assignment: Assignment, folder: Path, nbgrader: object) -> None:

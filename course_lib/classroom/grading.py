@@ -79,6 +79,7 @@ def grade(
 def _read(student: str, file: Path, known: dict[str, Assignment]) -> Notebook:
     try:
         cells = submissions.read(file)
+        submissions.renumber(cells, known)
         lesson = submissions.lesson_of(file, cells, set(known))
         if lesson is not None:
             return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))

@@ -1,6 +1,6 @@
 """Which steps for which deployment: ordered rules, and what the recordings promise for each.
 
-Lesson 11 draws the picture of :data:`RULES` and judges twenty cases by the same numbers.
+Lesson 12 draws the picture of :data:`RULES` and judges twenty cases by the same numbers.
 """
 
 import math
@@ -243,7 +243,7 @@ def enough(brief: Brief, steps: Collection[str], known: Iterable[Evidence]) -> b
 
 
 def combined(first: float, second: float, fixed: float) -> float:
-    """The speed-up of two steps together, from that of each alone; lesson 11 builds this function.
+    """The speed-up of two steps together, from that of each alone; lesson 12 builds this function.
 
     Args:
         fixed: the share of the dense time that neither step shortens. What they shorten, both

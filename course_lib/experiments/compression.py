@@ -3,23 +3,22 @@
 Lesson 07 shows what this experiment recorded, and measures some of it again.
 """
 
-from datetime import date
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from torch import nn
+
 from course_lib.bars import bar, say
 from course_lib.deployment import runtime
 from course_lib.deployment.forms import IN_A_ROW, deployed, measure, teacher
-from course_lib.deployment.pruned_file import load, save
+from course_lib.deployment.pruned_file import load
 from course_lib.deployment.runtime import Deployed
-from course_lib.experiments import recordings
-from course_lib.experiments.recordings import is_there, network_file
+from course_lib.experiments.recorder import Recording
 from course_lib.experiments.steps import CompressionStep, apply_step
-from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import compare
-from course_lib.networks.data import Splits, checksums, fashion_mnist
+from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import load_trained
 from course_lib.networks.training import accuracy, to_teacher
 
@@ -38,48 +37,28 @@ PLANS = {
 }
 
 
-def record(network: str, path: Path | None = None, data: Splits | None = None) -> Path:
-    """Make the networks of the plan that are still missing, then measure all of them together.
+def header(model: str, device: str) -> dict:
+    """What a recording of this experiment begins with: nothing of its own."""
+    return {}
 
-    They are kept in a folder beside the recording in ``path``, see :func:`network_file`.
 
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
-    """
-    path = Path(path or recordings.file_of("compression", network))
-    data = data or fashion_mnist()
-    recording, story = recordings.resume(_begun(network), path)
-    say(story)
-    recording = recording or _begun(network) | {"networks": [], "points": [], "packed": []}
+def run(recording: Recording) -> None:
+    """Make the networks of the plan that are missing, then measure all of them together."""
+    network, data = recording["model"], fashion_mnist()
     models = {"dense": load_trained(network)}
+
+    def make(step: CompressionStep) -> tuple[nn.Module, dict]:
+        made = apply_step(step, models[step.source], network, data, **how)
+        say(f"validation {accuracy(made, data.validation):.2f} %")
+        return made, {}
+
     with teacher(network, data) as logits:
         how = {"objective": to_teacher(logits), "progress": partial(bar, text="steps")}
         for name, step in bar(PLANS[network].items(), "networks"):
-            file, entry = network_file(path, name), {"name": name} | step._asdict()
-            if not is_there(file, entry in recording["networks"]):
-                made = apply_step(step, models[step.source], network, data, **how)
-                save(made, network, file, command=recording["command"], step=str(entry))
-                others = [one for one in recording["networks"] if one["name"] != name]
-                recording |= {"networks": [*others, entry], "points": [], "packed": []}
-                recordings.write(recording, path)
-                say(f"{name}: validation {accuracy(made, data.validation):.2f} %")
-            models[name], _ = load(file)
+            entry = {"name": name} | step._asdict()
+            models[name] = recording.network(entry, partial(make, step))
     if not recording["points"]:
-        recording |= measure(models, network, data)
-        recordings.write(recording, path)
-    return path
-
-
-def _begun(network: str) -> dict:
-    return {
-        "schema": recordings.SCHEMA,
-        "experiment": "compression",
-        "command": f"python -m course_lib record compression --model {network}",
-        "model": network,
-        "weights": checksums()[f"weights/{network}.safetensors"],
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
-    }
+        recording.write(**measure(models, network, data))
 
 
 # --- the challenge of lesson 07 -----------------------------------------------------------------

@@ -5,10 +5,8 @@ what this experiment recorded, and runs one of its points again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,11 +16,11 @@ from course_lib.bars import bar, say
 from course_lib.deployment import forms
 from course_lib.deployment.pruned_file import load, save
 from course_lib.experiments import recordings
+from course_lib.experiments.recorder import Recording
 from course_lib.experiments.recordings import is_there, network_file
-from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.quality import evaluate
 from course_lib.measuring.timing import compare, round_significant
-from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
+from course_lib.networks.data import Images, Splits, fashion_mnist
 from course_lib.networks.models import load_trained, reinitialized
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import fit, to_labels, to_teacher
@@ -187,88 +185,68 @@ def plan() -> list[Run]:
     return sorted(runs, key=lambda run: run.seed > 0 and run.budget == BUDGETS[-1])
 
 
-def record(network: str, path: Path | None = None, data: Splits | None = None) -> Path:
-    """Run what the recording in ``path`` still lacks; write it after every run, return its path.
+def header(model: str, device: str) -> dict:
+    """What a recording of this experiment begins with."""
+    recipe = RECIPES[model]
+    return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "removed": REMOVED}}
 
-    The best student is kept in a folder beside it, see
-    :func:`course_lib.experiments.recordings.network_file`.
 
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
+def run(recording: Recording) -> None:
+    """Train the students that the recording lacks; measure the best one in the runtime.
+
+    The best student is kept beside the recording.
     """
-    path = Path(path or recordings.file_of("distillation", network))
-    data = data or fashion_mnist()
-    recording, story = recordings.resume(_begun(network), path)
-    say(story)
+    network, data = recording["model"], fashion_mnist()
     with forms.teacher(network, data) as logits:
-        if recording is None:
-            tables = {"points": [], "deployed": [], "packed": []}
-            known = {"cost": teacher_cost(network, data.train, logits)}
-            recording = _begun(network) | known | tables
+        recording.once(lambda: {"cost": teacher_cost(network, data.train, logits)}, "cost")
         setting = Setting(network, data, logits, recording["cost"]["ratio"])
-        _record_runs(recording, setting, path)
-    if not recording["deployed"]:
-        _record_deployed(recording, path, data)
-    return path
+        _forget_lost_best(recording)
+        recording.each(plan(), _fields, partial(_trained, recording, setting), text="students")
+    if not recording.part and not recording["deployed"]:
+        _measure_deployed(recording, data)
 
 
-def _begun(network: str) -> dict:
-    recipe = RECIPES[network]
-    return {
-        "schema": recordings.SCHEMA,
-        "experiment": "distillation",
-        "command": f"python -m course_lib record distillation --model {network}",
-        "model": network,
-        "weights": checksums()[f"weights/{network}.safetensors"],
-        "recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "removed": REMOVED},
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
-    }
+def _fields(run: Run) -> list[dict]:
+    return [run._asdict()]
 
 
-def _record_runs(recording: dict, setting: Setting, path: Path) -> None:
-    """Add the points that are missing."""
-    _forget_lost_best(recording, path)
-    known = {(one["method"], one["budget"], one["seed"]) for one in recording["points"]}
-    to_do = [run for run in plan() if run not in known]
-    for run in bar(to_do, "students"):
-        student = train(run, setting, partial(bar, text="steps"))
-        entry = point(run, student, setting)
-        if _is_best(entry, recording):
-            about = {"command": recording["command"], "step": str(run)}
-            save(student.cpu(), setting.network, network_file(path, BEST), **about)
-            recording |= {"deployed": [], "packed": []}
-        recording["points"].append(entry)
-        recordings.write(recording, path)
-        say(f"{run}: {entry['accuracy']:.2f} %")
+def _trained(recording: Recording, setting: Setting, run: Run) -> dict[str, list[dict]]:
+    student = train(run, setting, partial(bar, text="steps"))
+    entry = point(run, student, setting)
+    if _is_best(entry, recording):
+        about = {"command": recording["command"], "step": str(run)}
+        save(student.cpu(), setting.network, network_file(recording.path, BEST), **about)
+        recording.content |= {"deployed": [], "packed": []}
+    say(f"{entry['accuracy']:.2f} %")
+    return {"points": [entry]}
 
 
-def _finalists(recording: dict) -> list[dict]:
+def _finalists(recording: Recording) -> list[dict]:
     """The points of which the best student is kept."""
-    return recordings.points(recording, budget=BUDGETS[-1], seed=SEEDS[0])
+    return recordings.points(recording.content, budget=BUDGETS[-1], seed=SEEDS[0])
 
 
-def _is_best(entry: dict, recording: dict) -> bool:
+def _is_best(entry: dict, recording: Recording) -> bool:
     """Whether ``entry`` is a finalist, and better than those that are there."""
     if (entry["budget"], entry["seed"]) != (BUDGETS[-1], SEEDS[0]):
         return False
     return all(entry["validation"] > rival["validation"] for rival in _finalists(recording))
 
 
-def _forget_lost_best(recording: dict, path: Path) -> None:
+def _forget_lost_best(recording: Recording) -> None:
     """Where the best student's file is lost, forget the points of all that might be it."""
     finalists = _finalists(recording)
-    if not is_there(network_file(path, BEST), bool(finalists)):
-        recording["points"] = [one for one in recording["points"] if one not in finalists]
+    if not is_there(network_file(recording.path, BEST), bool(finalists)):
+        left = [one for one in recording["points"] if one not in finalists]
+        recording.content["points"] = left
 
 
-def _record_deployed(recording: dict, path: Path, data: Splits) -> None:
-    """Add how large and how fast the teacher and the best student are; all students are alike."""
-    student, _ = load(network_file(path, BEST))
+def _measure_deployed(recording: Recording, data: Splits) -> None:
+    """Record how large and how fast the teacher and the best student are; students are alike."""
+    student, _ = load(network_file(recording.path, BEST))
     networks = {"teacher": load_trained(recording["model"]), "student": student}
     found = forms.measure(networks, recording["model"], data)
-    recording |= {"deployed": found["points"], "packed": found["packed"]}
-    recordings.write(recording, path)
+    recording.write(deployed=found["points"], packed=found["packed"])
 
 
 # --- reading it ---------------------------------------------------------------------------------

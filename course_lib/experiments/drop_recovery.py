@@ -4,20 +4,16 @@ The *budget* is a fraction of the epochs of the network's own recipe. Lesson 04 
 experiment recorded, and runs a :func:`point` of it again.
 """
 
-import time
 from collections.abc import Callable, Iterable
-from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from course_lib.bars import bar, say
-from course_lib.experiments import recordings
-from course_lib.measuring.machine import machine_facts
+from course_lib.experiments.recorder import Recording
 from course_lib.measuring.quality import evaluate, size
-from course_lib.networks.data import Splits, checksums, fashion_mnist
+from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import load_trained, on_device, reinitialized
 from course_lib.networks.recipes import RECIPES, Recipe
 from course_lib.networks.training import fit
@@ -48,6 +44,9 @@ SCHEDULES = {
     "scratch": ("one-cycle",),
 }
 
+#: The fields that tell one point from another.
+KEY = ("style", "amount", "method", "schedule", "budget", "seed")
+
 #: Iterative pruning takes this many steps, evenly over the first half of its budget.
 STEPS = 4
 
@@ -70,6 +69,13 @@ class Run(NamedTuple):
             f"{100 * self.amount:.0f} % of {self.style}, {self.method}, {self.schedule}, "
             f"{100 * self.budgets[-1]:.0f} % of the epochs, seed {self.seed}"
         )
+
+
+class Pruned(NamedTuple):
+    """A network right after pruning."""
+
+    style: str
+    amount: float
 
 
 class Stage(NamedTuple):
@@ -205,9 +211,6 @@ def _point(run: Run, number: int, recipe: Recipe) -> dict:
     }
 
 
-# --- networks -----------------------------------------------------------------------------------
-
-
 # --- the plan -----------------------------------------------------------------------------------
 
 # Method, schedule, budgets, seeds; in this order, so that an interrupted recording is of use.
@@ -253,73 +256,43 @@ def plan(model_name: str, gpu: bool) -> list[Run]:
 # --- the recording ------------------------------------------------------------------------------
 
 
-def record(model_name: str, path: Path | None = None, data: Splits | None = None) -> Path:
-    """Run what the recording in ``path`` still lacks; write it after every run, return its path.
-
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
-    """
-    path = Path(path or recordings.file_of("drop_recovery", model_name))
-    data = data or fashion_mnist()
-    runs = plan(model_name, torch.cuda.is_available())
-    recording, story = recordings.resume(_begun(model_name, runs), path)
-    say(story)
-    if recording is None:
-        recording = _begun(model_name, runs)
-        model = on_device(load_trained(model_name))
-        recording |= {"dense": evaluate(model, data) | size(model), "pruned": [], "points": []}
-    _record_pruned(recording, runs, path, data)
-    _record_runs(recording, runs, path, data)
-    return path
-
-
-def _begun(model_name: str, runs: list[Run]) -> dict:
-    recipe = RECIPES[model_name]
+def header(model: str, device: str) -> dict:
+    """What a recording of this experiment begins with."""
+    recipe, runs = RECIPES[model], plan(model, device == "cuda")
     return {
-        "schema": recordings.SCHEMA,
-        "experiment": "drop_recovery",
-        "command": f"python -m course_lib record drop_recovery --model {model_name}",
-        "model": model_name,
-        "weights": checksums()[f"weights/{model_name}.safetensors"],
         "recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "constant_factor": CONSTANT_FACTOR},
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
         "seeds": sorted({run.seed for run in runs}),
     }
 
 
-def _record_pruned(recording: dict, runs: list[Run], path: Path, data: Splits) -> None:
-    """Add what every pruned network is and reaches without any training."""
-    known = {(entry["style"], entry["amount"]) for entry in recording["pruned"]}
-    wanted = dict.fromkeys((run.style, run.amount) for run in runs)
-    dense = on_device(load_trained(recording["model"]))
-    for style, amount in bar([each for each in wanted if each not in known], "right after pruning"):
-        model, _ = prune(dense, style, amount, dense)
-        entry = {"style": style, "amount": amount} | evaluate(model, data) | size(model)
-        recording["pruned"].append(entry)
-        recordings.write(recording, path)
+def run(recording: Recording) -> None:
+    """Measure what the recording lacks: each network right after pruning, and each run."""
+    name, data = recording["model"], fashion_mnist()
+    dense = on_device(load_trained(name))
+    runs = plan(name, torch.cuda.is_available())
+    recording.once(lambda: {"dense": evaluate(dense, data) | size(dense)}, "dense")
+
+    def pruned(task: Pruned) -> dict[str, list[dict]]:
+        model, _ = prune(dense, *task, dense)
+        return {"pruned": [task._asdict() | evaluate(model, data) | size(model)]}
+
+    def trained(task: Run) -> dict[str, list[dict]]:
+        points = measure(task, name, data, partial(bar, text="steps"))
+        say(f"{task}: {points[-1]['accuracy']:.2f} %")
+        return {"points": [one for one in points if not recording.has("points", **_key(one))]}
+
+    tasks = [*dict.fromkeys(Pruned(run.style, run.amount) for run in runs)]
+    recording.each(tasks, _fields, pruned, tables=("pruned",), text="pruned networks")
+    recording.each(runs, _keys, trained, work=lambda run: run.budgets[-1])
 
 
-def _record_runs(recording: dict, runs: list[Run], path: Path, data: Splits) -> None:
-    """Add the points of the runs that lack one; say what each gave and how long the rest takes."""
-    there = {_key(point) for point in recording["points"]}
-    to_do = [run for run in runs if not there.issuperset(_keys(run))]
-    say(f"{len(runs) - len(to_do)} of {len(runs)} runs are there.")
-    left, trained, start = sum(run.budgets[-1] for run in to_do), 0.0, time.perf_counter()
-    for run in bar(to_do, "runs"):
-        points = measure(run, recording["model"], data, partial(bar, text="steps"))
-        recording["points"] += [point for point in points if _key(point) not in there]
-        recordings.write(recording, path)
-        trained, left = trained + run.budgets[-1], left - run.budgets[-1]
-        hours = (time.perf_counter() - start) / trained * left / 3600
-        say(f"{run}: {points[-1]['accuracy']:.2f} %; about {hours:.1f} hours to go")
+def _fields(task: Pruned) -> list[dict]:
+    return [task._asdict()]
 
 
-def _key(point: dict) -> tuple:
-    return tuple(
-        point[name] for name in ("style", "amount", "method", "schedule", "budget", "seed")
-    )
+def _key(point: dict) -> dict:
+    return {name: point[name] for name in KEY}
 
 
-def _keys(run: Run) -> set[tuple]:
-    return {_key(run._asdict() | {"budget": budget}) for budget in run.budgets}
+def _keys(run: Run) -> list[dict]:
+    return [_key(run._asdict() | {"budget": budget}) for budget in run.budgets]

@@ -6,7 +6,6 @@ Lesson 09 shows what this experiment recorded, and measures some of it again.
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,13 +16,13 @@ import torch
 from torch import nn
 
 from course_lib.bars import bar, say
-from course_lib.deployment import forms, pruned_file, quantization
-from course_lib.experiments import recordings, steps
-from course_lib.experiments.recordings import is_there, network_file
-from course_lib.measuring.machine import machine_facts
+from course_lib.deployment import forms, quantization
+from course_lib.experiments import steps
+from course_lib.experiments.recorder import Recording
+from course_lib.experiments.recordings import network_file
 from course_lib.measuring.quality import evaluate
 from course_lib.networks.attention import layered, removable, replaced
-from course_lib.networks.data import Images, Splits, checksums, fashion_mnist
+from course_lib.networks.data import Images, Splits, fashion_mnist
 from course_lib.networks.models import EXAMPLE, load_trained, on_device
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import batches
@@ -342,81 +341,40 @@ def factor_needed(share: float, target: float) -> float | None:
 # --- the recording ------------------------------------------------------------------------------
 
 
-def record(path: Path | None = None, data: Splits | None = None) -> Path:
-    """Measure what the recording in ``path`` still lacks; write it after every network.
+def header(model: str, device: str) -> dict:
+    """What a recording of this experiment begins with."""
+    recipe = RECIPES[model]
+    return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "budget": BUDGET}}
 
-    Networks lie in a folder beside it until all are measured, then only those in :data:`KEPT`.
 
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
+def run(recording: Recording) -> None:
+    """Make and measure the networks of the plan, then train some of them with other seeds.
+
+    Networks lie beside the recording until all are measured, then only those in :data:`KEPT`.
     """
-    path = Path(path or recordings.file_of("mixed", NETWORK))
-    data = data or fashion_mnist()
-    recording, story = recordings.resume(_begun(), path)
-    say(story)
-    recording = recording or _begun()
-    whole = load_trained(NETWORK)
-    if not _is_measured(recording):
-        models = _record_networks(recording, path, whole, data)
-        recording |= measure(models, data)
-        recordings.write(recording, path)
+    data, whole = fashion_mnist(), load_trained(NETWORK)
+
+    def make(variant: Variant) -> tuple[nn.Module, dict]:
+        made, found = make_variant(variant, whole, data, progress=partial(bar, text="steps"))
+        say(f"validation {found['after']['validation']:.2f} %")
+        return made, found
+
+    if not recording["points"] or not all(_known(recording, *each) for each in PLAN.items()):
+        models = {"dense": whole}
+        for name, variant in bar(PLAN.items(), "networks"):
+            models[name] = recording.network(_entry(name, variant), partial(make, variant))
+        recording.write(**measure(models, data))
     for name in PLAN.keys() - set(KEPT):
-        network_file(path, name).unlink(missing_ok=True)
+        network_file(recording.path, name).unlink(missing_ok=True)
     for name, variant in bar(AGAIN.items(), "other seeds"):
         if not _known(recording, name, variant):
-            _, found = make_variant(variant, whole, data, progress=partial(bar, text="steps"))
-            _note(recording, path, _entry(name, variant) | found)
-    return path
+            recording.note(_entry(name, variant) | make(variant)[1])
 
 
-def _begun() -> dict:
-    recipe = RECIPES[NETWORK]
-    return {
-        "schema": recordings.SCHEMA,
-        "experiment": "mixed",
-        "command": "python -m course_lib record mixed",
-        "model": NETWORK,
-        "weights": checksums()[f"weights/{NETWORK}.safetensors"],
-        "recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "budget": BUDGET},
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
-    } | {table: [] for table in ("networks", "points", "packed", "parts")}
-
-
-def _is_measured(recording: dict) -> bool:
-    """Whether all networks of the plan were made, and measured in the runtime."""
-    return bool(recording["points"]) and all(_known(recording, *each) for each in PLAN.items())
-
-
-def _known(recording: dict, name: str, variant: Variant) -> bool:
+def _known(recording: Recording, name: str, variant: Variant) -> bool:
     """Whether the network is in the recording, made as ``variant`` says."""
-    asked = _entry(name, variant)
-    return any(asked.items() <= one.items() for one in recording["networks"])
+    return recording.has("networks", **_entry(name, variant))
 
 
 def _entry(name: str, variant: Variant) -> dict:
     return {"name": name} | variant.way._asdict() | {"amount": variant.amount, "seed": variant.seed}
-
-
-def _note(recording: dict, path: Path, entry: dict) -> None:
-    """Write what became of a network, in the place of what is known of an earlier one."""
-    found = {one["name"]: one for one in recording["networks"]} | {entry["name"]: entry}
-    recording["networks"] = [found[name] for name in [*PLAN, *AGAIN] if name in found]
-    recordings.write(recording, path)
-    say(f"{entry['name']}: validation {entry['after']['validation']:.2f} %")
-
-
-def _record_networks(
-    recording: dict, path: Path, whole: nn.Module, data: Splits
-) -> dict[str, nn.Module]:
-    """The whole network and all of the plan; those that are missing are made first."""
-    models = {"dense": whole}
-    for name, variant in bar(PLAN.items(), "networks"):
-        file, entry = network_file(path, name), _entry(name, variant)
-        if not is_there(file, _known(recording, name, variant)):
-            made, found = make_variant(variant, whole, data, progress=partial(bar, text="steps"))
-            pruned_file.save(made, NETWORK, file, command=recording["command"], step=str(entry))
-            recording["points"] = []
-            _note(recording, path, entry | found)
-        models[name], _ = pruned_file.load(file)
-    return models

@@ -1,9 +1,8 @@
 """Recordings: what an experiment of hours measured on one machine, kept in a file.
 
 A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``, or ``EXPERIMENT.json`` where the
-experiment needs no trained network. It is written anew after every run, so that an interrupted
-experiment goes on where it stopped. ``python -m course_lib record`` makes one; lessons :func:`load`
-them and run one of the points again.
+experiment needs no trained network. ``python -m course_lib record`` makes one, see
+:mod:`.recorder`; lessons :func:`load` them and run one of the points again.
 """
 
 import json
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from course_lib.bars import say
 from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError
+from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA, verified
@@ -27,11 +27,11 @@ COURSE = "cpu-2core"
 SCHEMA = 1
 
 #: What two recordings must share to be the same one.
-IDENTITY = ("experiment", "device", "model", "weights", "recipe")
+IDENTITY = ("experiment", "device", "model", "weights", "recipe", "part")
 
 
 class RecordingError(RuntimeError):
-    """A recording that cannot be read, or must not be resumed."""
+    """A recording that cannot be read, resumed or merged."""
 
 
 # --- what a recording holds ---------------------------------------------------------------------
@@ -48,122 +48,6 @@ KINDS = {
     "range": "a lower and a higher number, not below 0",
 }
 
-MEASURED = {"accuracy": "percentage", "interval": "interval", "validation": "percentage"}
-SIZE = {"parameters": int, "macs": int}
-
-HEADER = {
-    "schema": int,
-    "experiment": str,
-    "command": str,
-    "machine": dict,
-    "started": str,
-    "written": str,
-}
-
-TRAINED = {"model": str, "weights": str}
-TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
-TIMED |= {"speedup": float, "interval": "range"}
-NETWORK = {"name": str, "source": str, "weights": float, "values": int, "budget": float}
-CHANGE = {"accuracy": float, "loss": float}  # in points and in nats
-PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
-
-DEPLOYED = {
-    "points": [
-        {"network": str, "form": str, "bytes": int, "one thread": TIMED, "two threads": TIMED}
-        | MEASURED
-        | SIZE
-    ],
-    "packed": [{"network": str, "bytes": int, "bound": int, "packing": float, "unpacking": float}],
-}
-
-SHAPES = {
-    "drop_recovery": HEADER
-    | TRAINED
-    | {
-        "seeds": [int],
-        "recipe": {"epochs": float, "lr": float, "constant_factor": float},
-        "dense": MEASURED | SIZE,
-        "pruned": [{"style": str, "amount": float} | MEASURED | SIZE],
-        "points": [
-            {"style": str, "amount": float, "method": str, "schedule": str, "budget": float}
-            | {"seed": int, "epochs": float, "lr": float}
-            | MEASURED
-        ],
-    },
-    "sparse_vs_dense": HEADER
-    | {
-        "device": str,
-        "seed": int,
-        "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
-        "zeros": [{"dtype": str, "size": int} | TIMED],
-        "points": [
-            PRODUCT
-            | {"format": str, "sparsity": float, "bytes": int, "convert": float, "error": float}
-            | TIMED
-        ],
-        "refused": [PRODUCT | {"format": str, "why": str}],
-    },
-    "structured_speedup": HEADER
-    | TRAINED
-    | {
-        "device": str,
-        "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
-        "points": [
-            {"part": str, "removed": float, "batch": int, "dtype": str}
-            | {"parameters": int, "macs": int, "predicted": float}
-            | TIMED
-        ],
-        "staircase": [{"channels": int, "batch": int, "dtype": str, "macs": int} | TIMED],
-    },
-    "compression": HEADER
-    | TRAINED
-    | DEPLOYED
-    | {"networks": [NETWORK | {"rounded": bool, "channels": float}]},
-    "transformer": HEADER
-    | TRAINED
-    | DEPLOYED
-    | {
-        "recipe": {"epochs": float, "lr": float},
-        "layers": [{"layer": int} | CHANGE],
-        "heads": [{"layer": int, "head": int} | CHANGE],
-        "one_shot": [{"method": str, "pattern": str} | MEASURED],
-        "retrained": [{"method": str, "pattern": str, "bytes": int} | MEASURED],
-        "networks": [
-            NETWORK
-            | {"layers": int, "heads": float, "neurons": float}
-            | {"distilled": bool, "before": MEASURED}
-        ],
-        "operators": [{"operator": str, "runs_in": str, "count": int}],
-    },
-    "mixed": HEADER
-    | TRAINED
-    | DEPLOYED
-    | {
-        "recipe": {"epochs": float, "lr": float, "budget": float},
-        "networks": [
-            {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
-            | {"gone": {"convolutions": float, "attention": float}}
-            | {"before": MEASURED, "after": MEASURED}
-        ],
-        "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
-    },
-    "distillation": HEADER
-    | TRAINED
-    | {
-        "recipe": {"epochs": float, "lr": float, "removed": float},
-        "cost": {
-            "ratio": float,
-            "interval": "range",
-            "rounds": int,
-            "labels": float,  # seconds an epoch, as is the next
-            "teacher": float,
-        },
-        "points": [{"method": str, "budget": float, "seed": int, "epochs": float} | MEASURED],
-        "deployed": DEPLOYED["points"],
-        "packed": DEPLOYED["packed"],
-    },
-}
-
 
 def check(recording: object, experiment: str) -> dict:
     """``recording``, once it has every field that ``experiment`` records, each of its kind.
@@ -171,13 +55,13 @@ def check(recording: object, experiment: str) -> dict:
     Raises:
         RecordingError: a field is missing or of another kind, with its place and value.
     """
-    if experiment not in SHAPES:
-        raise RecordingError(f"there is no experiment {experiment!r}; choose from {[*SHAPES]}")
+    if experiment not in EXPERIMENTS:
+        raise RecordingError(f"there is no experiment {experiment!r}; choose from {[*EXPERIMENTS]}")
     found = recording if isinstance(recording, dict) else {}
     for key, wanted in (("schema", SCHEMA), ("experiment", experiment)):
         if found.get(key, wanted) != wanted:
             raise RecordingError(f"its {key} is {found[key]!r}, not {wanted!r}")
-    for place, problem in _problems(recording, SHAPES[experiment], "the recording"):
+    for place, problem in _problems(recording, EXPERIMENTS[experiment].shape, "the recording"):
         raise RecordingError(f"{place} {problem}")
     return recording
 
@@ -227,6 +111,11 @@ def file_of(experiment: str, model: str | None = None, root: Path = DATA) -> Pat
     return Path(root) / "recordings" / machine_name() / _file_name(experiment, model)
 
 
+def file_of_part(whole: Path, number: int, of: int) -> Path:
+    """Where a part of the recording that belongs in ``whole`` belongs, beside it."""
+    return whole.with_name(f"{whole.stem}.part-{number}-of-{of}{whole.suffix}")
+
+
 def _file_name(experiment: str, model: str | None) -> str:
     return f"{experiment}-{model}.json" if model else f"{experiment}.json"
 
@@ -243,18 +132,19 @@ def load(experiment: str, model: str | None = None, root: Path = DATA) -> dict[s
     return {path.parent.name: read(path, experiment) for path in paths}
 
 
-def read(path: Path, experiment: str) -> dict:
-    """The recording in ``path``.
+def read(path: Path, experiment: str | None = None) -> dict:
+    """The recording in ``path``, of ``experiment`` or of any.
 
     Raises:
-        RecordingError: it cannot be read, or is not what ``experiment`` records.
+        RecordingError: it cannot be read, or is not what the experiment records.
     """
     try:
-        return check(json.loads(Path(path).read_text(encoding="utf-8")), experiment)
-    except (OSError, ValueError, RecordingError) as error:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        return check(found, experiment or found.get("experiment"))
+    except (OSError, ValueError, AttributeError, RecordingError) as error:
         raise RecordingError(
-            f"{path} is no recording of {experiment}: {error}. Restore it if it belongs to the "
-            "course; delete it if it is your own, and record again."
+            f"{path} is no recording of {experiment or 'an experiment'}: {error}. Restore it if it "
+            "belongs to the course; delete it if it is your own, and record again."
         ) from error
 
 
@@ -280,9 +170,9 @@ def listed(root: Path = DATA) -> list[Listed]:
     """
     return [
         Listed(name, experiment, found.get("model", ""), found["written"], len(found["points"]))
-        for experiment in SHAPES
+        for experiment in EXPERIMENTS
         for path in sorted(Path(root).glob(f"recordings/*/{experiment}*.json"))
-        if ".aside-" not in path.name
+        if path.name.count(".") == 1  # neither set aside nor a part
         for name, found in [(path.parent.name, read(path, experiment))]
     ]
 
@@ -322,40 +212,40 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def resume(begun: dict, path: Path) -> tuple[dict | None, str]:
+def resume(begun: dict, path: Path) -> tuple[dict, str]:
     """The recording in ``path`` that ``begun`` is the beginning of, and what became of the file.
 
-    A file that is damaged or records something else is renamed, never overwritten; the recording
-    is then None, as it is where there is no file.
+    A file that is damaged or records something else is renamed, never overwritten; nothing is
+    recorded then, as where there is no file.
 
     Raises:
         RecordingError: it was begun on another machine, or with other threads or versions.
     """
     if not path.exists():
-        return None, f"A new recording: {path}"
+        return {}, f"A new recording: {path}"
     try:
         found = read(path, begun["experiment"])
     except RecordingError as error:
-        return None, f"{error.__cause__}: {path} is set aside as {set_aside(path).name}."
+        return {}, f"{error.__cause__}: {path} is set aside as {set_aside(path).name}."
     others = [key for key in IDENTITY if found.get(key) != begun.get(key)]
     if others:
         reason = f"It records another {' and '.join(others)}"
-        return None, f"{reason}: {path} is set aside as {set_aside(path).name}."
-    _refuse_another_machine(found["machine"], begun["machine"], path)
-    return found, f"Going on with {path}"
+        return {}, f"{reason}: {path} is set aside as {set_aside(path).name}."
+    if changed := differences(found["machine"], begun["machine"]):
+        raise RecordingError(
+            f"{path} was begun with {changed}. Resume it as it was begun (OMP_NUM_THREADS sets the "
+            "threads), or name another file with --out."
+        )
+    return found, f"Resuming {path}"
 
 
-def _refuse_another_machine(then: dict, now: dict, path: Path) -> None:
-    changed = [
+def differences(then: dict, now: dict) -> str:
+    """What two machines, or the headers of two recordings, do not share; empty if nothing."""
+    return "; ".join(
         f"{key} {then.get(key)!r}, now {now.get(key)!r}"
         for key in {**then, **now}
         if then.get(key) != now.get(key)
-    ]
-    if changed:
-        raise RecordingError(
-            f"{path} was begun with {'; '.join(changed)}. Go on as it was begun (OMP_NUM_THREADS "
-            "sets the threads), or name another file with --out."
-        )
+    )
 
 
 def set_aside(path: Path) -> Path:

@@ -3,21 +3,16 @@
 Lesson 05 shows what this experiment recorded, and runs some of it again.
 """
 
-import time
-from collections.abc import Iterator
-from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from course_lib.bars import bar, say
+from course_lib.bars import bar
 from course_lib.deployment import sparse
 from course_lib.deployment.sparse import Row, StoredMatrix
-from course_lib.experiments import recordings
+from course_lib.experiments.recorder import Recording
 from course_lib.measuring.cost import roofline
-from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import Comparison, as_recorded, compare, round_significant
 from course_lib.networks.models import load_trained
 
@@ -107,47 +102,26 @@ def inputs_of(weight: torch.Tensor, batch: int, seed: int = 1) -> torch.Tensor:
 # --- the recording ------------------------------------------------------------------------------
 
 
-def record(path: Path | None = None, minutes: float | None = None, device: str = "") -> Path:
-    """Measure what the recording in ``path`` still lacks; write it after every case.
-
-    Args:
-        minutes: stop after so long; the same call goes on.
-        device: "cpu" or "cuda"; empty takes the GPU where there is one.
-
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
-    """
-    start = time.perf_counter()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    path = Path(path or recordings.file_of("sparse_vs_dense"))
-    recording, story = recordings.resume(_begun(device), path)
-    say(story)
-    if recording is None:
-        recording = _begun(device) | _ceilings(device) | {"points": [], "refused": []}
-        recordings.write(recording, path)
-    there = {_key(point) for point in recording["points"]}
-    to_do = [case for case in (_lacking(case, there) for case in plan(device)) if case.batches]
-    for case in bar(to_do, "matrices"):
-        if minutes is not None and time.perf_counter() - start > 60 * minutes:
-            say(f"{minutes:g} minutes are over: the same command goes on.")
-            break
-        for points, refused in _measured(case, device):
-            recording["points"] += points
-            recording["refused"] += refused
-        recordings.write(recording, path)
-    return path
+def header(model: None, device: str) -> dict:
+    """What a recording of this experiment begins with."""
+    return {"device": device, "seed": 0}
 
 
-def _begun(device: str) -> dict:
-    return {
-        "schema": recordings.SCHEMA,
-        "experiment": "sparse_vs_dense",
-        "command": "python -m course_lib record sparse_vs_dense",
-        "device": device,
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
-        "seed": 0,
-    }
+def run(recording: Recording) -> None:
+    """Measure what the recording lacks: the ceilings of the machine, and every case."""
+    device = recording["device"]
+
+    def measured(case: Case) -> dict[str, list[dict]]:
+        lacking = [one["batch"] for one in _fields(case) if not recording.has("points", **one)]
+        return _measured(case._replace(batches=tuple(lacking)), device)
+
+    recording.once(lambda: _ceilings(device), "rooflines", "zeros")
+    recording.each(plan(device), _fields, measured, text="matrices")
+
+
+def _fields(case: Case) -> list[dict]:
+    product = {"matrix": case.matrix, "dtype": case.dtype, "asked": case.sparsity}
+    return [product | {"batch": batch} for batch in case.batches]
 
 
 def _ceilings(device: str) -> dict:
@@ -180,24 +154,21 @@ def against_zeros(size: int, device: str, dtype: torch.dtype) -> Comparison:
     return compare(products, rounds=20, zeros=True)
 
 
-def _measured(case: Case, device: str) -> Iterator[tuple[list[dict], list[dict]]]:
-    """For each batch of a case: the points that were timed, and the formats that were not."""
+def _measured(case: Case, device: str) -> dict[str, list[dict]]:
+    """The products of a case that were timed, and the formats that were refused."""
     weight = weight_of(case.matrix, case.dtype, device)
     held = sparse.to_formats(weight, case.sparsity)
-    for batch in case.batches:
-        inputs = inputs_of(weight, batch)
+    points, refused = [], []
+    for fields in _fields(case):
+        inputs = inputs_of(weight, fields["batch"])
         rows = sparse.measure(held, inputs, seconds=SECONDS[device], limit=LIMIT)
-        product = {"matrix": case.matrix, "rows": weight.shape[0], "columns": weight.shape[1]}
-        product |= {"batch": batch, "dtype": case.dtype, "asked": case.sparsity}
-        points = [
-            product | {"format": name} | _about(held[name], row)
-            for name, row in rows.items()
-            if row.timing
-        ]
-        refused = [
-            product | {"format": name, "why": row.why} for name, row in rows.items() if row.why
-        ]
-        yield points, refused
+        product = {"rows": weight.shape[0], "columns": weight.shape[1]} | fields
+        for name, row in rows.items():
+            if row.timing:
+                points.append(product | {"format": name} | _about(held[name], row))
+            if row.why:
+                refused.append(product | {"format": name, "why": row.why})
+    return {"points": points, "refused": refused}
 
 
 def _about(held: StoredMatrix, row: Row) -> dict:
@@ -207,14 +178,3 @@ def _about(held: StoredMatrix, row: Row) -> dict:
         "convert": round_significant(held.convert_ms),
         "error": round_significant(row.error),
     } | as_recorded(row.timing, row.speedup)
-
-
-def _lacking(case: Case, there: set[tuple]) -> Case:
-    """``case`` with those of its batches that are not ``there``."""
-    matrix, dtype, sparsity, batches = case
-    missing = (batch for batch in batches if (matrix, dtype, sparsity, batch) not in there)
-    return case._replace(batches=tuple(missing))
-
-
-def _key(point: dict) -> tuple:
-    return (point["matrix"], point["dtype"], point["asked"], point["batch"])

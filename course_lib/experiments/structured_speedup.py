@@ -5,20 +5,16 @@ Lesson 06 shows what this experiment recorded, and runs some of it again.
 
 import math
 from collections.abc import Iterable
-from datetime import date
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
+from itertools import pairwise, product
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from course_lib.bars import bar, say
-from course_lib.experiments import recordings
+from course_lib.experiments.recorder import Recording
 from course_lib.measuring.cost import Roofline, macs, roofline, work
-from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import as_recorded, compare, round_significant, too_slow
-from course_lib.networks.data import checksums
 from course_lib.networks.models import EXAMPLE, load_trained
 from course_lib.pruning.granularity import prune
 
@@ -158,46 +154,53 @@ def _name(dtype: torch.dtype) -> str:
 # --- the recording ------------------------------------------------------------------------------
 
 
-def record(path: Path | None = None, device: str = "") -> Path:
-    """Measure what the recording in ``path`` still lacks; write it after every comparison.
+class Task(NamedTuple):
+    """A part of :data:`PARTS`, or the "staircase", to be timed at all widths in turns."""
 
-    Args:
-        device: "cpu" or "cuda"; empty takes the GPU where there is one.
+    part: str
+    batch: int
+    dtype: str
 
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    path = Path(path or recordings.file_of("structured_speedup", "resnet18"))
-    recording, story = recordings.resume(_begun(device), path)
-    say(story)
-    if recording is None:
-        rooflines = {name: roofline(device, getattr(torch, name)) for name in DTYPES[device]}
-        entries = [{"dtype": name} | roof._asdict() for name, roof in rooflines.items()]
-        recording = _begun(device) | {"rooflines": entries, "points": [], "staircase": []}
+
+def header(model: str, device: str) -> dict:
+    """What a recording of this experiment begins with."""
+    return {"device": device, "refused": []}
+
+
+def run(recording: Recording) -> None:
+    """Measure what the recording lacks: the ceilings of the machine, and every comparison."""
+    device = recording["device"]
+    recording.once(lambda: _ceilings(device), "rooflines")
     rooflines = {
         each["dtype"]: Roofline(each["bandwidth"], each["rate"]) for each in recording["rooflines"]
     }
-    wanted = [
-        (part, batch, dtype)
-        for dtype in DTYPES[device]
-        for batch in BATCHES
-        for part in (*PARTS, "staircase")
-    ]
-    refused = recording.setdefault("refused", [])
-    for part, batch, dtype in bar(wanted, "comparisons"):
-        where = {"device": device, "dtype": getattr(torch, dtype), "limit": LIMIT}
-        found = recording["staircase" if part == "staircase" else "points"]
-        if any(_is(point, part, batch, dtype) for point in [*found, *refused]):
-            continue
-        if part == "staircase":
-            points = staircase(batch, **where)
+
+    def measured(task: Task) -> dict[str, list[dict]]:
+        where = {"device": device, "dtype": getattr(torch, task.dtype), "limit": LIMIT}
+        if task.part == "staircase":
+            table, points = "staircase", staircase(task.batch, **where)
         else:
-            points = measure(part, batch, roof=rooflines[dtype], **where)
-        found += [point for point in points if not _too_slow(point)]
-        refused += [_refused(point) for point in points if _too_slow(point)]
-        recordings.write(recording, path)
-    return path
+            table = "points"
+            points = measure(task.part, task.batch, roof=rooflines[task.dtype], **where)
+        return {
+            table: [point for point in points if not _too_slow(point)],
+            "refused": [_refused(point) for point in points if _too_slow(point)],
+        }
+
+    tasks = [Task(*each) for each in product((*PARTS, "staircase"), BATCHES, DTYPES[device])]
+    tasks.sort(key=lambda task: (DTYPES[device].index(task.dtype), BATCHES.index(task.batch)))
+    tables = ("points", "staircase", "refused")
+    recording.each(tasks, _fields, measured, tables=tables, text="comparisons")
+
+
+def _ceilings(device: str) -> dict:
+    found = {name: roofline(device, getattr(torch, name)) for name in DTYPES[device]}
+    return {"rooflines": [{"dtype": name} | roof._asdict() for name, roof in found.items()]}
+
+
+def _fields(task: Task) -> list[dict]:
+    """What every entry of a task has; those of the staircase have no part."""
+    return [task._asdict() | ({"part": None} if task.part == "staircase" else {})]
 
 
 def _too_slow(point: dict) -> bool:
@@ -209,20 +212,3 @@ def _refused(point: dict) -> dict:
     about = ("part", "removed", "channels", "batch", "dtype")
     kept = {key: point[key] for key in about if key in point}
     return kept | {"why": too_slow(point["median"] / 1000)}
-
-
-def _is(point: dict, part: str, batch: int, dtype: str) -> bool:
-    return (point.get("part", "staircase"), point["batch"], point["dtype"]) == (part, batch, dtype)
-
-
-def _begun(device: str) -> dict:
-    return {
-        "schema": recordings.SCHEMA,
-        "experiment": "structured_speedup",
-        "command": "python -m course_lib record structured_speedup",
-        "model": "resnet18",
-        "weights": checksums()["weights/resnet18.safetensors"],
-        "device": device,
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
-    }

@@ -4,12 +4,12 @@ Lesson 08 shows what this experiment recorded on MiniLM, and measures some of it
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from datetime import date
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from course_lib.deployment import pruned_file, quantization, runtime
 from course_lib.deployment.forms import Runtime
 from course_lib.deployment.forms import measure as in_runtime
 from course_lib.deployment.runtime import Deployed
-from course_lib.experiments import recordings
 from course_lib.experiments.minilm_steps import (
     EncoderStep,
     in_order,
@@ -30,12 +29,12 @@ from course_lib.experiments.minilm_steps import (
     retrain,
 )
 from course_lib.experiments.minilm_steps import apply_step as taken
-from course_lib.experiments.recordings import is_there, network_file
-from course_lib.measuring.machine import machine_facts
+from course_lib.experiments.recorder import Recording
+from course_lib.experiments.recordings import network_file
 from course_lib.measuring.quality import evaluated_by
 from course_lib.measuring.timing import round_significant
 from course_lib.networks import minilm
-from course_lib.networks.data import Splits, checksums, movie_reviews
+from course_lib.networks.data import Splits, movie_reviews
 from course_lib.networks.minilm import PAD, SentenceClassifier, Sentences
 from course_lib.networks.models import on_device
 from course_lib.networks.recipes import MINILM
@@ -85,28 +84,25 @@ LINEAR_LAYERS = 6
 TOKENS = 32
 
 
-def record(path: Path | None = None) -> Path:
-    """Measure what the recording in ``path`` still lacks; write it after every part of it.
+def header(model: str, device: str) -> dict:
+    """What a recording of this experiment begins with."""
+    return {"recipe": {"epochs": MINILM.epochs, "lr": MINILM.lr}}
 
-    Networks lie in a folder beside it until all are measured, then only those in :data:`KEPT`.
 
-    Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
+def run(recording: Recording) -> None:
+    """Measure what the recording lacks of layers, heads, one-shot pruning and smaller networks.
+
+    Networks lie beside the recording until all are measured, then only those in :data:`KEPT`.
     """
-    path = Path(path or recordings.file_of("transformer", MINILM.network))
     network, data = subject()
-    recording, story = recordings.resume(_begun(), path)
-    say(story)
-    recording = recording or _begun()
-    _record_layers(recording, path, network, data.validation)
-    _record_one_shot(recording, path, network, data)
-    if not _is_measured(recording):
-        models = _record_networks(recording, path, network, data)
-        recording |= measure(models, data)
-        recordings.write(recording, path)
-    _remove_the_others(path)
-    _record_retrained(recording, path, network, data)
-    return path
+    _record_layers(recording, network, data.validation)
+    _record_one_shot(recording, network, data)
+    made = all(recording.has("networks", **_entry(*each)) for each in PLAN.items())
+    if not made or not recording["points"]:
+        recording.write(**measure(_networks(recording, network, data), data))
+    for name in PLAN.keys() - set(KEPT):
+        network_file(recording.path, name).unlink(missing_ok=True)
+    _record_retrained(recording, network, data)
 
 
 def subject() -> tuple[SentenceClassifier, Splits]:
@@ -119,21 +115,6 @@ def subject() -> tuple[SentenceClassifier, Splits]:
     return network, Splits(*(minilm.encoded(tokenizer, part) for part in movie_reviews()))
 
 
-def _begun() -> dict:
-    tables = ("layers", "heads", "one_shot", "retrained", "networks")
-    tables += ("points", "packed", "operators")
-    return {
-        "schema": recordings.SCHEMA,
-        "experiment": "transformer",
-        "command": "python -m course_lib record transformer",
-        "model": MINILM.network,
-        "weights": checksums()[f"weights/{MINILM.network}.safetensors"],
-        "recipe": {"epochs": MINILM.epochs, "lr": MINILM.lr},
-        "machine": machine_facts(),
-        "started": date.today().isoformat(),
-    } | {table: [] for table in tables}
-
-
 def evaluate(network: nn.Module, data: Splits) -> dict:
     """Test accuracy with its interval, and validation accuracy, of ``network`` in torch."""
     return evaluated_by(partial(minilm.accuracy, network), data)
@@ -142,15 +123,18 @@ def evaluate(network: nn.Module, data: Splits) -> dict:
 # --- layers and heads, one at a time ------------------------------------------------------------
 
 
-def _record_layers(
-    recording: dict, path: Path, network: SentenceClassifier, data: Sentences
-) -> None:
+def _record_layers(recording: Recording, network: SentenceClassifier, data: Sentences) -> None:
     """Add what happens without each layer, and without each of its heads."""
-    network, known = on_device(network), {row["layer"] for row in recording["layers"]}
-    for number in bar([each for each in numbers(network) if each not in known], "layers"):
-        recording["heads"] += ablated_heads(network, data, number)
-        recording["layers"].append(without_layer(network, data, number))
-        recordings.write(recording, path)
+    network = on_device(network)
+
+    def measured(number: int) -> dict[str, list[dict]]:
+        heads = ablated_heads(network, data, number)
+        return {"heads": heads, "layers": [without_layer(network, data, number)]}
+
+    def expected(number: int) -> list[dict]:
+        return [{"layer": number}]
+
+    recording.each(numbers(network), expected, measured, tables=("layers",), text="layers")
     network.cpu()
 
 
@@ -185,6 +169,13 @@ def _change(before: torch.Tensor, after: torch.Tensor) -> dict:
 # --- single weights, in one shot ----------------------------------------------------------------
 
 
+class OneShot(NamedTuple):
+    """A network pruned once, by a method of :data:`METHODS` to a pattern of :data:`PATTERNS`."""
+
+    method: str
+    pattern: str
+
+
 def one_shot(
     network: SentenceClassifier, method: str, pattern: str, data: Sentences
 ) -> SentenceClassifier:
@@ -211,86 +202,60 @@ def of_one_length(ids: torch.Tensor) -> list[torch.Tensor]:
     return [ids[lengths == length, :length] for length in lengths.unique().tolist()]
 
 
-def _record_one_shot(
-    recording: dict, path: Path, network: SentenceClassifier, data: Splits
-) -> None:
+def _record_one_shot(recording: Recording, network: SentenceClassifier, data: Splits) -> None:
     """Add what each method reaches with each pattern, nothing retrained."""
-    for method, pattern in bar(_missing(recording["one_shot"], PATTERNS), "one-shot"):
-        model = on_device(one_shot(network, method, pattern, data.train))
-        entry = {"method": method, "pattern": pattern} | evaluate(model, data)
-        recording["one_shot"].append(entry)
-        recordings.write(recording, path)
+
+    def measured(task: OneShot) -> dict[str, list[dict]]:
+        model = on_device(one_shot(network, *task, data.train))
+        return {"one_shot": [task._asdict() | evaluate(model, data)]}
+
+    tasks = [OneShot(method, pattern) for pattern, method in product(PATTERNS, METHODS)]
+    recording.each(tasks, _fields, measured, tables=("one_shot",), text="one-shot")
 
 
-def _record_retrained(
-    recording: dict, path: Path, network: SentenceClassifier, data: Splits
-) -> None:
+def _record_retrained(recording: Recording, network: SentenceClassifier, data: Splits) -> None:
     """Add what a short fine-tune makes of some of them, and their ``bytes`` once packed."""
-    for method, pattern in bar(_missing(recording["retrained"], RETRAINED), "retrained"):
-        model = on_device(one_shot(network, method, pattern, data.train))
+
+    def measured(task: OneShot) -> dict[str, list[dict]]:
+        model = on_device(one_shot(network, *task, data.train))
         with masks.enforce_masks(model, masks.masks_of(model)):
             retrain(model, data.train, SHORT, progress=partial(bar, text="steps"))
-        entry = {"method": method, "pattern": pattern} | evaluate(model, data)
+        entry = task._asdict() | evaluate(model, data)
         with TemporaryDirectory() as folder:
             file = pruned_file.save(model.cpu(), MINILM.network, Path(folder) / "retrained.pruned")
-            recording["retrained"].append(entry | {"bytes": file.stat().st_size})
-        recordings.write(recording, path)
+            return {"retrained": [entry | {"bytes": file.stat().st_size}]}
+
+    tasks = [OneShot(method, pattern) for pattern, method in product(RETRAINED, METHODS)]
+    recording.each(tasks, _fields, measured, tables=("retrained",), text="retrained")
 
 
-def _missing(rows: list[dict], patterns: Iterable[str]) -> list[tuple[str, str]]:
-    """The pairs of method and pattern that are not among ``rows``."""
-    known = [(row["method"], row["pattern"]) for row in rows]
-    return [
-        (method, pattern)
-        for pattern, method in product(patterns, METHODS)
-        if (method, pattern) not in known
-    ]
+def _fields(task: OneShot) -> list[dict]:
+    return [task._asdict()]
 
 
 # --- networks that are smaller ------------------------------------------------------------------
-
-
-def _is_measured(recording: dict) -> bool:
-    """Whether all networks of the plan, and no others, were made and measured."""
-    made = [_without_result(entry) for entry in recording["networks"]]
-    return bool(recording["points"]) and made == [_entry(*each) for each in PLAN.items()]
 
 
 def _entry(name: str, step: EncoderStep) -> dict:
     return {"name": name} | step._asdict()
 
 
-def _without_result(entry: dict) -> dict:
-    return {key: value for key, value in entry.items() if key != "before"}
-
-
-def _record_networks(
-    recording: dict, path: Path, network: SentenceClassifier, data: Splits
+def _networks(
+    recording: Recording, network: SentenceClassifier, data: Splits
 ) -> dict[str, SentenceClassifier]:
     """All networks of the plan and the dense one; those that are missing are made first."""
     teacher = remembering(on_device(network), data.train)
     models = {"dense": network.cpu()}
     how = {"measure": partial(evaluate, data=data), "progress": partial(bar, text="steps")}
+
+    def make(step: EncoderStep) -> tuple[SentenceClassifier, dict]:
+        made, before = taken(step, models[step.source], data, teacher, **how)
+        say(f"validation {minilm.accuracy(made, data.validation):.2f} %")
+        return made, {"before": before}
+
     for name, step in bar(PLAN.items(), "networks"):
-        file, entry = network_file(path, name), _entry(name, step)
-        there = [one for one in recording["networks"] if _without_result(one) == entry]
-        if not is_there(file, bool(there), load):
-            made, before = taken(step, models[step.source], data, teacher, **how)
-            pruned_file.save(
-                made, MINILM.network, file, command=recording["command"], step=str(entry)
-            )
-            others = [one for one in recording["networks"] if one["name"] != name]
-            recording |= {"networks": [*others, entry | {"before": before}], "points": []}
-            recordings.write(recording, path)
-            say(f"{name}: validation {minilm.accuracy(made, data.validation):.2f} %")
-        models[name], _ = load(file)
-    recording["networks"].sort(key=lambda one: [*PLAN].index(one["name"]))
+        models[name] = recording.network(_entry(name, step), partial(make, step), load)
     return models
-
-
-def _remove_the_others(path: Path) -> None:
-    for name in PLAN.keys() - set(KEPT):
-        network_file(path, name).unlink(missing_ok=True)
 
 
 # --- in the runtime -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The capstone of lesson 11: ResNet-18 made small by a plan, under a budget, and scored.
+"""The capstone of lesson 12: ResNet-18 made small by a plan, under a budget, and scored.
 
 An :class:`Attempt` is really pruned, trained, quantized and timed. A board keeps earlier ones.
 """

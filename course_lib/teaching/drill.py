@@ -2,7 +2,7 @@
 
 A question comes back shortly before it would be forgotten, which the library ``fsrs`` foretells
 from the grades that it got (Ye, Su and Cao, 2022). The schedule lies with the learner's progress.
-``python -m course_lib.teaching.drill`` asks in the terminal; ``drill_widgets`` asks in lesson 12.
+``python -m course_lib.teaching.drill`` asks in the terminal; ``drill_widgets`` asks in lesson 13.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def draw(bank: Bank, count: int, seed: int) -> list[Question]:
 
 
 def balanced(topics: Sequence[str], count: int) -> list[int]:
-    """Positions of ``count`` entries, taken from the topics in turn. Built in lesson 12.
+    """Positions of ``count`` entries, taken from the topics in turn. Built in lesson 13.
 
     The first entry of each topic comes first, in the order of the topics' first appearance, then
     the second of each, and so on. Fewer positions where there are fewer entries.

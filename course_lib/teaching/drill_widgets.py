@@ -1,4 +1,4 @@
-"""The interview drill of lesson 12: cards, a mock interview with a countdown, and pictures.
+"""The interview drill of lesson 13: cards, a mock interview with a countdown, and pictures.
 
 All of it works with the keyboard: buttons stand in the order of the Tab key and are pressed with
 Enter or Space, a guess is entered with Enter, and each step moves the focus to what comes next.

@@ -7,6 +7,7 @@ its own, so every change happens under a lock and replaces the file as a whole.
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable
 from datetime import datetime
@@ -17,8 +18,11 @@ from filelock import FileLock
 from course_lib import PROJECT
 from course_lib.files import refusal, write_whole
 
-VERSION = 1
+VERSION = 2
 SECTIONS = ("exercises", "predictions", "claims", "interview")
+
+#: The lessons that got another number in version 2, by their earlier names.
+RENAMED = {"11_choosing": "12_choosing", "12_interview_drill": "13_interview_drill"}
 
 
 class ProgressError(RuntimeError):
@@ -127,7 +131,26 @@ def _parsed(file: Path) -> dict:
     progress = _empty() | progress
     if not all(_is_section(progress[section]) for section in SECTIONS):
         raise ValueError("a section is damaged")
-    return progress
+    return progress if version == VERSION else _carried_over(progress)
+
+
+def _carried_over(progress: dict) -> dict:
+    """The ``progress`` of an earlier version, with the lessons' numbers of today."""
+    named = {
+        section: {renumbered(name): entry for name, entry in progress[section].items()}
+        for section in ("exercises", "predictions", "interview")
+    }
+    for entries in progress["claims"].values():
+        for entry in entries.values():
+            if isinstance(entry, dict) and isinstance(entry.get("lesson"), str):
+                entry["lesson"] = renumbered(entry["lesson"])
+    return progress | named | {"version": VERSION}
+
+
+def renumbered(name: str) -> str:
+    """What is called ``name`` by the earlier numbers is called today: "12.1" for "11.1"."""
+    numbers = {earlier[:2]: today[:2] for earlier, today in RENAMED.items()}
+    return re.sub(r"^\d\d(?!\d)", lambda found: numbers.get(found[0], found[0]), name)
 
 
 def _is_section(section: object) -> bool:

@@ -16,6 +16,7 @@ import yaml
 
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import COURSE
+from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA
 from course_lib.teaching import claims, progress
@@ -61,7 +62,7 @@ DEFINITIONS = {
             "number": {"type": "number"},
             "claim": {"type": "string", "pattern": r"^C\d\d$"},
             "quantity": TEXT,
-            "experiment": {"enum": [*recordings.SHAPES]},
+            "experiment": {"enum": [*EXPERIMENTS]},
             "model": TEXT,
             "device": TEXT,
             "at": TEXT,
@@ -394,11 +395,11 @@ def filled(question: Question, evidence: Evidence) -> Question:
     )
 
 
-# --- built in lesson 12 -------------------------------------------------------------------------
+# --- built in lesson 13 -------------------------------------------------------------------------
 
 
 def within_factor(guess: float, truth: float, factor: float) -> bool:
-    """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 12.
+    """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 13.
 
     Never where the signs differ or the guess is zero.
     """

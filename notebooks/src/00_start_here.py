@@ -206,7 +206,7 @@ for claim in claims.load().values():
 #   accTitle: The lessons of the course
 #   accDescr {
 #     Four steps, one after the other. Find what can go: lessons 00 to 04. Make it pay: lessons 05
-#     to 07. Other networks: lessons 08 to 10. Decide: lessons 11 and 12.
+#     to 07. Other networks: lessons 08 to 10. Decide: lessons 12 and 13.
 #   }
 #   subgraph A["Find what can go"]
 #     direction LR
@@ -225,7 +225,7 @@ for claim in claims.load().values():
 #   end
 #   subgraph D["Decide"]
 #     direction LR
-#     L11["11<br>choosing"] --> L12["12 interview<br>drill"]
+#     L12["12<br>choosing"] --> L13["13 interview<br>drill"]
 #   end
 #   A --> B --> C --> D
 # ```

@@ -733,5 +733,5 @@ at_the_end.close()
 #
 # ## Where next
 #
-# You can make a network small in every way, and say what each costs. **Lesson 11** turns that
+# You can make a network small in every way, and say what each costs. **Lesson 12** turns that
 # round: given a deployment, what do you do?

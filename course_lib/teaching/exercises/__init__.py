@@ -9,11 +9,13 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from course_lib.teaching import progress
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
 
-LESSONS = [import_module(f"{__name__}.lesson{number:02}") for number in range(13)]
+FILES = sorted(Path(__file__).parent.glob("lesson[0-9][0-9].py"))
+LESSONS = [import_module(f"{__name__}.{file.stem}") for file in FILES]
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise for lesson in LESSONS for exercise in lesson.EXERCISES

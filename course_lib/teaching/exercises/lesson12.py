@@ -1,62 +1,72 @@
-"""The exercises of lesson 12: a Leitner box, a tolerance, a sentence, a fair draw, an interval."""
+"""The exercises of lesson 12: two steps at once, the best in a limit, sound briefs, and claims."""
 
 import math
+from itertools import combinations
 
-from course_lib.teaching.drill import balanced
+from course_lib.decision.rules import combined
 from course_lib.teaching.exercises.engine import Exercise, Mistake
-from course_lib.teaching.questions import within_factor
 
 # --- 12.1 ---------------------------------------------------------------------------------------
 
 
-def next_box(box: int, right: bool) -> tuple[int, int]:
-    """Up one box after a right answer, back to the first after a wrong one."""
-    box = min(box + 1, 5) if right else 1
-    return box, 2 ** (box - 1)
+def _together_cases() -> list[tuple]:
+    return [
+        (2.0, 2.0, 0.0),
+        (2.0, 4.0, 0.1),
+        (12.0, 3.0, 0.03),
+        (1.0, 5.0, 0.1),
+        (1.5, 1.2, 0.5),
+        (8.0, 0.8, 0.05),
+    ]
 
 
-LEITNER = Exercise(
+TOGETHER = Exercise(
     id="12.1",
-    title="a Leitner box",
-    difficulty=1,
-    minutes=5,
-    reference=next_box,
-    cases=lambda: [(1, True), (2, True), (3, False), (1, False), (4, True), (5, True)],
+    title="two steps at once",
+    difficulty=3,
+    minutes=10,
+    reference=combined,
+    cases=_together_cases,
     hints=(
-        "First find the new box, then its days.",
-        "`min(box + 1, 5)` goes up and stays in the last box.",
-        "Box 1 waits one day, box 2 two, box 3 four: `2 ** (box - 1)`.",
+        "Let the dense time be 1. After the first step it is 1 / first, and `fixed` of that was "
+        "never shortened: the rest went from 1 - fixed to 1 / first - fixed.",
+        "So the step shortened the rest by the factor (1 - fixed) / (1 / first - fixed). The other "
+        "step likewise.",
+        "The rest is divided by both factors, then `fixed` comes back. A speed-up is 1 / time.",
     ),
     mistakes=(
         Mistake(
-            lambda box, right: (box + 1, 2**box) if right else (1, 1),
-            "There is no box 6: what is right in the last box stays there.",
+            lambda first, second, fixed: first * second,
+            "That is the product of the speed-ups. It would be right if nothing were fixed: but "
+            "that part is not shortened twice, it is not shortened at all.",
         ),
         Mistake(
-            lambda box, right: (
-                next_box(box, True) if right else (max(box - 1, 1), 2 ** (max(box - 1, 1) - 1))
+            lambda first, second, fixed: 1 / combined(first, second, fixed),
+            "You returned the time that is left. A speed-up is the dense time over it.",
+        ),
+        Mistake(
+            lambda first, second, fixed: 1 / (fixed + (1 - fixed) / (first * second)),
+            "The measured speed-ups hold the fixed part already, so you counted it twice. Take it "
+            "out of each first.",
+        ),
+        Mistake(
+            lambda first, second, fixed: max(first, second),
+            "That is the better of the two. Both shorten what is left.",
+        ),
+        Mistake(
+            lambda first, second, fixed: first + second - 1,
+            "You added what they gain. The second step shortens what the first has left: factors "
+            "multiply.",
+        ),
+        Mistake(
+            lambda first, second, fixed: (
+                1 / ((1 / first - fixed) * (1 / second - fixed) / (1 - fixed))
             ),
-            "A wrong answer goes back to box 1, not one box down.",
+            "You took the fixed part out and did not add it again. It is paid once, in the end.",
         ),
         Mistake(
-            lambda box, right: (next_box(box, right)[0], 2 ** (box - 1)),
-            "Those are the days of the box that it came from. It waits in the new one.",
-        ),
-        Mistake(
-            lambda box, right: (next_box(box, right)[0],) * 2,
-            "The days double from box to box: 1, 2, 4, 8, 16.",
-        ),
-        Mistake(
-            lambda box, right: (next_box(box, right)[0], 2 ** next_box(box, right)[0]),
-            "Box 1 waits one day, not two: the exponent is box - 1.",
-        ),
-        Mistake(
-            lambda box, right: next_box(box, not right),
-            "You turned it round: right answers go up, wrong ones back to the start.",
-        ),
-        Mistake(
-            lambda box, right: next_box(box, right)[::-1],
-            "Return the box first, then the days.",
+            lambda first, second, fixed: 1 / (fixed + (1 / first - fixed) * (1 / second - fixed)),
+            "What is left of either is a part of 1, not of 1 - fixed: divide by that once.",
         ),
     ),
 )
@@ -65,72 +75,107 @@ LEITNER = Exercise(
 # --- 12.2 ---------------------------------------------------------------------------------------
 
 
-def _guesses() -> list[tuple]:
+def best_within(networks: dict[str, dict[str, float]], gain: str, most_lost: float) -> str:
+    """The largest gain of those that lose no more; of equal ones that which loses least."""
+    allowed = {name: one for name, one in networks.items() if one["lost"] <= most_lost}
+    ranked = max(
+        allowed, key=lambda name: (allowed[name][gain], -allowed[name]["lost"]), default=""
+    )
+    return ranked or "dense"
+
+
+def _network(lost: float, smaller: float, faster: float) -> dict[str, float]:
+    return {"lost": lost, "smaller": smaller, "faster": faster}
+
+
+NETWORKS = {
+    "int8": _network(0.1, 4.0, 3.5),
+    "channels": _network(0.4, 16.0, 12.0),
+    "weights": _network(-0.3, 40.0, 1.0),
+    "narrow": _network(1.0, 60.0, 30.0),
+    "tiny": _network(7.0, 200.0, 60.0),
+}
+
+
+def _within_cases() -> list[tuple]:
+    equal = {"one": _network(0.5, 4.0, 2.0), "two": _network(0.2, 4.0, 9.0)}
     return [
-        (2.0, 2.0, 1.5),
-        (1.0, 2.0, 1.5),
-        (3.1, 2.0, 1.5),
-        (2.9, 2.0, 1.5),
-        (1.4, 2.0, 1.5),
-        (0.5, 2.0, 1.5),
-        (50.0, 100.0, 2.0),
-        (200.0, 100.0, 2.0),
-        (0.02, 0.05, 2.0),
-        (0.0, 2.0, 1.5),
-        (-2.0, 2.0, 1.5),
-        (-0.8, -0.9, 1.5),
+        (NETWORKS, "faster", 0.5),
+        (NETWORKS, "smaller", 0.5),
+        (NETWORKS, "smaller", 1.0),
+        (NETWORKS, "faster", 100.0),
+        (NETWORKS, "faster", 0.0),
+        (NETWORKS, "smaller", -1.0),
+        (equal, "smaller", 1.0),
+        ({}, "smaller", 1.0),
     ]
 
 
-def _near(guess: float, truth: float, judge) -> bool:
-    """``judge`` for guesses of the same sign; never near otherwise."""
-    return guess * truth > 0 and judge(guess / truth)
+def _ranked(networks, gain, allowed, key=None, none="dense") -> str:
+    """The same with another idea of what is ``allowed``, or of what is best."""
+    names = [name for name, one in networks.items() if allowed(one)]
+    key = key or (lambda name: (networks[name][gain], -networks[name]["lost"]))
+    return max(names, key=key, default=none)
 
 
-WITHIN_FACTOR = Exercise(
+BEST_WITHIN = Exercise(
     id="12.2",
-    title="near enough",
+    title="the best within a limit",
     difficulty=2,
-    minutes=6,
-    reference=within_factor,
-    cases=_guesses,
+    minutes=7,
+    reference=best_within,
+    cases=_within_cases,
     hints=(
-        "Twice too large and half too small are the same distance in logarithms.",
-        "`abs(math.log(guess / truth))` is that distance; compare it with `math.log(factor)`.",
-        "Zero and the other sign have no logarithm: return False first. Add 1e-9 for rounding.",
+        "First throw out what loses more than `most_lost`, then look for the largest gain.",
+        "`max(names, key=...)` may rank by a pair: (gain, -lost) prefers the smaller loss.",
+        'Nothing left? Then the answer is "dense": `max(..., default="dense")`.',
     ),
     mistakes=(
         Mistake(
-            lambda g, t, f: _near(g, t, lambda r: abs(r - 1) <= f - 1 + 1e-9),
-            "Half as large is a factor of two away, and a relative error of only a half. Use logs.",
+            lambda networks, gain, most_lost: _ranked(networks, gain, lambda one: True),
+            "You did not look at what is lost. The largest gain is often a broken network's.",
         ),
         Mistake(
-            lambda g, t, f: _near(g, t, lambda r: r <= f + 1e-9),
-            "You only refuse guesses that are too large. Too small is as wrong.",
+            lambda networks, gain, most_lost: _ranked(
+                networks, gain, lambda one: one["lost"] < most_lost
+            ),
+            "A network that loses exactly as much as it may is allowed.",
         ),
         Mistake(
-            lambda g, t, f: _near(g, t, lambda r: r >= 1 / f - 1e-9),
-            "You only refuse guesses that are too small. Too large is as wrong.",
+            lambda networks, gain, most_lost: _ranked(
+                networks, gain, lambda one: abs(one["lost"]) <= most_lost
+            ),
+            "A negative loss is a gain of accuracy. Do not take its absolute value.",
         ),
         Mistake(
-            lambda g, t, f: abs(g - t) <= f,
-            "A factor is no difference: 98 is near 100, and 0.02 is far from 0.05.",
+            lambda networks, gain, most_lost: _ranked(
+                networks,
+                gain,
+                lambda one: one["lost"] <= most_lost,
+                lambda name: -networks[name]["lost"],
+            ),
+            "That is the most accurate one. Accuracy is the limit here, the gain is the goal.",
         ),
         Mistake(
-            lambda g, t, f: _near(g, t, lambda r: abs(math.log(r)) <= f),
-            "Compare logarithms with logarithms: log(factor), not the factor.",
+            lambda networks, gain, most_lost: _ranked(
+                networks, "faster", lambda one: one["lost"] <= most_lost
+            ),
+            "You always rank by speed. `gain` says what the bottleneck is: bytes or time.",
         ),
         Mistake(
-            lambda g, t, f: _near(g, t, lambda r: abs(math.log(r)) < math.log(f) - 1e-9),
-            "Exactly a factor away still counts; allow for rounding.",
+            lambda networks, gain, most_lost: _ranked(
+                networks,
+                gain,
+                lambda one: one["lost"] <= most_lost,
+                lambda name: networks[name][gain],
+            ),
+            "Two gain the same: take the one that loses less.",
         ),
         Mistake(
-            lambda g, t, f: abs(math.log(g / t)) <= math.log(f) + 1e-9,
-            "Zero and a guess of the other sign have no logarithm. They are never near.",
-        ),
-        Mistake(
-            lambda g, t, f: g != 0 and abs(math.log(abs(g / t))) <= math.log(f) + 1e-9,
-            "Twice slower is not near twice faster: the signs must agree.",
+            lambda networks, gain, most_lost: _ranked(
+                networks, gain, lambda one: one["lost"] <= most_lost, none=""
+            ),
+            'No network is within the limit: then it stays as it is, "dense".',
         ),
     ),
 )
@@ -138,93 +183,100 @@ WITHIN_FACTOR = Exercise(
 
 # --- 12.3 ---------------------------------------------------------------------------------------
 
-
-def sentence(what: str, ratio: float, low: float, high: float, condition: str) -> str:
-    """Faster, slower or neither, as the interval says, with the condition."""
-    if low <= 1 <= high:
-        return f"{what}: no difference was measured ({low:.1f} to {high:.1f}), {condition}."
-    if low > 1:
-        return f"{what}: {ratio:.1f} times faster ({low:.1f} to {high:.1f}), {condition}."
-    return f"{what}: {1 / ratio:.1f} times slower ({1 / high:.1f} to {1 / low:.1f}), {condition}."
+HARDWARE = ("cpu", "gpu", "unknown")
 
 
-def _rows() -> list[tuple]:
+def wrong_field(brief: dict) -> str | None:
+    """Words, then numbers, then what contradicts."""
+    if brief["hardware"] not in HARDWARE:
+        return "hardware"
+    for field, least in (("faster", 1), ("smaller", 1), ("may_lose", 0)):
+        value = brief[field]
+        if type(value) not in (int, float) or value < least:
+            return field
+    wanted = "faster" if brief["bottleneck"] == "time" else "smaller"
+    return "bottleneck" if brief[wanted] == 1 < max(brief["faster"], brief["smaller"]) else None
+
+
+def _brief(**changes: object) -> dict:
+    sound = {"hardware": "cpu", "bottleneck": "time", "faster": 2.0, "smaller": 1, "may_lose": 0.5}
+    return sound | changes
+
+
+def _brief_cases() -> list[tuple]:
     return [
-        ("Half of the channels", 2.4, 2.2, 2.6, "ResNet-18, one picture, two threads"),
-        ("95 % zeros in CSR", 4.0, 3.1, 4.4, "2048 x 2048, one vector"),
-        ("int8", 0.5, 0.4, 0.625, "a narrow network, one thread"),
-        ("A mask", 1.04, 0.97, 1.1, "90 % zeros, one picture"),
-        ("Two threads", 0.96, 0.9, 1.0, "a small network"),
+        (_brief(),),
+        (_brief(hardware="abacus"),),
+        (_brief(faster=0.5),),
+        (_brief(smaller="10x"),),
+        (_brief(may_lose=-1),),
+        (_brief(may_lose=0),),
+        (_brief(may_lose=True),),
+        (_brief(bottleneck="bytes"),),
+        (_brief(bottleneck="bytes", smaller=4, faster=1),),
+        (_brief(faster=1, smaller=1),),
+        (_brief(faster=1, smaller=5),),
+        (_brief(hardware="unknown", faster="2"),),
     ]
 
 
-def _always(word: str):
-    """A sentence that never asks whether the interval holds one."""
-    return lambda what, ratio, low, high, condition: (
-        f"{what}: {ratio:.1f} times {word} ({low:.1f} to {high:.1f}), {condition}."
-    )
+def _checked(brief, is_wrong, contradicts=True, known=HARDWARE, least=(1, 1, 0)) -> str | None:
+    """The same with another idea of a wrong number, or with less that is checked."""
+    if brief["hardware"] not in known:
+        return "hardware"
+    for field, low in zip(("faster", "smaller", "may_lose"), least, strict=True):
+        if is_wrong(brief[field], low):
+            return field
+    wanted = "faster" if brief["bottleneck"] == "time" else "smaller"
+    both_none = brief["faster"] == brief["smaller"] == 1
+    return "bottleneck" if contradicts and brief[wanted] == 1 and not both_none else None
 
 
-def _by_ratio(what: str, ratio: float, low: float, high: float, condition: str) -> str:
-    """Faster or slower by the ratio alone, so never "no difference"."""
-    if ratio > 1:
-        return f"{what}: {ratio:.1f} times faster ({low:.1f} to {high:.1f}), {condition}."
-    return f"{what}: {1 / ratio:.1f} times slower ({1 / high:.1f} to {1 / low:.1f}), {condition}."
+def _is_no_number(value: object, least: float) -> bool:
+    return type(value) not in (int, float) or value < least
 
 
-def _unturned(what: str, ratio: float, low: float, high: float, condition: str) -> str:
-    """Inverts the ends of the interval but leaves them in their places."""
-    if high < 1:
-        ends = f"{1 / low:.1f} to {1 / high:.1f}"
-        return f"{what}: {1 / ratio:.1f} times slower ({ends}), {condition}."
-    return sentence(what, ratio, low, high, condition)
-
-
-def _not_inverted(what: str, ratio: float, low: float, high: float, condition: str) -> str:
-    """Says slower, with the ratio of faster."""
-    if high < 1:
-        return f"{what}: {ratio:.1f} times slower ({low:.1f} to {high:.1f}), {condition}."
-    return sentence(what, ratio, low, high, condition)
-
-
-SENTENCE = Exercise(
+WRONG_FIELD = Exercise(
     id="12.3",
-    title="a row becomes a sentence",
+    title="is the brief sound?",
     difficulty=3,
     minutes=10,
-    reference=sentence,
-    cases=_rows,
+    reference=wrong_field,
+    cases=_brief_cases,
     hints=(
-        "Three cases: the interval holds 1, lies above it, or lies below it.",
-        "Slower turns the ratio round: 1 / ratio, and the ends of the interval change places.",
-        "`f'{ratio:.1f}'` has one decimal. The sentence ends with the condition and a full stop.",
+        'Go through the fields in their order: "hardware", "faster", "smaller", "may_lose".',
+        "A number is an int or a float, neither True nor text.",
+        'Last: a bottleneck of "time" with faster = 1 contradicts itself if anything else is asked '
+        "for. If both are 1, nothing is asked, and that is sound.",
     ),
     mistakes=(
-        Mistake(_always("faster"), "Ask the interval first: it may hold 1, or lie below it."),
-        Mistake(_by_ratio, "Where the interval holds 1, no difference was measured. Say so."),
-        Mistake(_unturned, "1 / low is now the *higher* end: the ends change places."),
         Mistake(
-            _not_inverted, "Half as fast is 2 times slower: turn the ratio and its ends round."
+            lambda brief: _checked(brief, _is_no_number, contradicts=False),
+            "You read each field by itself. A bottleneck that nothing is asked of contradicts the "
+            "rest.",
         ),
         Mistake(
-            lambda what, ratio, low, high, condition: sentence(what, ratio, low, high, "").replace(
-                ", .", "."
+            lambda brief: _checked(
+                brief,
+                lambda value, low: not isinstance(value, int | float) or value < low,
             ),
-            "The condition is missing. Without it the sentence is one of the textbook's.",
+            "True is an int to isinstance, and 1 in a sum. As a number of points it is a mistake.",
         ),
         Mistake(
-            lambda what, ratio, low, high, condition: (
-                f"{what}: {ratio:.1f} times faster, {condition}."
-                if low > 1
-                else sentence(what, ratio, low, high, condition)
-            ),
-            "Give the interval, too: it says how sure you are.",
+            lambda brief: _checked(brief, _is_no_number, known=(*HARDWARE, brief["hardware"])),
+            "You believed any hardware. What is not known cannot be decided for.",
         ),
         Mistake(
-            lambda what, ratio, low, high, condition: sentence(
-                what, ratio, low, high - 1e-9, condition
-            ),
-            "An interval that ends exactly at 1 holds it.",
+            lambda brief: _checked(brief, _is_no_number, least=(1, 1, 1e-9)),
+            "Zero points may be lost: that is strict, and sound.",
+        ),
+        Mistake(
+            lambda brief: _checked(brief, _is_no_number, least=(0, 0, 0)),
+            "To become half as fast is nothing to ask for: a factor is at least 1.",
+        ),
+        Mistake(
+            lambda brief: _checked(brief, _is_no_number) and "brief",
+            "Say *which* field is wrong: whoever wrote the brief has to repair it.",
         ),
     ),
 )
@@ -233,70 +285,108 @@ SENTENCE = Exercise(
 # --- 12.4 ---------------------------------------------------------------------------------------
 
 
-def _topics() -> list[tuple]:
+def contradictions(claims: dict[str, tuple[dict[str, set], str]]) -> list[tuple[str, str]]:
+    """Pairs that advise differently and that one deployment can meet both conditions of."""
     return [
-        (["a", "a", "b"], 2),
-        (["b", "a"], 2),
-        (["b", "a", "b", "a"], 3),
-        (["a", "a", "a", "b", "c", "b"], 5),
-        (["a"], 3),
-        ([], 2),
-        (["a", "b", "b"], 0),
+        (one, other)
+        for one, other in combinations(claims, 2)
+        if claims[one][1] != claims[other][1] and _can_meet(claims[one][0], claims[other][0])
     ]
 
 
-def _firsts(topics: list[str], count: int) -> list[int]:
-    """The first place of each topic, and no second ones."""
-    return [place for place, topic in enumerate(topics) if topic not in topics[:place]][:count]
+def _can_meet(one: dict[str, set], other: dict[str, set]) -> bool:
+    return all(one[field] & other[field] for field in one.keys() & other.keys())
 
 
-def _repeated(topics: list[str], count: int) -> list[int]:
-    """As many as asked for, from the beginning again where there are too few."""
-    order = balanced(topics, len(topics))
-    return [order[place % len(order)] for place in range(count)] if order else []
+CLAIMS = {
+    "A": ({"network": {"cnn"}}, "structured"),
+    "B": ({"network": {"transformer"}}, "unstructured"),
+    "C": ({"hardware": {"cpu", "unknown"}}, "structured"),
+}
 
 
-BALANCED = Exercise(
+def _claims_cases() -> list[tuple]:
+    always = {"A": ({}, "structured"), "B": ({}, "unstructured")}
+    two = {
+        "A": ({"network": {"cnn", "mixed"}, "hardware": {"gpu"}}, "unstructured"),
+        "B": ({"network": {"mixed"}, "hardware": {"cpu"}}, "structured"),
+        "C": ({"network": {"mixed"}, "hardware": {"cpu", "gpu"}}, "structured"),
+        "D": ({"network": {"mixed", "transformer"}}, "quantize"),
+    }
+    return [(CLAIMS,), (always,), (two,), ({},), ({"only": ({}, "quantize")},)]
+
+
+def _pairs(claims, conflict) -> list[tuple[str, str]]:
+    return [
+        (one, other)
+        for one, other in combinations(claims, 2)
+        if conflict(claims[one], claims[other])
+    ]
+
+
+CONTRADICTIONS = Exercise(
     id="12.4",
-    title="a fair draw",
+    title="claims that cannot both be right",
     difficulty=3,
     minutes=10,
-    reference=balanced,
-    cases=_topics,
+    reference=contradictions,
+    cases=_claims_cases,
     hints=(
-        "First round: the first entry of every topic. Second round: the second of every topic.",
-        "`topics[:place].count(topics[place])` is the round in which a place has its turn.",
-        "Sort the places by (round, first place of their topic), and cut after `count`.",
+        "itertools.combinations(claims, 2) gives every pair once, in the order of the claims.",
+        "Two claims with the same advice never contradict each other.",
+        "They can meet if every field that *both* speak of has a value that suits both: the sets "
+        "have something in common (`&`). A field that only one speaks of excludes nothing.",
     ),
     mistakes=(
         Mistake(
-            lambda topics, count: list(range(min(count, len(topics)))),
-            "Those are the first ones. A topic with many questions would crowd out the others.",
-        ),
-        Mistake(_firsts, "After the first round comes a second one, as long as there are entries."),
-        Mistake(
-            lambda topics, count: sorted(
-                range(len(topics)), key=lambda place: topics.index(topics[place])
-            )[:count],
-            "You take all of one topic before the next. Take one of each, then again.",
+            lambda claims: _pairs(claims, lambda one, other: one[1] != other[1]),
+            "You compared only the advice. Claims about different deployments can both be right.",
         ),
         Mistake(
-            lambda topics, count: sorted(
-                range(len(topics)),
-                key=lambda place: (topics[:place].count(topics[place]), topics[place]),
-            )[:count],
-            "Topics take turns in the order in which they first appear, not by the alphabet.",
+            lambda claims: _pairs(claims, lambda one, other: _can_meet(one[0], other[0])),
+            "These can meet, but some of them advise the same. That is no contradiction.",
         ),
         Mistake(
-            _repeated, "Where there are fewer entries than asked for, return fewer, none twice."
+            lambda claims: _pairs(
+                claims,
+                lambda one, other: (
+                    one[1] != other[1]
+                    and one[0].keys() == other[0].keys()
+                    and _can_meet(one[0], other[0])
+                ),
+            ),
+            "You compare only claims that speak of the same fields. A claim about networks and one "
+            "about hardware meet in a deployment that has both.",
         ),
         Mistake(
-            lambda topics, count: [topics[place] for place in balanced(topics, count)],
-            "Return the places of the entries, not their topics.",
+            lambda claims: _pairs(
+                claims,
+                lambda one, other: (
+                    one[1] != other[1]
+                    and any(
+                        one[0][each] & other[0][each] for each in one[0].keys() & other[0].keys()
+                    )
+                ),
+            ),
+            "One field in common is not enough: *every* field that both speak of must suit both. "
+            "And where they speak of no common field, nothing keeps them apart.",
         ),
         Mistake(
-            lambda topics, count: sorted(balanced(topics, count)),
-            "Return them in the order of the turns; you sorted the places.",
+            lambda claims: _pairs(
+                claims, lambda one, other: one[1] != other[1] and one[0] == other[0]
+            ),
+            "You ask for equal conditions. They only have to overlap.",
+        ),
+        Mistake(
+            lambda claims: [
+                (one, other)
+                for one in claims
+                for other in claims
+                if one != other
+                and claims[one][1] != claims[other][1]
+                and _can_meet(claims[one][0], claims[other][0])
+            ],
+            "Each pair is there twice, in both orders. Once is enough.",
         ),
     ),
 )
@@ -305,76 +395,76 @@ BALANCED = Exercise(
 # --- 12.5 ---------------------------------------------------------------------------------------
 
 
-def success_interval(right: int, asked: int) -> tuple[float, float]:
-    """Wilson's interval: it stays inside 0 to 100 and never shrinks to a point."""
-    z, p = 1.96, right / asked
-    centre = p + z**2 / (2 * asked)
-    half = z * math.sqrt(p * (1 - p) / asked + z**2 / (4 * asked**2))
-    scale = 100 / (1 + z**2 / asked)
-    return scale * (centre - half), scale * (centre + half)
+def paid_after(training: float, dense: float, small: float) -> int | None:
+    """The training over what each picture saves, rounded up."""
+    saved = (dense - small) / 1000
+    return math.ceil(training / saved) if saved > 0 else None
 
 
-def _plain(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:
-    """The normal interval, in percent."""
-    p = right / asked
-    half = z * math.sqrt(p * (1 - p) / asked)
-    return 100 * (p - half), 100 * (p + half)
+def _paid_cases() -> list[tuple]:
+    return [
+        (1.0, 3.0, 1.0),
+        (10.0, 3.0, 1.0),
+        (1.0, 5.0, 2.0),
+        (600.0, 4.0, 0.125),
+        (5.0, 1.0, 2.0),
+        (5.0, 2.0, 2.0),
+        (0.0, 2.0, 1.0),
+    ]
 
 
-def _unscaled(right: int, asked: int) -> tuple[float, float]:
-    """Wilson's interval without its denominator."""
-    scale = 1 + 1.96**2 / asked
-    low, high = success_interval(right, asked)
-    return low * scale, high * scale
-
-
-def _centred(right: int, asked: int) -> tuple[float, float]:
-    """Wilson's width around the plain share."""
-    low, high = success_interval(right, asked)
-    share, half = 100 * right / asked, (high - low) / 2
-    return share - half, share + half
-
-
-SUCCESS_INTERVAL = Exercise(
+PAID_AFTER = Exercise(
     id="12.5",
-    title="seven of ten",
+    title="when has the training paid?",
     difficulty=2,
-    minutes=8,
-    reference=success_interval,
-    cases=lambda: [(7, 10), (1, 2), (0, 10), (10, 10), (70, 100), (1, 1)],
+    minutes=6,
+    reference=paid_after,
+    cases=_paid_cases,
     hints=(
-        "p is right / asked, z is 1.96, n is asked. Write the formula down in three lines.",
-        "centre = p + z**2 / (2 n); half = z sqrt(p (1 - p) / n + z**2 / (4 n**2)).",
-        "Both are divided by 1 + z**2 / n, and 100 makes percent.",
+        "Each picture saves dense - small milliseconds. A second has a thousand of them.",
+        "The number of pictures is the time of the training over what one of them saves.",
+        "After a part of a picture nothing is paid: math.ceil. And if it saves nothing: None.",
     ),
     mistakes=(
         Mistake(
-            _plain,
-            "That is the plain interval. After 10 of 10 it has no width at all: use Wilson's.",
-        ),
-        Mistake(
-            lambda right, asked: (
-                max(0.0, _plain(right, asked)[0]),
-                min(100.0, _plain(right, asked)[1]),
+            lambda training, dense, small: (
+                math.ceil(training / (dense - small)) if dense > small else None
             ),
-            "Cut off at 0 and 100, the plain interval still has no width after 10 of 10.",
+            "The training is in seconds, a picture in milliseconds.",
         ),
         Mistake(
-            lambda right, asked: tuple(end / 100 for end in success_interval(right, asked)),
-            "Those are fractions. Return percent.",
-        ),
-        Mistake(_unscaled, "You forgot to divide by 1 + z**2 / n."),
-        Mistake(_centred, "The centre moves towards a half: p + z**2 / (2 n), before dividing."),
-        Mistake(
-            lambda right, asked: success_interval(right, asked)[::-1],
-            "Return the lower end first.",
+            lambda training, dense, small: math.ceil(1000 * training / small),
+            "You count pictures that fit into the training. What pays is what each one *saves*.",
         ),
         Mistake(
-            lambda right, asked: _plain(right, asked, z=1.0),
-            "One standard error covers two thirds. Take 1.96, and Wilson's form.",
+            lambda training, dense, small: (
+                int(1000 * training / (dense - small)) if dense > small else None
+            ),
+            "You rounded down: then the last bit is not paid yet.",
+        ),
+        Mistake(
+            lambda training, dense, small: (
+                math.ceil(1000 * training / (dense - small)) if dense != small else None
+            ),
+            "A network that is slower never pays, after no number of pictures. Return None.",
+        ),
+        Mistake(
+            lambda training, dense, small: math.ceil(1000 * training / (dense - small)),
+            "Two that are equally fast save nothing, and you divided by it. Return None.",
+        ),
+        Mistake(
+            lambda training, dense, small: (
+                math.ceil(1000 * training / (dense / small)) if dense > small else None
+            ),
+            "A speed-up is a ratio. What a picture saves is a difference of times.",
+        ),
+        Mistake(
+            lambda training, dense, small: (
+                int(1000 * training / (dense - small)) + 1 if dense > small else None
+            ),
+            "Where it comes out even, you counted one picture too many: math.ceil does not.",
         ),
     ),
 )
 
-
-EXERCISES = (LEITNER, WITHIN_FACTOR, SENTENCE, BALANCED, SUCCESS_INTERVAL)
+EXERCISES = [TOGETHER, BEST_WITHIN, WRONG_FIELD, CONTRADICTIONS, PAID_AFTER]

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 11 Choosing
+# # 12 Choosing
 #
 # *Given this deployment, what do you do?*
 #
@@ -26,7 +26,7 @@ from course_lib.networks import data
 from course_lib.teaching import capstone, choosing, claims, figures, progress
 from course_lib.teaching.capstone import Plan
 from course_lib.teaching.exercises import check, hint, solution
-from course_lib.teaching.exercises.lesson11 import contradictions
+from course_lib.teaching.exercises.lesson12 import contradictions
 from course_lib.teaching.widgets import ask, choose, predict, reveal
 
 # %%
@@ -42,7 +42,7 @@ known = evidence.collected()
 
 # %%
 predict(
-    "11.sentence",
+    "12.sentence",
     "In how many of twenty cases does that sentence alone meet all targets?",
     low=0,
     high=20,
@@ -51,7 +51,7 @@ predict(
 
 # %%
 predict(
-    "11.start",
+    "12.start",
     "An eighth of ResNet-18's channels, 5 % of the epochs: what accuracy on validation pictures?",
     low=50,
     high=95,
@@ -84,7 +84,7 @@ print("at least twenty of each kind of network:", min(kinds.values()) >= 20, [*k
 # Channels alone, int8 alone, both: the two speed-ups do not multiply (lesson 07), because a part of
 # the time is shortened by neither.
 #
-# **Exercise 11.1.** Each step alone made the network `first` and `second` times faster. The share
+# **Exercise 12.1.** Each step alone made the network `first` and `second` times faster. The share
 # `fixed` of the dense time stays whatever one does; all else shrinks by both. How many times faster
 # are both together?
 
@@ -95,11 +95,11 @@ def together(first, second, fixed):
     return ...
 
 
-check("11.1", together)
+check("12.1", together)
 
 # %%
-# hint("11.1")
-# solution("11.1")
+# hint("12.1")
+# solution("12.1")
 
 # %% [markdown]
 # From here on `rules.combined` does this. What is fixed? A bound is the time of the narrowest
@@ -124,7 +124,7 @@ print("the fixed part explains most of it:", off["with a fixed part"] < off["pro
 # %% [markdown]
 # One more number, measured once, and the promise is much nearer to the truth.
 #
-# **Exercise 11.2.** `networks` has for each name what is "lost" (points), and how many times
+# **Exercise 12.2.** `networks` has for each name what is "lost" (points), and how many times
 # "smaller" and "faster" it is. Return the name of the network with the largest `gain` among those
 # that lose at most `most_lost`, `"dense"` if there is none. Of equal ones, that which loses less.
 
@@ -135,11 +135,11 @@ def best_within(networks, gain, most_lost):
     return ...
 
 
-check("11.2", best_within)
+check("12.2", best_within)
 
 # %%
-# hint("11.2")
-# solution("11.2")
+# hint("12.2")
+# solution("12.2")
 
 # %% [markdown]
 # ## A brief
@@ -181,7 +181,7 @@ for change in ({"faster": 0.5}, {"hardware": "laptop"}, {"faster": 1}):
         print(error)
 
 # %% [markdown]
-# **Exercise 11.3.** A small brief is a dictionary: "hardware" ("cpu", "gpu" or "unknown"),
+# **Exercise 12.3.** A small brief is a dictionary: "hardware" ("cpu", "gpu" or "unknown"),
 # "bottleneck" ("time" or "bytes"), and the numbers "faster", "smaller" (at least 1) and "may_lose"
 # (at least 0). Return the first field that is wrong, in the order hardware, faster, smaller,
 # may_lose. Then `"bottleneck"` if nothing is asked of it (1) but something of the other. None if it
@@ -194,11 +194,11 @@ def wrong_field(brief):
     return ...
 
 
-check("11.3", wrong_field)
+check("12.3", wrong_field)
 
 # %%
-# hint("11.3")
-# solution("11.3")
+# hint("12.3")
+# solution("12.3")
 
 # %% [markdown]
 # ## The framework, as a picture
@@ -247,7 +247,7 @@ for network in evidence.ARCHITECTURES:
 #
 # Textbooks give several rules, each convincing. Do they agree?
 #
-# **Exercise 11.4.** A claim is a pair: its conditions (for each field a set of values), and what it
+# **Exercise 12.4.** A claim is a pair: its conditions (for each field a set of values), and what it
 # advises. Two claims contradict each other if they advise differently and one deployment can meet
 # the conditions of both: each field that both speak of has a value that suits both. Return all such
 # pairs, in the order of the claims.
@@ -259,11 +259,11 @@ def my_contradictions(claims):
     return ...
 
 
-check("11.4", my_contradictions)
+check("12.4", my_contradictions)
 
 # %%
-# hint("11.4")
-# solution("11.4")
+# hint("12.4")
+# solution("12.4")
 
 # %%
 skips, others = {"gpu with 2:4"}, {name for name in HARDWARE if not HARDWARE[name].two_four}
@@ -364,7 +364,7 @@ print("the picture is right in at least 18 of 20:", sum(verdicts["the picture"])
 print("and the sentence alone in fewer:", sum(verdicts["the textbook"]) < 15)
 
 # %% tags=["nbval-ignore-output"]
-reveal("11.sentence", sum(verdicts["the textbook"]), low=0, high=20, unit="cases")
+reveal("12.sentence", sum(verdicts["the textbook"]), low=0, high=20, unit="cases")
 yours = [product for product in answers if judge(cases[product], answers[product], known).accepted]
 same = [name for name in answers if set(answers[name]) == set(decide(cases[name], known).names)]
 print(f"you answered {len(answers)}: {len(yours)} right, {len(same)} just as the picture does")
@@ -393,7 +393,7 @@ print(
 # %% [markdown]
 # ## Does it pay?
 #
-# **Exercise 11.5.** A smaller network took `training` seconds to make. A picture takes `dense`
+# **Exercise 12.5.** A smaller network took `training` seconds to make. A picture takes `dense`
 # milliseconds with the old network and `small` with the new. After how many pictures has the
 # training paid for itself? None if it never does.
 
@@ -404,11 +404,11 @@ def paid_after(training, dense, small):
     return ...
 
 
-check("11.5", paid_after)
+check("12.5", paid_after)
 
 # %%
-# hint("11.5")
-# solution("11.5")
+# hint("12.5")
+# solution("12.5")
 
 # %% [markdown]
 # ## The capstone
@@ -447,7 +447,7 @@ for name, plan in plans.items():
 # %% tags=["nbval-ignore-output"]
 attempt = capstone.run(plans["the quick one"], budget, pictures)
 print(attempt)
-reveal("11.start", attempt.accuracy, low=50, high=95, unit="%")
+reveal("12.start", attempt.accuracy, low=50, high=95, unit="%")
 
 # %% tags=["stable"]
 print("small enough:", attempt.parts["bytes"] == 1)
@@ -579,4 +579,4 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 #
 # ## Where next
 #
-# You can decide, and say why. **Lesson 12** asks you to do it against the clock: the interview.
+# You can decide, and say why. **Lesson 13** asks you to do it against the clock: the interview.

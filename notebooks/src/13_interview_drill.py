@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 12 Interview drill
+# # 13 Interview drill
 #
 # *Can I say it in sixty seconds?*
 #
@@ -39,7 +39,7 @@ plt.style.use(figures.STYLE)
 
 # %%
 predict(
-    "12.ten",
+    "13.ten",
     "Ten questions, a minute each: how many of your answers will be good?",
     low=0,
     high=10,
@@ -62,7 +62,8 @@ figures.show(
 kinds = Counter(question.kind for question in bank.values())
 print(", ".join(f"{count} {questions.KINDS[kind]}" for kind, count in kinds.items()))
 print(f"{len(bank)} questions on {len({question.claim for question in bank.values()})} claims")
-print("at least 120:", len(bank) >= 120)
+per_lesson = Counter(question.lesson for question in bank.values())
+print("at least ten for every lesson with claims:", min(per_lesson.values()) >= 10)
 
 # %% [markdown]
 # **Recall** wants a definition, **explain** a minute of reasons, **estimate** a number, **spot the
@@ -77,7 +78,7 @@ print("at least 120:", len(bank) >= 120)
 # answer, and the memory lasts longer than before. The oldest scheme for that is a row of boxes
 # (Leitner, 1972).
 #
-# **Exercise 12.1.** There are boxes 1 to 5. After a right answer a question moves one box up, after
+# **Exercise 13.1.** There are boxes 1 to 5. After a right answer a question moves one box up, after
 # a wrong one back to box 1. In box 1 it waits one day, in box 2 two, then 4, 8 and 16. Return its
 # new box and for how many days it waits there.
 
@@ -88,11 +89,11 @@ def next_box(box, right):
     return ...
 
 
-check("12.1", next_box)
+check("13.1", next_box)
 
 # %%
-# hint("12.1")
-# solution("12.1")
+# hint("13.1")
+# solution("13.1")
 
 # %% [markdown]
 # Boxes treat all questions alike. FSRS (Ye, Su and Cao, 2022; the library `fsrs`) keeps two numbers
@@ -144,7 +145,7 @@ for name, grades in lives.items():
 # reason for it. Twice too large and half as large are equally wrong, so what is near is a matter
 # of logarithms.
 #
-# **Exercise 12.2.** Is `guess` at most `factor` times too large or too small? Exactly the factor
+# **Exercise 13.2.** Is `guess` at most `factor` times too large or too small? Exactly the factor
 # counts as near; zero or the other sign never does.
 
 
@@ -154,11 +155,11 @@ def within_factor(guess, truth, factor):
     return ...
 
 
-check("12.2", within_factor)
+check("13.2", within_factor)
 
 # %%
-# hint("12.2")
-# solution("12.2")
+# hint("13.2")
+# solution("13.2")
 
 # %% [markdown]
 # Where does the truth come from? Not from a book: each estimate names a place in a recording, yours
@@ -201,7 +202,7 @@ print("all have a finite answer:", bool(np.isfinite(found).all()))
 # In an interview a number without its condition is a textbook claim again. A sentence that holds
 # has a direction, a size, an interval and a condition.
 #
-# **Exercise 12.3.** A row says how many times as fast `what` is: `ratio`, with its interval from
+# **Exercise 13.3.** A row says how many times as fast `what` is: `ratio`, with its interval from
 # `low` to `high`. Write one of three sentences, numbers with one decimal:
 #
 # - `"int8: 3.6 times faster (3.4 to 3.8), one picture."` if the interval lies above 1,
@@ -215,18 +216,18 @@ def sentence(what, ratio, low, high, condition):
     return ...
 
 
-check("12.3", sentence)
+check("13.3", sentence)
 
 # %%
-# hint("12.3")
-# solution("12.3")
+# hint("13.3")
+# solution("13.3")
 
 # %% [markdown]
 # The library's sentences about ResNet-18 in ONNX Runtime, from the course's recording:
 
 # %%
 SOME = ("dense", "int8"), ("weights", "float32"), ("channels", "float32"), ("channels", "int8")
-say = EXERCISES["12.3"].reference
+say = EXERCISES["13.3"].reference
 recorded = recordings.load("compression", "resnet18")[recordings.COURSE]
 for point in recorded["points"]:
     if (point["network"], point["form"]) in SOME:
@@ -252,7 +253,7 @@ drill_widgets.cards(deck, evidence)
 # %% [markdown]
 # New ones should not all be about one thing. From a shuffled pile the topics take turns:
 #
-# **Exercise 12.4.** `topics` holds the topic of each question of the pile. Return the positions of
+# **Exercise 13.4.** `topics` holds the topic of each question of the pile. Return the positions of
 # `count` questions: the first one of every topic, in the order in which the topics appear, then the
 # second one of every topic, and so on. Where there are fewer, return fewer.
 
@@ -263,11 +264,11 @@ def balanced(topics, count):
     return ...
 
 
-check("12.4", balanced)
+check("13.4", balanced)
 
 # %%
-# hint("12.4")
-# solution("12.4")
+# hint("13.4")
+# solution("13.4")
 
 # %%
 ten = drill.draw(bank, count=10, seed=12)
@@ -301,7 +302,7 @@ print(drill.summary(answers))
 # Seven of ten were good. Is that better than six of ten last week? Ten questions are a sample, as
 # ten thousand pictures are, only a far smaller one.
 #
-# **Exercise 12.5.** Return the 95 % interval of `right` of `asked`, in percent (Wilson, 1927). With
+# **Exercise 13.5.** Return the 95 % interval of `right` of `asked`, in percent (Wilson, 1927). With
 # $p$ = right / asked, $n$ = asked and $z$ = 1.96: the centre is $p + z^2 / 2n$, half of the width
 # $z \sqrt{p (1 - p) / n + z^2 / 4n^2}$, and both are divided by $1 + z^2 / n$.
 
@@ -312,11 +313,11 @@ def success_interval(right, asked):
     return ...
 
 
-check("12.5", success_interval)
+check("13.5", success_interval)
 
 # %%
-# hint("12.5")
-# solution("12.5")
+# hint("13.5")
+# solution("13.5")
 
 
 # %%
@@ -343,7 +344,7 @@ figures.show(drill_widgets.topics_figure(rows), alt="By topic: how many were ask
 answered = sum(row.asked for row in rows)
 if answered:
     good = 10 * sum(row.known for row in rows) / answered
-    reveal("12.ten", good, low=0, high=10, unit="of 10")
+    reveal("13.ten", good, low=0, high=10, unit="of 10")
 else:
     print("Nothing answered yet. Run this cell again after some cards.")
 

@@ -1,0 +1,183 @@
+"""The experiments that can be recorded, and the fields of their recordings.
+
+A new experiment is an entry here, and a module of the same name beside this one, with two
+functions: ``header(model, device)``, what its recording begins with beside what all begin with, and
+``run(recording)``, which measures what a :class:`.recorder.Recording` lacks.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+# --- the fields of a recording ------------------------------------------------------------------
+
+HEADER = {
+    "schema": int,
+    "experiment": str,
+    "command": str,
+    "machine": dict,
+    "started": str,
+    "written": str,
+}
+
+MEASURED = {"accuracy": "percentage", "interval": "interval", "validation": "percentage"}
+SIZE = {"parameters": int, "macs": int}
+
+TRAINED = {"model": str, "weights": str}
+TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
+TIMED |= {"speedup": float, "interval": "range"}
+NETWORK = {"name": str, "source": str, "weights": float, "values": int, "budget": float}
+CHANGE = {"accuracy": float, "loss": float}  # in points and in nats
+PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
+
+DEPLOYED = {
+    "points": [
+        {"network": str, "form": str, "bytes": int, "one thread": TIMED, "two threads": TIMED}
+        | MEASURED
+        | SIZE
+    ],
+    "packed": [{"network": str, "bytes": int, "bound": int, "packing": float, "unpacking": float}],
+}
+
+
+# --- the experiments ----------------------------------------------------------------------------
+
+
+class Experiment(NamedTuple):
+    """What can be recorded.
+
+    Args:
+        about: what it measures, and how long that takes.
+        shape: the fields of a recording, each with its kind; a list holds its entries' fields.
+        models: the trained networks that it can be recorded of; none where it needs none.
+        undivided: why it cannot be measured in parts, if so.
+    """
+
+    about: str
+    shape: dict
+    models: tuple[str, ...] = ()
+    undivided: str = ""
+
+
+EXPERIMENTS = {
+    "drop_recovery": Experiment(
+        "accuracy after pruning and after fine-tuning (hours)",
+        HEADER
+        | TRAINED
+        | {
+            "seeds": [int],
+            "recipe": {"epochs": float, "lr": float, "constant_factor": float},
+            "dense": MEASURED | SIZE,
+            "pruned": [{"style": str, "amount": float} | MEASURED | SIZE],
+            "points": [
+                {"style": str, "amount": float, "method": str, "schedule": str, "budget": float}
+                | {"seed": int, "epochs": float, "lr": float}
+                | MEASURED
+            ],
+        },
+        models=("small_resnet", "resnet18"),
+    ),
+    "sparse_vs_dense": Experiment(
+        "sparse matrix products beside dense ones (minutes)",
+        HEADER
+        | {
+            "device": str,
+            "seed": int,
+            "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
+            "zeros": [{"dtype": str, "size": int} | TIMED],
+            "points": [
+                PRODUCT
+                | {"format": str, "sparsity": float, "bytes": int, "convert": float, "error": float}
+                | TIMED
+            ],
+            "refused": [PRODUCT | {"format": str, "why": str}],
+        },
+    ),
+    "structured_speedup": Experiment(
+        "the time of layers and networks with fewer channels (minutes)",
+        HEADER
+        | TRAINED
+        | {
+            "device": str,
+            "rooflines": [{"dtype": str, "bandwidth": float, "rate": float}],
+            "points": [
+                {"part": str, "removed": float, "batch": int, "dtype": str}
+                | {"parameters": int, "macs": int, "predicted": float}
+                | TIMED
+            ],
+            "staircase": [{"channels": int, "batch": int, "dtype": str, "macs": int} | TIMED],
+        },
+        models=("resnet18",),
+    ),
+    "compression": Experiment(
+        "a network pruned, quantized and packed (an hour)",
+        HEADER
+        | TRAINED
+        | DEPLOYED
+        | {"networks": [NETWORK | {"rounded": bool, "channels": float}]},
+        models=("resnet18",),
+        undivided="each of its networks begins with an earlier one",
+    ),
+    "transformer": Experiment(
+        "a transformer pruned, quantized and packed (an hour)",
+        HEADER
+        | TRAINED
+        | DEPLOYED
+        | {
+            "recipe": {"epochs": float, "lr": float},
+            "layers": [{"layer": int} | CHANGE],
+            "heads": [{"layer": int, "head": int} | CHANGE],
+            "one_shot": [{"method": str, "pattern": str} | MEASURED],
+            "retrained": [{"method": str, "pattern": str, "bytes": int} | MEASURED],
+            "networks": [
+                NETWORK
+                | {"layers": int, "heads": float, "neurons": float}
+                | {"distilled": bool, "before": MEASURED}
+            ],
+            "operators": [{"operator": str, "runs_in": str, "count": int}],
+        },
+        models=("minilm",),
+        undivided="each of its networks begins with an earlier one",
+    ),
+    "mixed": Experiment(
+        "convolutions and attention, pruned in every way (an hour)",
+        HEADER
+        | TRAINED
+        | DEPLOYED
+        | {
+            "recipe": {"epochs": float, "lr": float, "budget": float},
+            "networks": [
+                {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
+                | {"gone": {"convolutions": float, "attention": float}}
+                | {"before": MEASURED, "after": MEASURED}
+            ],
+            "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
+        },
+        models=("conv_attention",),
+        undivided="its networks are timed in turns",
+    ),
+    "distillation": Experiment(
+        "one small network, made in four ways (an hour)",
+        HEADER
+        | TRAINED
+        | {
+            "recipe": {"epochs": float, "lr": float, "removed": float},
+            "cost": {
+                "ratio": float,
+                "interval": "range",
+                "rounds": int,
+                "labels": float,  # seconds an epoch, as is the next
+                "teacher": float,
+            },
+            "points": [{"method": str, "budget": float, "seed": int, "epochs": float} | MEASURED],
+            "deployed": DEPLOYED["points"],
+            "packed": DEPLOYED["packed"],
+        },
+        models=("resnet18",),
+    ),
+}
+
+
+def module_of(name: str) -> ModuleType:
+    """The module that records the experiment ``name``."""
+    return import_module(f"course_lib.experiments.{name}")
