@@ -45,7 +45,7 @@ def test_labels_come_with_the_inputs(given):
 REFUSED = {
     "nothing": ([], "at least one batch; got none"),
     "an empty loader": (DataLoader(TensorDataset(X[:0])), "at least one batch"),
-    "a generator gone through": (iter([]), "is gone through once"),
+    "a generator gone through": (iter([]), "can be read only once"),
     "an empty batch": ([X, X[:0]], r"Batch 1 is empty: its shape is \(0, 4\)"),
     "NaN": ([X * torch.nan], "Batch 0 holds NaN"),
     "infinity in a dictionary": ([{"x": X / 0}], "Batch 0, x holds NaN or infinite"),
@@ -74,6 +74,6 @@ def test_labels_that_do_not_fit_are_refused(given):
 
 @pytest.mark.parametrize("layer, x", [(nn.Linear(4, 2), X[0]), (nn.Conv2d(3, 2, 1), X[None])])
 def test_the_dimension_of_the_batch_is_missed(layer, x):
-    with pytest.raises(ValueError, match=r"comes to head: the dimension of the batch is missing"):
+    with pytest.raises(ValueError, match=r"comes to head: the batch dimension is missing"):
         batched("head", layer, x)
     assert batched("head", layer, x[None]) is not x

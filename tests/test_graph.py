@@ -740,7 +740,7 @@ REFUSED = {
     "constant": (between(lambda net, x: x * torch.ones(8, 1, 1)), "constant"),
     "tensor that is no buffer": (
         with_plain_tensor(between(lambda net, x: x * net.scale)),
-        "scale, which is no parameter",
+        "scale, which is neither a parameter",
     ),
     "control flow by values": (
         between(lambda net, x: x if x.sum() > 0 else -x),

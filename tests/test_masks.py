@@ -602,7 +602,7 @@ def test_norms_where_network_and_layer_are_called_with_keywords():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([X[0]], r"An input of the shape \(4,\) comes to layer: the dimension of the batch"),
+        ([X[0]], r"An input of the shape \(4,\) comes to layer: the batch dimension"),
         ([X * math.nan], "NaN"),
         ([X[:0]], "empty"),
         ([], "at least one batch"),
@@ -619,7 +619,7 @@ def test_batches_that_would_give_wrong_norms_are_refused(batches, message):
 
 
 def test_a_picture_is_not_taken_for_a_batch_of_rows():
-    with pytest.raises(ValueError, match=r"\(16, 32, 32\) comes to 0: the dimension of the batch"):
+    with pytest.raises(ValueError, match=r"\(16, 32, 32\) comes to 0: the batch dimension"):
         wanda_scores(nn.Sequential(nn.Conv2d(16, 8, 3)), [torch.randn(16, 32, 32)])
 
 

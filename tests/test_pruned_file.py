@@ -205,8 +205,8 @@ HEADERS = {
     "no tensors": (lambda header: {"about": {}, "crc32": 0}, "does not say"),
     "a list": (lambda header: [], "does not say"),
     "numbers in about": (lambda header: header | {"about": {"a": 1}}, "does not say"),
-    "no JSON": (lambda header: b"{", "no JSON"),
-    "deeply nested": (lambda header: b"[" * 100_000, "no JSON"),
+    "no JSON": (lambda header: b"{", "is not JSON"),
+    "deeply nested": (lambda header: b"[" * 100_000, "is not JSON"),
     "another CRC": (lambda header: header | {"crc32": 1}, "other values come out"),
     "a text for a row": (lambda header: header | {"tensors": ["x"]}, "not described"),
     "a short row": (lambda header: header | {"tensors": [["x"]]}, "not described"),
@@ -286,7 +286,7 @@ def test_a_header_that_inflates_without_end_is_not_inflated(file):
 @pytest.mark.parametrize("data", [b"", b"\x89PRUNED\n", bytes(64), b"PK\x03\x04" + bytes(100)])
 def test_another_file_is_refused(file, data):
     file.write_bytes(data)
-    with pytest.raises(FileError, match=r"network\.pruned: this is no \.pruned file"):
+    with pytest.raises(FileError, match=r"network\.pruned: this is not a \.pruned file"):
         unpack(file)
 
 

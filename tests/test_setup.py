@@ -1,4 +1,4 @@
-"""The installation: what is asked for and pinned, what make does, and the data that is shipped."""
+"""What is asked for and pinned, what make and the build server do, and the data that is shipped."""
 
 import hashlib
 import json
@@ -289,6 +289,69 @@ def test_the_build_server_runs_make_test():
     script = PROJECT / ".ci" / "run"
     assert script.read_text().splitlines()[-1] == "exec make test"
     assert script.stat().st_mode & stat.S_IXUSR
+
+
+# --- what runs on a push, before a commit, and asks whoever opens an issue ----------------------
+
+GITHUB = PROJECT / ".github"
+
+
+def loaded(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_the_workflow_runs_what_a_person_runs():
+    workflow = loaded(GITHUB / "workflows" / "tests.yml")
+    (job,) = workflow["jobs"].values()
+    systems = {name.partition("-")[0] for name in job["strategy"]["matrix"]["os"]}
+    assert systems == {"ubuntu", "macos", "windows"}
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert workflow["concurrency"]["cancel-in-progress"]
+    runs = "\n".join(step.get("run", "") for step in job["steps"])
+    makefile = (PROJECT / "Makefile").read_text()
+    called = re.findall(r"^make ([\w-]+)", runs, re.MULTILINE)
+    assert called == ["check", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in called)
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    install = next(line for line in runs.splitlines() if "pip install" in line)
+    assert install in readme, "on Windows it installs what README.md says"
+
+
+def test_actions_are_pinned_by_their_major_version():
+    steps = loaded(GITHUB / "workflows" / "tests.yml")["jobs"]["tests"]["steps"]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used and all(re.fullmatch(r"actions/[\w-]+@v\d+", one) for one in used)
+
+
+def test_issue_templates_ask_for_what_is_needed():
+    forms = {path.stem: loaded(path) for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml")}
+    del forms["config"]
+    assert forms.keys() == {"wrong-result", "claim-disputed", "setup-trouble"}
+    for form in forms.values():
+        assert {"name", "description", "body"} <= form.keys()
+        ids = [field["id"] for field in form["body"]]
+        assert len(ids) == len({*ids})
+        assert all(field["attributes"]["label"] for field in form["body"])
+    doctor = forms["setup-trouble"]["body"][0]
+    assert "make doctor" in doctor["attributes"]["label"] and doctor["validations"]["required"]
+
+
+def test_hooks_use_the_pinned_ruff_and_tests_that_exist():
+    (repository,) = loaded(PROJECT / ".pre-commit-config.yaml")["repos"]
+    hooks = {hook["id"]: hook for hook in repository["hooks"]}
+    assert hooks.keys() == {"ruff-check", "ruff-format", "codespell", "notebooks"}
+    for name in ("ruff-check", "ruff-format"):
+        assert hooks[name]["additional_dependencies"] == [f"ruff=={pins()['ruff']}"]
+    file, chosen = re.search(r'(tests/\S+) -k "(.+)"', hooks["notebooks"]["entry"]).groups()
+    text = (PROJECT / file).read_text(encoding="utf-8")
+    assert all(re.search(rf"def test_\w*{part}", text) for part in chosen.split(" or "))
+
+
+@pytest.mark.parametrize("path", sorted(GITHUB.rglob("*.*")), ids=lambda path: path.name)
+def test_what_github_reads_is_short_and_names_no_registry(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 60
+    assert "://" not in text and "index-url" not in text
 
 
 # --- the data -----------------------------------------------------------------------------------

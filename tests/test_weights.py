@@ -139,7 +139,7 @@ REFUSED = {
     ),
     "class of its own": (lambda: nn.Sequential(Own(4, 4)), r"0\.weight, Own: its class Own has"),
     "replaced forward": (lambda: changed(replaced), r"0\.weight, Linear: its forward was replaced"),
-    "buffer": (lambda: changed(as_buffer), r"0\.weight, Linear: its weight is no parameter"),
+    "buffer": (lambda: changed(as_buffer), r"0\.weight, Linear: its weight is not a parameter"),
     "scripted": (lambda: torch.jit.script(two()), "0, TorchScript"),
     "scripted part": (lambda: changed(torch.jit.script), "0, TorchScript"),
     "one memory": (lambda: aliased(torch.t), r"2\.weight, it lies in the same memory as 0\.weight"),

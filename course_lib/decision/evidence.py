@@ -1,6 +1,6 @@
-"""What the recordings know: networks made smaller, by which steps, what they lost and gained.
+"""Evidence from the recordings: networks, the steps that made them smaller, loss and gain.
 
-:mod:`course_lib.decision.rules` looks up here what a step may be expected to give.
+:mod:`course_lib.decision.rules` looks up here what to expect of a step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -64,10 +64,10 @@ class Made(NamedTuple):
 
 
 def collected(root: Path = DATA) -> list[Evidence]:
-    """All that the recordings in ``root`` know: this machine's where there are, else the course's.
+    """All evidence from recordings in ``root``: this machine's if it has any, else the course's.
 
     Raises:
-        RecordingError: a recording is damaged, or there is none of an experiment.
+        RecordingError: a recording is damaged, or an experiment has none.
     """
     return [
         *_compression(root),
@@ -173,20 +173,20 @@ def _row(
 
 
 def _over(point: dict, dense: dict) -> float:
-    """Recorded speed-ups are over the first network of a recording, which may be another."""
+    """Speed-up over ``dense``; the recorded one is over the first network of the recording."""
     return point["one thread"]["speedup"] / dense["one thread"]["speedup"]
 
 
 def _in_place(
     architecture: str, name: str, step: str, budget: float, lost: float, source: str
 ) -> Evidence:
-    """A network with zeros where its weights were: as large and as slow as the dense one."""
+    """A network with its pruned weights stored as zeros: as large and as slow as the dense one."""
     return Evidence(
         architecture, name, "float32", frozenset([step]), budget, lost, 1.0, 1.0, 1.0, 1.0, source
     )
 
 
-# --- networks of which other recordings know the rest -------------------------------------------
+# --- networks whose other numbers are in other recordings ---------------------------------------
 
 
 def _drop_recovery(root: Path) -> Iterator[Evidence]:
@@ -225,7 +225,7 @@ def _speed_without(amount: float, recording: dict) -> float:
 
 
 def _distillation(root: Path) -> Iterator[Evidence]:
-    """The narrow ResNet-18, its four beginnings but the fresh one without a teacher."""
+    """The narrow ResNet-18, trained in all four ways but from scratch without a teacher."""
     found, source = chosen("distillation", "resnet18", root)
     if not found["deployed"]:
         return

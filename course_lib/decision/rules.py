@@ -1,4 +1,4 @@
-"""Which steps for which deployment? Rules in an order, and what the recordings promise of each.
+"""Which steps for which deployment: ordered rules, and what the recordings promise for each.
 
 Lesson 12 draws the picture of :data:`RULES` and judges twenty cases by the same numbers.
 """
@@ -15,8 +15,8 @@ STEPS = ("structured", "unstructured", "2:4", "distil", "quantize")
 NOTHING = "nothing"
 PRUNING = {"structured", "unstructured", "2:4"}
 
-#: Of a product of matrices on sparse tensor cores, at best (Mishra et al., 2021, "Accelerating
-#: Sparse Deep Neural Networks").
+#: The highest speed-up of a matrix product on sparse tensor cores (Mishra et al., 2021,
+#: "Accelerating Sparse Deep Neural Networks").
 TWO_FOUR_CEILING = 2.0
 
 
@@ -47,7 +47,7 @@ HARDWARE = {
     "unknown": Hardware("Nothing is taken for granted: int8 as fast as float32, no zeros skipped."),
 }
 
-#: What is short, and the target that speaks of it.
+#: What can be scarce, and the target that addresses it.
 BOTTLENECKS = {
     "compute": "faster",
     "memory bandwidth": "faster",
@@ -57,7 +57,7 @@ BOTTLENECKS = {
 
 
 class Brief(NamedTuple):
-    """A deployment: what it runs on, what is short, and what is asked.
+    """A deployment: what it runs on, what is scarce, and the targets.
 
     Args:
         hardware: one of :data:`HARDWARE`.
@@ -66,7 +66,7 @@ class Brief(NamedTuple):
         faster: how many times faster it must get; 1 asks for nothing.
         smaller: how many times fewer bytes it must have; 1 asks for nothing.
         may_lose: points of accuracy that it may lose.
-        retraining: the training that can be paid, as a share of the original epochs.
+        retraining: the training that can be afforded, as a share of the original epochs.
         keep_weights: whether the result must come from the weights that are trained already.
     """
 
@@ -158,8 +158,8 @@ def _refuse_contradiction(brief: Brief) -> None:
 def expected(evidence: Evidence, hardware: str) -> Expected:
     """What ``evidence`` promises on ``hardware``.
 
-    No time was recorded on a GPU. There the MACs that are left say how fast it can be at most, and
-    sparse tensor cores may double that. Zeros elsewhere and int8 count for nothing.
+    No time was recorded on a GPU. There, the remaining MACs limit how fast it can be, and sparse
+    tensor cores may double that. Zeros elsewhere and int8 count for nothing.
     """
     kind = HARDWARE[hardware]
     faster = evidence.faster if kind.int8 else evidence.faster_float32
@@ -182,7 +182,7 @@ def expected(evidence: Evidence, hardware: str) -> Expected:
 def promises(brief: Brief, steps: Collection[str], known: Iterable[Evidence]) -> list[Expected]:
     """What every recorded network promises that these ``steps`` may make within ``brief``.
 
-    With pruning, a network counts whether or not it had a teacher: that is told in its ``taught``.
+    With pruning, a network counts whether or not it had a teacher: ``taught`` says which.
     """
     return [
         expected(one, brief.hardware)
@@ -192,7 +192,7 @@ def promises(brief: Brief, steps: Collection[str], known: Iterable[Evidence]) ->
 
 
 def _is_possible(one: Evidence, brief: Brief) -> bool:
-    """The architecture, training that can be paid, and a file that does what counts."""
+    """Whether architecture, affordable training and form of the file suit the brief."""
     form = one.form != "packed" or brief.bottleneck == "download"
     fresh = "distil" in one.steps and not one.steps & PRUNING
     affordable = one.budget <= brief.retraining + 1e-9
@@ -211,7 +211,7 @@ def _is_made_by(one: Evidence, steps: frozenset[str]) -> bool:
 def shortfall(brief: Brief, promise: Expected) -> float:
     """How far ``promise`` is from the targets of ``brief``; 0 where it meets them all.
 
-    Factors count by their logarithm, points of accuracy as they are.
+    Factors are compared by their logarithms, points of accuracy as they are.
     """
     factors = (brief.faster / promise.faster, brief.smaller / promise.smaller)
     missing = sum(max(0.0, math.log(factor)) for factor in factors)
@@ -221,12 +221,12 @@ def shortfall(brief: Brief, promise: Expected) -> float:
 def best(
     brief: Brief, steps: Collection[str], known: Iterable[Evidence], like: str = ""
 ) -> Expected | None:
-    """The promise that is nearest to the targets; of several that meet them, the least lost.
+    """The promise nearest to the targets; of several that meet them, the one that loses least.
 
     None where no network was recorded that these ``steps`` could make.
 
     Args:
-        like: before all others, a network of this name.
+        like: the name of a network that is preferred to all others.
     """
 
     def rank(one: Expected) -> tuple:
@@ -393,7 +393,7 @@ RULES = (
 
 
 class Step(NamedTuple):
-    """A step of an advice: why, which claims say so, and what the recordings promise after it."""
+    """A recommended step: why, which claims say so, and what the recordings promise after it."""
 
     step: str
     why: str
@@ -407,7 +407,7 @@ class Step(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """What to do, in order. ``answers`` has for each rule that was asked whether it said yes."""
+    """What to do, in order. ``answers`` says for each rule that was asked whether it was yes."""
 
     brief: Brief
     steps: tuple[Step, ...]
@@ -435,8 +435,8 @@ def decide(brief: Brief, known: Sequence[Evidence] | None = None) -> Advice:
     """The steps that :data:`RULES` choose for ``brief``, in the order in which they are taken.
 
     Args:
-        known: what is known of recorded networks; without, what the recordings hold now: this
-            machine's where there are, else the course's.
+        known: evidence; None for what the recordings hold now, this machine's if it has any, else
+            the course's.
 
     Raises:
         BriefError: the brief is impossible or contradicts itself.
@@ -456,7 +456,7 @@ def decide(brief: Brief, known: Sequence[Evidence] | None = None) -> Advice:
 
 
 def _in_order(brief: Brief, chosen: dict[str, Rule], known: Sequence[Evidence]) -> tuple[Step, ...]:
-    """The steps as they are taken, each with what is promised once it and those before are done."""
+    """The steps in order, each with what is promised once it and those before it are done."""
     names = [name for name in STEPS if name in chosen]
     whole = best(brief, names, known)
     like = whole.name if whole else ""
@@ -615,7 +615,7 @@ RETRAININGS = (0.0, 0.1, 0.2, 0.5, 1.0, 1.5)
 
 
 def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[Case]:
-    """So many different cases, each with at least one right answer by what was recorded."""
+    """``count`` different cases, each with at least one right answer by what was recorded."""
     draw = random.Random(seed)
     products = draw.sample(PRODUCTS, count)
     easy = draw.sample(products, count // EASY)
@@ -639,7 +639,7 @@ def _drawn(start: Brief, draw: random.Random, known: Sequence[Evidence]) -> Brie
 
 
 def _asked_of(one: Evidence, start: Brief, draw: random.Random) -> Brief:
-    """Targets that ``one`` just meets; of what is not the bottleneck, often none."""
+    """Targets that ``one`` just meets; often none for what is not the bottleneck."""
     promise = expected(one, start.hardware)
     targets = {"faster": promise.faster, "smaller": promise.smaller}
     wanted = BOTTLENECKS[start.bottleneck]
@@ -678,14 +678,14 @@ def most(
     form: str = "float32",
     budget: float = math.inf,
 ) -> float:
-    """The most that one kind of pruning gives where at most a point is lost, not quantized.
+    """The largest gain of one kind of pruning, not quantized, with at most a point lost.
 
-    Where no network is within a point it is 1: the dense one stays.
+    If no network is within a point it is 1, that of the dense network.
 
     Args:
         gain: "faster" or "smaller".
         pruned: the only kind of pruning.
-        budget: the most training that may be paid, as a share of the epochs.
+        budget: the most training that can be afforded, as a share of the epochs.
     """
     found = [
         getattr(one, gain)

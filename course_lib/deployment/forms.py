@@ -20,22 +20,22 @@ from course_lib.measuring.timing import Recorded, as_recorded, compare, round_si
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import halved, load_trained, on_device
 
-#: A network lies in an ONNX file, in "float32" or quantized to "int8", or in a "packed" one.
+#: The forms of a network: an ONNX file in "float32" or in "int8", or a "packed" file.
 FORMS = ("float32", "int8", "packed")
 
-#: What the runtime is timed with.
+#: The numbers of threads that the runtime is timed with.
 THREADS = {"one thread": 1, "two threads": 2}
 
-#: So many validation pictures show int8 the range of every activation.
+#: How many validation pictures calibrate the activations for int8.
 CALIBRATION = 500
 
-#: Pictures that a network is shown one after the other before it is the next one's turn.
+#: How many pictures a network gets in a row before it is the next one's turn.
 IN_A_ROW = 10
 
 
 @contextmanager
 def teacher(network: str, data: Splits[Images]) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """What gives the logits of the trained ``network`` soonest: on a CPU, its int8 file."""
+    """The fastest source of the trained ``network``'s logits: on a CPU, its int8 file."""
     whole = load_trained(network)
     if torch.cuda.is_available():
         yield on_device(whole)
@@ -46,12 +46,12 @@ def teacher(network: str, data: Splits[Images]) -> Iterator[Callable[[torch.Tens
 
 
 class Runtime(NamedTuple):
-    """How networks are deployed, timed and tried: others for pictures than for sentences.
+    """How networks are deployed, timed and evaluated, which differs for pictures and sentences.
 
     Args:
-        deployed: writes a network, with this name, into this folder; gives :func:`deployed`.
+        deployed: writes a network under a name into a folder, and returns the files by form.
         example: what the runtime is timed on, and MACs are counted on.
-        accuracy: of the network in this file on this part of the data, in percent.
+        accuracy: of the network in a file on a part of the data, in percent.
     """
 
     deployed: Callable[[nn.Module, str, Path], dict[str, Path]]
@@ -80,11 +80,11 @@ def measure(
     """The ``points`` of a recording, one for each of ``models`` in each form, and the ``packed``.
 
     Accuracy and milliseconds are those of the runtime; all files are timed in turns. A packed
-    network is unpacked once, and then it is the one in float32.
+    network is unpacked once, and from then on runs as the float32 one.
 
     Args:
         models: on the CPU, in ``eval`` mode; speed-ups are over the first, in float32.
-        runtime: without, that for :func:`pictures`.
+        runtime: None for that of :func:`pictures`.
     """
     runtime = runtime or pictures(data)
     points: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ def measure(
 def timed(
     files: Mapping[str, Path], example: torch.Tensor, rounds: int = 200, seconds: float = 60.0
 ) -> dict[str, dict[str, Recorded]]:
-    """What a recording keeps of the times that the runtime takes for ``example``, by name of file.
+    """The runtime's times for ``example``, by file name, as a recording stores them.
 
     All ``files`` take turns, with one thread and then with two; speed-ups are over the first.
     """

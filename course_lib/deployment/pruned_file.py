@@ -20,8 +20,8 @@ The header says ``about`` (a text for each name), ``crc32`` of the bytes of all 
 each tensor its name, shape, dtype, ``places`` and ``values`` (see
 :mod:`course_lib.deployment.storage`), and the name, dtype and length of each part.
 
-Nothing in a file is executed, and nothing is allocated before its size was compared with the file
-and with a limit. A file that was cut, changed or made up is refused.
+Nothing in a file is executed, and nothing is allocated before its size has been checked against the
+file and a limit. A file that was truncated, changed or forged is refused.
 """
 
 import hashlib
@@ -68,11 +68,11 @@ PART_DTYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8"
 
 
 class FileError(ValueError):
-    """A file is no whole and unchanged ``.pruned`` file, and why."""
+    """A file is not a complete and unchanged ``.pruned`` file, and why."""
 
 
 class Stored(NamedTuple):
-    """What a file says of itself, and the parts of its tensors."""
+    """What a file says about itself, and the parts of its tensors."""
 
     about: dict[str, str]
     crc32: int
@@ -89,7 +89,7 @@ def pack(
     A tensor is stored in the way that takes the fewest bytes; an encoded one as it is.
 
     Raises:
-        ValueError: a tensor of a kind that cannot be stored, or a note that is no text.
+        ValueError: a tensor cannot be stored, or a note is not a string.
     """
     about = check_notes(about or {})
     rows, parts, crc32 = [], [], 0
@@ -121,12 +121,12 @@ def _encoded(name: str, tensor: torch.Tensor | Encoded) -> tuple[Encoded, torch.
 
 
 def unpack(file: Path | str, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of ``file``, those that were packed, and what it is about.
+    """The tensors that were packed into ``file``, and what it is about.
 
-    They are the same bit for bit, but for the sign of a zero.
+    They are the same bit for bit, except for the sign of a zero.
 
     Raises:
-        FileError: ``file`` is not whole, was changed, or would need more than ``limit`` bytes.
+        FileError: ``file`` is incomplete, was changed, or would need more than ``limit`` bytes.
     """
     stored, tensors, crc32 = read(file, limit), {}, 0
     for name, encoded in stored.tensors.items():
@@ -163,10 +163,10 @@ def unpacked_bytes(encoded: Encoded) -> int:
 
 
 def _opened(data: memoryview) -> tuple[bytes, memoryview]:
-    """The inflated header and the parts of a file that is whole and unchanged."""
+    """The inflated header and the parts of a file that is complete and unchanged."""
     begin = START.size + DIGEST_BYTES
     if len(data) < begin or data[: len(SIGNATURE)] != SIGNATURE:
-        raise FileError("this is no .pruned file: it begins differently.")
+        raise FileError("this is not a .pruned file: it begins differently.")
     _, version, packed, inflated, length, zero = START.unpack_from(data)
     if version != VERSION or zero:
         raise FileError(f"its format has version {version}; this course reads {VERSION}.")
@@ -195,7 +195,7 @@ def _parsed(header: bytes) -> dict:
     try:
         found = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"its header is no JSON: {error}.") from error
+        raise FileError(f"its header is not JSON: {error}.") from error
     fits = isinstance(found, dict) and found.keys() == {"about", "crc32", "tensors"}
     if not fits or not isinstance(found["tensors"], list) or not _texts(found["about"]):
         raise FileError("its header does not say what the file is about and which tensors it has.")
@@ -271,7 +271,7 @@ def save(model: nn.Module, network: str, file: Path, **about: str) -> Path:
 def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
     """The network that :func:`save` wrote, ready for inference, and what the file is about.
 
-    Its shapes say which channels are gone. Which ones of the whole network they were does not
+    Its shapes say how many channels are left. Which ones of the original network they were does not
     matter to what it computes.
 
     Raises:
@@ -286,7 +286,7 @@ def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
 
 
 def rebuilt(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
-    """The network, in ``eval`` mode, that ``tensors`` are left of ``whole``, freshly built.
+    """The network, in ``eval`` mode, with ``tensors``, cut from the freshly built ``whole``.
 
     Raises:
         ValueError, RuntimeError, KeyError: the tensors are those of another network.

@@ -1,7 +1,7 @@
-"""Quantization: by hand for a tensor, by ONNX Runtime for a network, and what that makes of it.
+"""Quantization: of a tensor by hand, of a network by ONNX Runtime, and what it costs.
 
-A number ``x`` becomes the whole number ``round(x / scale) + zero_point``, cut to what the bits can
-hold (Jacob et al., 2018).
+A real number ``x`` becomes the integer ``round(x / scale) + zero_point``, clipped to the range that
+the bits allow (Jacob et al., 2018).
 """
 
 import logging
@@ -31,7 +31,7 @@ from course_lib.networks.data import Images
 from course_lib.pruning import calibration
 from course_lib.pruning.layers import copied
 
-#: How far the runtime's outputs may be from the network's, as a fraction of the largest: rounding.
+#: How far the runtime's outputs may be from the network's, as a fraction of the largest (rounding).
 TOLERANCE = 1e-4
 
 
@@ -59,17 +59,17 @@ class Quantized(NamedTuple):
 
 
 def symmetric(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quantized:
-    """``values`` as signed whole numbers; zero is 0, and both signs reach equally far.
+    """``values`` as signed integers; the zero point is 0, and both signs reach equally far.
 
     That suits weights: they lie around zero, and a product with code 0 adds nothing.
 
     Args:
         values: of any shape, finite.
         bits: 2 to 8; with 4 the codes are -7 to 7.
-        axis: None for one scale, or the axis of which every channel has a scale of its own.
+        axis: None for one scale, or the axis whose channels each have a scale of their own.
 
     Raises:
-        ValueError: impossible bits, no such axis, or values that are not finite.
+        ValueError: invalid bits, no such axis, or values that are not finite.
     """
     _check(values, bits, axis)
     most = 2 ** (bits - 1) - 1
@@ -80,10 +80,10 @@ def symmetric(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Q
 
 
 def affine(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quantized:
-    """``values`` as whole numbers from 0, over the range from their lowest to their highest.
+    """``values`` as unsigned integers, over the range from their lowest to their highest.
 
-    That suits activations, which may all be positive. Zero is always in the range and has a code
-    of its own, so that padding with zeros stays exact. Arguments and errors: :func:`symmetric`.
+    That suits activations, which may all be positive. Zero is always in the range and has an exact
+    code, so that padding with zeros stays exact. Arguments and errors: :func:`symmetric`.
     """
     _check(values, bits, axis)
     most = 2**bits - 1
@@ -97,7 +97,7 @@ def affine(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quan
 
 
 def relative_error(values: torch.Tensor, quantized: Quantized) -> float:
-    """Root mean square of what quantizing changed, over that of ``values``: 0 is exact."""
+    """Root mean square error of quantization, over the root mean square of ``values``."""
     if quantized.codes.shape != values.shape:
         raise ValueError(
             f"Codes of shape {tuple(quantized.codes.shape)} do not stand for values of shape "
@@ -116,13 +116,13 @@ def _check(values: torch.Tensor, bits: int, axis: int | None) -> None:
         raise ValueError(f"A tensor of shape {tuple(values.shape)} has no axis {axis}.")
     if not values.numel() or values.is_complex():
         raise ValueError(
-            f"Codes stand for one real number or more; got {values.dtype} of shape "
+            f"Quantization takes one real number or more; got {values.dtype} of shape "
             f"{tuple(values.shape)}."
         )
-    # The range from lowest to highest is up to twice as far as the largest value.
+    # The range from lowest to highest is up to twice the largest magnitude.
     if not (2 * values.float()).isfinite().all():
         raise ValueError(
-            "Values that are not finite in float32 have no code; look where they come from."
+            "Values that are not finite in float32 have no code; find out where they come from."
         )
 
 
@@ -140,7 +140,7 @@ def _along(each: torch.Tensor, values: torch.Tensor, axis: int | None) -> torch.
 
 
 def _no_zeros(scale: torch.Tensor) -> torch.Tensor:
-    """A channel of zeros has no reach; any scale gives it back."""
+    """A channel of zeros has no range; any scale represents it."""
     return torch.where(scale > 0, scale, 1.0)
 
 
@@ -153,16 +153,16 @@ def export(
     """Write ``model`` as ONNX for any number of pictures, BatchNorm folded into its convolutions.
 
     What the runtime computes from the file is compared with what ``model`` computes in ``eval``
-    mode, on ``example``, on parts of it and on random numbers. A file that differs is not left.
+    mode, on ``example``, on parts of it and on random numbers. A file that differs is not kept.
 
     Args:
         model: on the CPU, in float32.
         example: an input, such as pictures (N, channels, height, width), at least 2 along ``dims``.
-        dims: names of the first dimensions of the input, those that may have any size.
+        dims: names of the first dimensions of the input, which may have any size.
 
     Raises:
-        DeployError: torch cannot export ``model``, or the file would compute something else. What
-            was in ``file`` before is left as it was.
+        DeployError: torch cannot export ``model``, or the file would compute something else. A
+            ``file`` that was there before is left as it was.
     """
     _check_exportable(model, example, dims)
     alone = torch.random.fork_rng([])  # the exporter draws random numbers, and marks the network
@@ -175,7 +175,7 @@ def export(
                 break
         else:
             raise DeployError(
-                f"The network cannot be exported: the runtime's outputs differ from its own by "
+                "The network cannot be exported: the runtime's outputs differ from its own by "
                 f"{difference:.2g} of the largest ({TOLERANCE:g} is rounding). Do hooks, "
                 "randomness or state from earlier calls change what it computes?"
             )
@@ -200,15 +200,15 @@ def _check_exportable(model: nn.Module, example: torch.Tensor, dims: Sequence[st
 
 
 def _foldings(model: nn.Module) -> Iterator[nn.Module]:
-    """``model`` with BatchNorm folded into the convolutions before it; then as it is.
+    """``model`` with BatchNorm folded into the convolutions before it; then ``model`` as it is.
 
-    The fuser of torch.fx knows neither hooks nor that a convolution is called twice: it may fail,
-    or make another network.
+    The fuser of torch.fx ignores hooks and convolutions that are called twice: it may fail, or make
+    a different network.
     """
     from torch.fx.experimental.optimization import fuse
 
     if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-        with suppress(Exception):  # whatever the fuser raises, the network can do without it
+        with suppress(Exception):  # fusing is optional, so whatever it raises is ignored
             yield fuse(model)
     yield model
 
@@ -234,13 +234,13 @@ def _to_onnx(model: nn.Module, file: Path, example: torch.Tensor, dims: Sequence
 
 
 def _difference(model: nn.Module, run: "Deployed", example: torch.Tensor, dims: int) -> float:
-    """How far the runtime's outputs are from those of ``model``, over the largest, at most."""
+    """The largest difference of the runtime's outputs from ``model``'s, over the largest output."""
     with torch.no_grad():
         return max(_apart(model(x), run(x)) for x in _inputs(example, dims))
 
 
 def _inputs(example: torch.Tensor, dims: int) -> Iterator[torch.Tensor]:
-    """``example``; less of it along the first ``dims`` dimensions, down to one; random numbers."""
+    """``example``, parts of it along the first ``dims`` dimensions, and random numbers."""
     for less in (0, 1, max(example.shape)):
         yield example[tuple(slice(max(1, size - less)) for size in example.shape[:dims])]
     if example.is_floating_point():  # an example of zeros would not tell weights apart
@@ -268,20 +268,20 @@ def int8(
 ) -> Path:
     """Quantize the network in ``source``: int8 weights per channel, uint8 activations, QDQ.
 
-    The range of every activation is seen on ``pictures``: real ones, from the training or the
-    validation set. A transposed convolution in groups stays float32: the quantizer would give it
-    the wrong scales.
+    The ranges of the activations are calibrated on ``pictures``, which should be real ones, from
+    the training or the validation set. A grouped transposed convolution stays float32, because the
+    quantizer would give it wrong scales.
 
     Args:
         pictures: (N, channels, height, width); a few hundred are enough. Or batches of any inputs,
             or of pairs (inputs, labels).
         leave: names of nodes (:func:`layers`) that stay float32.
-        nodes_to_quantize: names of the only ones that do not; None for all.
+        nodes_to_quantize: names of the only nodes to quantize; None for all.
         how: further arguments of ``onnxruntime.quantization.quantize_static``.
 
     Raises:
-        DeployError: ``source`` is no network that was exported, the pictures do not suit it, or
-            there is no such node. What was in ``file`` before is left as it was.
+        DeployError: ``source`` was not made by :func:`export`, the pictures do not suit it, or
+            there is no such node. A ``file`` that was there before is left as it was.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -319,7 +319,7 @@ def _check_names(source: Path | str, names: list[str]) -> None:
 
 
 def _in_groups(file: Path) -> list[str]:
-    """The names of transposed convolutions in groups."""
+    """The names of the grouped transposed convolutions."""
     return [
         node.name
         for node in _graph(file).node
@@ -329,15 +329,15 @@ def _in_groups(file: Path) -> list[str]:
 
 
 def dynamic_int8(source: Path | str, file: Path | str) -> Path:
-    """Quantize the products of matrices in ``source`` without any calibration.
+    """Quantize the matrix products in ``source`` dynamically, without calibration.
 
-    Weights are int8 with a scale per channel, tables of embeddings int8 with one scale. Activations
-    become uint8 on the way into a product, over the range that they have right then, and float32
-    behind it. That costs time, but suits transformers, whose activations have outliers.
+    Weights are int8 with a scale per channel, tables of embeddings int8 with one scale. Before each
+    product, activations become uint8 over the range that they have at that moment; its result is
+    float32. That costs time, but suits transformers, whose activations have outliers.
 
     Raises:
-        DeployError: ``source`` is no network that was exported, or cannot be quantized. What was
-            in ``file`` before is left as it was.
+        DeployError: ``source`` was not made by :func:`export`, or cannot be quantized. A ``file``
+            that was there before is left as it was.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -355,7 +355,7 @@ def dynamic_int8(source: Path | str, file: Path | str) -> Path:
 
 @contextmanager
 def _written(file: Path | str) -> Iterator[Path]:
-    """Where to write what becomes ``file``, as a whole and only if nothing is raised meanwhile."""
+    """A path to write to, which becomes ``file`` at the end unless an exception is raised."""
     with TemporaryDirectory() as folder:
         made = Path(folder) / "made.onnx"
         yield made
@@ -363,10 +363,10 @@ def _written(file: Path | str) -> Iterator[Path]:
 
 
 def _without_shapes(source: Path | str, file: Path) -> Path:
-    """Write to ``file`` the network in ``source``, less what it says of shapes between its nodes.
+    """Write the network in ``source`` to ``file``, without the shapes of intermediate tensors.
 
-    torch's exporter optimizes the graph and leaves shapes of what was there before; the quantizer
-    would refuse the network for them.
+    torch's exporter optimizes the graph but leaves outdated shapes in it, for which the quantizer
+    would refuse the network.
     """
     import onnx
 
@@ -377,7 +377,7 @@ def _without_shapes(source: Path | str, file: Path) -> Path:
 
 
 def layers(file: Path | str) -> list[str]:
-    """The names of the nodes that hold weights: convolutions and products of matrices.
+    """The names of the nodes that hold weights: convolutions and matrix products.
 
     Raises:
         DeployError: ``file`` is missing or damaged.
@@ -420,7 +420,7 @@ def _reader(pictures: torch.Tensor | Iterable[torch.Tensor], network: Deployed):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell a lot that is not about this network."""
+    """Suppress the exporters' messages that are not about this network."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

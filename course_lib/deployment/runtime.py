@@ -14,15 +14,15 @@ from course_lib.networks.data import Images
 #: The names of the input and the output of an exported network.
 INPUT, OUTPUT = "input", "logits"
 
-#: Operators that only turn numbers from int8 into float32, or back; and the beginnings of the names
-#: of those that compute in int8.
+#: Operators that only convert between int8 and float32; and how the names of those that compute in
+#: int8 begin.
 BETWEEN = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
 IN_INT8 = ("QLinear", "QGemm", "QMatMul", "MatMulInteger", "DynamicQuantizeMatMul")
 
 
-#: What ONNX calls the numbers that a network may take.
+#: ONNX's names of the number types that a network may take.
 TYPES = {
     "tensor(float)": torch.float32,
     "tensor(int64)": torch.int64,
@@ -73,7 +73,7 @@ class Deployed:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads that still wait in a loop would take the processor from a network timed next.
+        # Threads that keep spinning would take the processor from the network timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
@@ -122,7 +122,7 @@ class Deployed:
 def accuracy(file: Path, data: Images, threads: int = 2, batch_size: int = 500) -> float:
     """Percent of ``data`` that the network in ``file`` gets right, in the runtime."""
     if not len(data.labels):
-        raise DeployError("There is no accuracy without pictures; got none.")
+        raise DeployError("Accuracy needs at least one picture; got none.")
     run, right = Deployed(file, threads), 0
     parts = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
     for pictures, labels in parts:
@@ -131,9 +131,9 @@ def accuracy(file: Path, data: Images, threads: int = 2, batch_size: int = 500) 
 
 
 def operators(file: Path) -> dict[str, Counter[str]]:
-    """How often each operator runs in "int8" and in "float32", once the runtime has optimized.
+    """How often each operator runs in "int8" and in "float32", after the runtime's optimizations.
 
-    What only turns numbers from the one into the other is listed apart, as "between".
+    Operators that only convert from one to the other are listed separately, as "between".
     """
     with TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"

@@ -1,6 +1,6 @@
-"""A weight matrix with zeros, held in every sparse format of torch: its bytes and its speed.
+"""A weight matrix with zeros, stored in every sparse format of torch: its bytes and its speed.
 
-A *format* is a way to hold the matrix. Each needs its own *pattern* of zeros: single weights
+A *format* is a way to store the matrix. Each needs its own *pattern* of zeros: single weights
 anywhere, whole square blocks, or two of every four weights in a row (2:4). Lesson 05 shows them.
 Lesson 09 converts a network: each layer to the format that is measured to be faster, if any is.
 """
@@ -28,19 +28,19 @@ from course_lib.pruning.masks import lowest_overall, nm_mask, zeros_asked
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-#: A product is first tried with one column, then with so many times as many, and so on.
+#: A product is first tried with one column, then with this many times as many, and so on.
 MORE = 8
 
 
 class Unsupported(RuntimeError):
-    """A format that this device, dtype or shape cannot have, and why."""
+    """A format that is not available for this device, dtype or shape, and why."""
 
 
 Convert = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Format(NamedTuple):
-    """How a matrix is held: ``convert`` makes it from a dense one with zeros in its pattern.
+    """How a matrix is stored: ``convert`` makes it from a dense one with zeros in its pattern.
 
     ``block`` is that pattern: 1 for single weights, n for blocks of n x n, None for 2:4.
     """
@@ -52,8 +52,8 @@ class Format(NamedTuple):
 class StoredMatrix(NamedTuple):
     """A weight matrix in one format.
 
-    ``tensor`` is what multiplies, ``dense`` the same zeros held dense. Where the format cannot be
-    had, both are None, and ``why`` says why.
+    ``tensor`` is used in products; ``dense`` is the same matrix stored densely. If the format is
+    not available, both are None, and ``why`` says why.
     """
 
     dense: torch.Tensor | None = None
@@ -65,10 +65,10 @@ class StoredMatrix(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a format took for one product; ``speedup`` is over the dense weight.
+    """The time of one product in a format; ``speedup`` is over the dense weight.
 
-    ``error`` is the largest difference from the product of the same zeros held dense, as a fraction
-    of its largest value. What was not timed has no ``timing``, and ``why`` says why.
+    ``error`` is the largest difference from the dense product of the same matrix, as a fraction of
+    its largest value. A product that was not timed has no ``timing``, and ``why`` says why.
     """
 
     timing: Timing | None = None
@@ -88,7 +88,7 @@ class Row(NamedTuple):
 def csr(weight: torch.Tensor) -> torch.Tensor:
     """Compressed sparse rows: each nonzero value with its column, and where each row begins."""
     held = weight.to_sparse_csr()
-    places = held.crow_indices().int(), held.col_indices().int()  # 32 bits are enough, and less
+    places = held.crow_indices().int(), held.col_indices().int()  # 32 bits are enough
     return torch.sparse_csr_tensor(*places, held.values(), weight.shape)
 
 
@@ -154,7 +154,7 @@ def pruned(weight: torch.Tensor, sparsity: float, block: int | None = 1) -> torc
 
     Args:
         block: 1 for single weights; n for blocks of n x n, ranked by the sum of their magnitudes;
-            None for the two smallest of every four in a row, whatever ``sparsity`` says.
+            None for the two smallest of every four in a row, whatever the ``sparsity``.
 
     Raises:
         ValueError: ``sparsity`` is not within 0 to 1.
@@ -180,10 +180,10 @@ def to_formats(
 ) -> dict[str, StoredMatrix]:
     """``weight`` (rows, columns) as it is, named "dense", and in each of ``formats`` with zeros.
 
-    A format that cannot be had on this device, in this dtype or shape says why.
+    A format that is not available for this device, dtype or shape says why.
 
     Raises:
-        ValueError: an unknown format, a weight that is no matrix, or an impossible ``sparsity``.
+        ValueError: an unknown format, a weight that is not a matrix, or an invalid ``sparsity``.
     """
     formats = tuple(formats)
     unknown = [name for name in formats if name not in FORMATS]
@@ -239,17 +239,17 @@ def measure(
     seconds: float = 2.0,
     limit: float = 30.0,
 ) -> dict[str, Row]:
-    """Time the product of everything that :func:`to_formats` gave with ``inputs``, in turns.
+    """Time the products of everything from :func:`to_formats` with ``inputs``, in turns.
 
-    Every product is first compared with that of the same zeros held dense. One that is wrong, that
-    torch refuses, that has no weight left or that is too slow is not timed, and says why.
+    Every product is first compared with the dense product of the same matrix. One that is wrong,
+    refused by torch, all zeros or too slow is not timed, and says why.
 
     Args:
         inputs: (columns, batch), of the dtype and on the device of the weight.
         rounds, seconds, limit: as in :func:`course_lib.measuring.timing.compare`.
 
     Raises:
-        ValueError: shapes that do not fit, or a dense product that is no number or of zeros only.
+        ValueError: shapes do not fit, or the dense product is not finite or all zeros.
     """
     weight = held["dense"].tensor
     assert weight is not None  # it is there in every case
@@ -280,9 +280,9 @@ def measure(
 
 
 def _foreseen(matrix: torch.Tensor, inputs: torch.Tensor, limit: float) -> float:
-    """Seconds that ``matrix @ inputs`` may take; 0 where that is surely not too slow.
+    """Seconds that ``matrix @ inputs`` may take; 0 if it is certainly not too slow.
 
-    Foreseen from fewer columns, because a product that is too slow must not be waited for.
+    Extrapolated from fewer columns, so as not to wait for a product that is too slow.
     """
     columns, wide = inputs.shape[1], 1
     while wide < columns:
@@ -320,11 +320,11 @@ def _checked(held: StoredMatrix, inputs: torch.Tensor, limit: float) -> Row:
 
 
 def break_even(sparsities: Sequence[float], speedups: Sequence[float]) -> float | None:
-    """The sparsity from which on a format is faster than dense; None if it never is.
+    """The sparsity above which a format is faster than dense; None if it never is.
 
-    Between two measurements the logarithms of speed-up and density (1 - sparsity) are joined by a
-    straight line: the time of a sparse product is about proportional to what is left. If all
-    measurements are faster, the answer is the lowest sparsity that was measured, or less.
+    Between two measurements, the logarithm of the speed-up is interpolated linearly over that of
+    the density (1 - sparsity): the time of a sparse product is about proportional to what is left.
+    If all measurements are faster, it is the lowest sparsity measured, or less.
 
     Args:
         sparsities: rising, below 1.
@@ -363,7 +363,7 @@ class SparseLinear(nn.Module):
     """A linear layer whose ``weight`` (out, in) is in a sparse format; for inference.
 
     Its ``state_dict`` holds the dense tensors that the weight consists of, such as
-    ``weight.values``: those are what files, and the copying of a state, can hold.
+    ``weight.values``: neither files nor copies of a state can hold a sparse tensor.
     """
 
     weight: torch.Tensor
@@ -386,7 +386,7 @@ class SparseLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def __deepcopy__(self, memo: dict) -> "SparseLinear":
-        """torch copies the memory of a tensor, of which a sparse one has several."""
+        """torch copies the memory of a tensor, but a sparse tensor has several pieces of it."""
         copied = copy.copy(self)
         memo[id(self)] = copied
         weight = self.weight.clone()
@@ -416,7 +416,7 @@ class SparseLinear(nn.Module):
 
 
 def _parts(held: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The dense tensors that ``held`` consists of; of 2:4, the dense matrix."""
+    """The dense tensors that ``held`` consists of; for 2:4, the dense matrix."""
     if held.layout is torch.sparse_coo:
         return {"indices": held.indices(), "values": held.values()}
     if held.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -426,7 +426,7 @@ def _parts(held: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _joined(like: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """A matrix of ``parts``, in format, type and place ``like`` another; copies, checked."""
+    """A matrix of ``parts``, with the format, dtype and device of ``like``; copied and checked."""
     held = {name: part.detach().to(like.device, copy=True) for name, part in parts.items()}
     *places, values = held.values()
     values = values.to(like.dtype)
@@ -448,20 +448,20 @@ def converted(
     formats: Iterable[str] = CANDIDATES,
     **measuring: Any,
 ) -> tuple[nn.Module, dict[str, Choice]]:
-    """A copy of ``model`` with sparse layers where that is faster here; and why, by layer.
+    """A copy of ``model`` with sparse layers where that is faster here, and the reasons by layer.
 
-    A layer is held in a format if this machine has it, the zeros lie as it needs them, and the
-    whole interval of its measured speed-up over the dense layer is above 1; in the fastest of those
-    that are left. The copy is for inference and computes what ``model`` computes.
+    A layer gets a format if this machine has it, the zeros fit its pattern, and the interval of its
+    measured speed-up over the dense layer lies above 1; of several, the fastest. The copy is for
+    inference and computes what ``model`` computes.
 
     Args:
         model: any network; the copy is in ``eval`` mode.
-        example: what the network is given, in the batch that it will be given.
+        example: an input, with the batch size that the network will be used with.
         formats: names in :data:`FORMATS`.
         measuring: further arguments of :func:`measure`.
 
     Raises:
-        ValueError: nothing, or no whole batch, comes to a layer; or attention with hooks or the
+        ValueError: a layer gets no input, or no whole batch; or an attention layer has hooks or the
             like, which its copy would not have.
     """
     for name, layer in model.named_modules():
@@ -486,11 +486,11 @@ def converted(
 def chosen(
     layer: Layer, inputs: torch.Tensor, formats: Iterable[str] = CANDIDATES, **measuring: Any
 ) -> tuple[Choice, torch.Tensor | None]:
-    """How to hold the weight of ``layer``, and the weight held so; None where it stays dense.
+    """The format for the weight of ``layer``, and the weight in it; None where it stays dense.
 
     Args:
         layer: linear, or a convolution.
-        inputs: what comes to it, (..., columns).
+        inputs: the inputs of the layer, (..., columns).
         measuring: further arguments of :func:`measure`.
     """
     weight, why = layer.weight.detach(), peculiarity(layer)
@@ -524,10 +524,10 @@ def is_faster(row: Row) -> bool:
 
 
 def _unchanged(held: StoredMatrix, weight: torch.Tensor) -> StoredMatrix:
-    """``held``, unless its pattern took more of ``weight`` than what was zero."""
+    """``held``, unless its pattern removed more of ``weight`` than zeros."""
     if held.dense is None or torch.equal(held.dense, weight):
         return held
-    return StoredMatrix(why="the zeros lie otherwise")
+    return StoredMatrix(why="the zeros do not fit its pattern")
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
@@ -536,7 +536,7 @@ def _layers(model: nn.Module) -> dict[str, Layer]:
 
 @torch.no_grad()
 def _inputs(model: nn.Module, example: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What comes to each linear layer and convolution of ``model``, by its name."""
+    """The input of each linear layer and convolution of ``model``, by name."""
     found: dict[str, torch.Tensor] = {}
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:

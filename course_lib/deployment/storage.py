@@ -1,8 +1,8 @@
 """How many bytes does a pruned weight need? Ways to store it, from dense down to an entropy coder.
 
-A way of storing answers two questions, each on its own. Its *places* say where the weights lie that
-are kept, its *values* say what they are. Any two go together, and all of them are exact: the same
-bits come back. :mod:`course_lib.deployment.pruned_file` writes them to disk.
+A way of storing answers two separate questions: its *places* say where the kept weights are, its
+*values* say what they are. Any two can be combined, and all are lossless: the same bits come back.
+:mod:`course_lib.deployment.pruned_file` writes them to disk.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-#: What a tensor's numbers are called in a file, and the unsigned integers that hold the same bits.
+#: The names of dtypes in a file, and the unsigned integers that hold the same bits.
 WORDS = {
     "float32": np.uint32,
     "float16": np.uint16,
@@ -24,18 +24,18 @@ WORDS = {
     "int64": np.uint64,
 }
 
-#: Up to so many different values are listed once and then counted as symbols of their own. With
-#: more of them, each byte of a value is a symbol.
+#: Up to this many different values are listed once and each is a symbol. With more of them, each
+#: byte of a value is a symbol.
 MOST_SYMBOLS = 4096
 
-#: A codebook has at most so many values: an index into it is one byte or less.
+#: A codebook has at most this many values: an index into it is one byte or less.
 MOST_SHARED = 256
 
 #: Bits of a relative index: as many as Deep Compression takes for linear layers. (It takes 8 for
 #: convolutions.) With fewer bits more gaps need a bridge, which costs a value each.
 GAP_BITS = 5
 
-#: So few numbers are stored as they are: a coder would describe its symbols first, which is longer.
+#: Up to this many numbers are stored as they are: listing the symbols of a coder takes more.
 SHORT = 256
 
 #: A byte with more bits of entropy than this, such as the last of a float, is stored as it is.
@@ -48,7 +48,7 @@ Picked = slice | np.ndarray
 
 
 class StorageError(ValueError):
-    """What is stored is not what its own description says."""
+    """The stored parts do not match their description."""
 
 
 class Encoded(NamedTuple):
@@ -62,7 +62,7 @@ class Encoded(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """What the parts take, without the names and sizes that a file adds."""
+        """Bytes of the parts, without the names and sizes that a file adds."""
         return sum(part.nbytes for part in self.parts.values())
 
 
@@ -72,7 +72,7 @@ def encode(tensor: torch.Tensor, places: str = "coded", values: str = "coded") -
     A weight of shape (outputs, ...) counts as a matrix with a row for each output.
 
     Raises:
-        ValueError: an unknown way of storing, or one that this tensor cannot have.
+        ValueError: an unknown way of storing, or one that does not suit this tensor.
     """
     for name, ways in ((places, PLACES), (values, VALUES)):
         if name not in ways:
@@ -98,7 +98,7 @@ def _check_dense(tensor: torch.Tensor) -> None:
 
 
 def decode(encoded: Encoded) -> torch.Tensor:
-    """The tensor that :func:`encode` was given, bit for bit but for the sign of a zero.
+    """The tensor that :func:`encode` was given, bit for bit except for the sign of a zero.
 
     Raises:
         StorageError: the parts do not fit together.
@@ -115,7 +115,7 @@ def decode(encoded: Encoded) -> torch.Tensor:
 
 
 def smallest(tensor: torch.Tensor) -> Encoded:
-    """``tensor`` in the way that takes the fewest bytes, of those that are worth a try."""
+    """``tensor`` in the way that takes the fewest bytes, of those that are worth trying."""
     _check_dense(tensor)
     if tensor.numel() <= SHORT:
         return encode(tensor, "dense", "plain")
@@ -147,9 +147,9 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Bound(NamedTuple):
-    """The entropy of the places and of the values, in bytes: fewer are not possible.
+    """The entropy of the places and of the values, in bytes: no coder takes fewer.
 
-    It holds for coders that look at one symbol at a time (Shannon, 1948).
+    That holds for coders that code each symbol independently (Shannon, 1948).
     """
 
     places: float
@@ -157,15 +157,15 @@ class Bound(NamedTuple):
 
     @property
     def bytes(self) -> float:
-        """Of both together."""
+        """The sum of both."""
         return self.places + self.values
 
 
 def bound(tensor: torch.Tensor) -> Bound:
     """The entropy bound of ``tensor``: of its mask, and of the values that are not zero.
 
-    The symbols are the values or their bytes, whichever needs less; those that differ are listed
-    once. A few numbers are their own best description.
+    The symbols are the values or their bytes, whichever takes less; different ones are listed once.
+    A tensor of a few numbers is best stored as it is.
     """
     _check_dense(tensor)
     words = words_of(tensor).ravel()
@@ -188,7 +188,7 @@ def _bytes_by_byte(words: np.ndarray) -> float:
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Bits per symbol of symbols that occur so often (Shannon, 1948)."""
+    """Bits per symbol, of symbols that occur ``counts`` times (Shannon, 1948)."""
     shares = counts[counts > 0] / max(1, counts.sum())
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
@@ -197,10 +197,10 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def share_weights(weight: torch.Tensor, count: int, steps: int = 30) -> torch.Tensor:
-    """``weight`` with only ``count`` different values beside zero: k-means (Han et al., 2016).
+    """``weight`` with only ``count`` different values besides zero: k-means (Han et al., 2016).
 
-    The values begin evenly between the lowest and the highest weight, which Deep Compression found
-    best: so the few large weights keep values of their own.
+    The values start evenly spaced between the lowest and the highest weight, which Deep Compression
+    found best: it leaves the few large weights values of their own.
 
     Raises:
         ValueError: ``count`` is not from 1 to :data:`MOST_SHARED`.
@@ -232,10 +232,10 @@ def _nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
 
 
 class Places(NamedTuple):
-    """``write`` takes a mask (rows, columns); it returns parts, and what picks the kept weights.
+    """``write`` takes a mask (rows, columns); it returns parts, and an index of the kept weights.
 
-    ``read`` takes the parts and (rows, columns), and returns what picks them. To pick is to index
-    the flat weights.
+    ``read`` takes the parts and (rows, columns), and returns that index. It indexes the flattened
+    weights: a slice, a mask or an array of positions.
     """
 
     write: Callable[[np.ndarray], tuple[Parts, Picked]]
@@ -354,7 +354,7 @@ def _read_plain(parts: Mapping[str, np.ndarray], count: int, dtype: np.dtype) ->
 
 
 def _codebook(words: np.ndarray) -> Parts:
-    """The different values, and for each kept weight which of them it is."""
+    """The different values, and for each kept weight the index of its value."""
     table = _distinct(words, MOST_SHARED)
     if table is None:
         raise ValueError(f"A codebook holds up to {MOST_SHARED} values: share them first.")
@@ -366,7 +366,7 @@ def _read_codebook(parts: Mapping[str, np.ndarray], count: int, dtype: np.dtype)
 
 
 def _index_bits(table: np.ndarray) -> int:
-    """Bits that tell so many values apart."""
+    """Bits of an index into ``table``."""
     return max(0, len(table) - 1).bit_length()
 
 
@@ -436,7 +436,7 @@ VALUES = {
 
 
 def pack_bits(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """``numbers`` from 0 to 2**bits - 1 as bytes, ``bits`` (0 to 8) for each, the highest first."""
+    """``numbers`` from 0 to 2**bits - 1 as bytes, ``bits`` (0 to 8) for each, highest bit first."""
     spread = np.unpackbits(numbers.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :]
     return np.packbits(spread)
 
@@ -445,7 +445,7 @@ def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The ``count`` numbers that :func:`pack_bits` was given.
 
     Raises:
-        StorageError: ``packed`` is not as long as so many numbers are.
+        StorageError: ``packed`` does not have the length of ``count`` numbers.
     """
     _require(len(packed) == -(-count * bits // 8), "there are not as many bits as numbers")
     spread = np.unpackbits(packed, count=count * bits).reshape(count, bits)
@@ -462,7 +462,7 @@ def _code(symbols: np.ndarray, name: str) -> Parts:
     often = np.maximum(np.round(counts * (65535 / max(1, counts.max(initial=0)))), 1)
     often[counts == 0] = 0
     stream = np.zeros(0, np.uint32)
-    if np.count_nonzero(counts) > 1:  # otherwise there is nothing to tell
+    if np.count_nonzero(counts) > 1:  # otherwise there is nothing to code
         encoder = _constriction().queue.RangeEncoder()
         encoder.encode(symbols, _model(often))
         stream = encoder.get_compressed()

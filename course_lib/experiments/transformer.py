@@ -145,7 +145,7 @@ def without_layer(network: SentenceClassifier, data: Sentences, number: int) -> 
 
 
 def ablated_heads(network: SentenceClassifier, data: Sentences, number: int) -> list[dict]:
-    """The same for each head of the layer ``number``, silenced alone (Michel et al., 2019)."""
+    """The same for each head of the layer ``number``, zeroed alone (Michel et al., 2019)."""
     graph, before = encoders.encoder_graph(network), losses(network, data)
     changes = channels.loss_changes(network, graph, f"{number}.heads", in_order(data))
     return [

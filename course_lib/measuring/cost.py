@@ -33,7 +33,7 @@ def macs(model: nn.Module, example: Example) -> int:
         example: an input, a tuple of inputs, or a dictionary of inputs by name.
 
     Raises:
-        ValueError: an operation runs of which it is not known how often it multiplies.
+        ValueError: it is not known how often one of the operations multiplies.
     """
     with _counter(model) as counter:
         _call(model, example)
@@ -49,15 +49,13 @@ def _call(model: nn.Module, example: Example) -> None:
 
 @contextmanager
 def _counter(model: nn.Module) -> Iterator[FlopCounterMode]:
-    """Torch's counter, which does not see into its fused attention: that is off meanwhile.
+    """torch's counter, which cannot see into torch's fused attention: that is switched off here.
 
-    The buffers of ``model``, such as the statistics of BatchNorm, are restored in the end. Its
+    The buffers of ``model``, such as the statistics of BatchNorm, are restored at the end. Its
     parameters take no gradient meanwhile: the counter would follow some that have none here.
     """
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise ValueError(
-            "A compiled network hides what it computes: give the one that was compiled."
-        )
+        raise ValueError("A compiled network hides what it computes: give the original one.")
     fused, before = torch.backends.mha.get_fastpath_enabled(), _copies(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)
@@ -125,7 +123,7 @@ def _with_vector(*shapes: object, out_shape: object = None, **_: object) -> int:
 
 aten = torch.ops.aten
 
-#: Floating-point operations of what torch's counter would take for none, from the shapes.
+#: Floating-point operations, from the shapes, of what torch's counter would count as none.
 FORMULAS = {
     aten.mkldnn_rnn_layer: _recurrent,
     aten._cudnn_rnn: _recurrent,
@@ -143,7 +141,7 @@ FREE = re.compile(
     r"|check_errors|bucketize|searchsorted|equal|pad|normal|set|clamp|softmax|prelu|lift|alias).*"
 )
 
-#: Operations that multiply, even where they are given but one tensor of floating-point numbers.
+#: Operations that multiply, even if they are given only one floating-point tensor.
 MULTIPLIES = re.compile(r"_?(fft|linalg|cholesky|.*mm$|.*rnn|.*conv|linear)")
 
 
@@ -206,9 +204,9 @@ def work(model: nn.Module, example: Example) -> dict[str, Work]:
     """What every layer of ``model`` does in one forward pass on ``example``, by its name.
 
     A layer is a module without modules inside, or one that multiplies with weights of its own, such
-    as ``nn.MultiheadAttention``. It has to move its weights, its input and its output, each once;
-    what a cache saves, or a bad order repeats, is not counted. Operations that are no module, such
-    as an addition in ``forward``, are not counted either. Arguments and errors: :func:`macs`.
+    as ``nn.MultiheadAttention``. It has to move its weights, its input and its output, once each;
+    savings by a cache and repeated reads are not counted. Operations that are not modules,
+    such as an addition in ``forward``, are not counted either. Arguments and errors: :func:`macs`.
     """
     found: dict[str, Work] = {}
     calls = [_Call(0)]
@@ -276,8 +274,8 @@ def _bytes(value: object) -> int:
 # --- what limits --------------------------------------------------------------------------------
 
 
-#: The ceiling of arithmetic is measured with products from this size on, and none of them takes
-#: longer than so many seconds.
+#: The ceiling of arithmetic is measured with products of at least this size, none of which takes
+#: longer than this many seconds.
 SMALLEST_PRODUCT = 256
 LONGEST_PRODUCT = 0.5
 
@@ -295,11 +293,11 @@ class Roofline(NamedTuple):
 
     @property
     def ridge(self) -> float:
-        """MACs per byte from which on arithmetic, not memory, is the limit."""
+        """MACs per byte above which work is compute-bound, and below which it is memory-bound."""
         return self.rate / self.bandwidth
 
     def attainable(self, intensity: float) -> float:
-        """MACs per second at so many MACs per byte, at best."""
+        """The most MACs per second at an arithmetic ``intensity`` of so many MACs per byte."""
         return min(self.rate, self.bandwidth * intensity)
 
     def milliseconds(self, work: Work) -> float:
@@ -310,8 +308,8 @@ class Roofline(NamedTuple):
 def roofline(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Roofline:
     """Measure both ceilings: copying far more than a cache holds, and a product of matrices.
 
-    Not every processor has arithmetic in every ``dtype``: where products are slow, they are smaller
-    ones.
+    Not every processor has arithmetic in every ``dtype``: where products are slow, smaller ones are
+    measured.
     """
     megabytes, largest = (1024, 8192) if device == "cuda" else (256, 2048)
     source = torch.rand(megabytes * 2**18, device=device)
@@ -346,7 +344,7 @@ def _matrices(device: str, dtype: torch.dtype, largest: int) -> tuple[torch.Tens
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the networks that no other one beats: the Pareto front, in the order given.
 
-    One is beaten where another costs no more and is no less accurate, and better in one of the two.
+    A network is beaten if another costs no more, is no less accurate, and better in one of the two.
     Lesson 08 builds this function.
 
     Args:

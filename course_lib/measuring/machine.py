@@ -1,4 +1,4 @@
-"""What this machine gives to the course: cores, memory, instructions; a container gives less.
+"""What this machine offers: cores, memory, instructions, within the limits of a container.
 
 Linux limits a group of processes, a *control group*; groups are nested, and the narrowest limit
 counts. Of its two interfaces, version 1 has a tree of folders for each resource, version 2 one for
@@ -22,7 +22,7 @@ ROOT = Path("/")
 
 
 def cores(root: Path = ROOT) -> float:
-    """How many processors may be used at once: those of the machine, this process, its container.
+    """How many processors may be used at once, by machine, process and container.
 
     A container may have a fraction of one.
 
@@ -47,9 +47,9 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def memory(root: Path = ROOT) -> tuple[int, int]:
-    """Bytes that are free, and bytes there are at most, within the limits of the container.
+    """Free bytes and total bytes of memory, within the limits of the container.
 
-    What is only kept because it may be read again (the cache of files) counts as free.
+    Memory that only caches files, which can be read again, counts as free.
     """
     import psutil
 
@@ -66,7 +66,7 @@ def memory(root: Path = ROOT) -> tuple[int, int]:
 
 
 def _cached(folder: Path) -> int:
-    """Bytes of files that the group keeps in memory and does not need."""
+    """Bytes of cached files that the group could release."""
     words = _words(folder / "memory.stat")
     values = dict(zip(words[::2], words[1::2], strict=False))
     return int(values.get("total_inactive_file") or values.get("inactive_file") or 0)
@@ -109,7 +109,7 @@ def _lines(file: Path) -> list[str]:
 
 
 class Instructions(NamedTuple):
-    """A kind of instructions, how systems call it, and what a lesson does with or without it."""
+    """A kind of instructions, what systems call it, and what lessons do with or without it."""
 
     name: str
     flags: frozenset[str]
@@ -163,7 +163,7 @@ INSTRUCTIONS = (
 
 
 def flags(root: Path = ROOT) -> set[str]:
-    """What the processor can do, in the words of the system; empty where it does not say."""
+    """The features of the processor, as the system names them; empty if it does not say."""
     found = set()
     for line in _lines(root / "proc" / "cpuinfo"):
         key, _, value = line.partition(":")
@@ -181,7 +181,7 @@ def _flags_of_macos() -> set[str]:
 
 
 def usable_threads(root: Path = ROOT) -> int:
-    """How many threads can run at once: the cores, a fraction counted as a whole one."""
+    """How many threads can run at once: the cores, rounded up."""
     return max(1, math.ceil(cores(root)))
 
 
@@ -189,7 +189,7 @@ def usable_threads(root: Path = ROOT) -> int:
 
 
 def machine_facts() -> dict[str, str]:
-    """What numbers depend on: processor, graphics card, threads and versions."""
+    """What measurements depend on: processor, graphics card, threads and versions."""
     import torch  # here, so that the doctor starts where torch does not
 
     cuda = torch.cuda.is_available()

@@ -49,17 +49,17 @@ def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, f
     return 100 * difference - half, 100 * difference + half
 
 
-#: 95 % of Student's distribution lie within so many standard errors, by the number of values.
+#: Standard errors to either side of a mean for 95 % (Student's t), by the number of values.
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean of a few ``values``, such as one for each seed, and its 95 % interval.
 
-    Student (1908): the fewer values, the less is known of their spread. Lesson 10 builds this.
+    Student (1908): the fewer values, the less is known about their spread. Lesson 10 builds this.
 
     Raises:
-        ValueError: fewer than two values, or more than a table of a few has.
+        ValueError: fewer than two values, or more than :data:`STUDENT_T` has.
     """
     if len(values) not in STUDENT_T:
         raise ValueError(
@@ -92,7 +92,7 @@ def evaluate(model: nn.Module, data: Splits[Images]) -> Evaluation:
 
 
 def evaluated_by(percent_right: Callable[[Part], float], data: Splits[Part]) -> Evaluation:
-    """The same for whatever gets ``percent_right(part)`` of a part of the data right."""
+    """The same for a model whose accuracy on a part of the data is ``percent_right(part)``."""
     test = percent_right(data.test)
     low, high = interval(test, len(data.test.labels))
     return {

@@ -1,9 +1,9 @@
 """Honest timing: candidates in turns, on data that is not all zero, and ratios with an interval.
 
-Lesson 05 builds the heart of it. What goes wrong without: a machine that slows down while the
-second candidate runs, a GPU that has only *begun* when the clock is read, a cache that still holds
-the data of the last run, zeros (a GPU multiplies them with less power, and so faster), one lucky
-run, a neighbour that takes the processor away.
+Lesson 05 builds the core of it. What it guards against: a machine that slows down while the second
+candidate runs, a GPU that has only *begun* when the clock is read, a cache that still holds the
+data of the last run, zeros (a GPU multiplies them with less power, and so faster), one lucky run, a
+neighbour that takes the processor away.
 """
 
 import gc
@@ -35,18 +35,18 @@ SHORTEST_SAMPLE = 0.2
 #: otherwise the time to launch them is measured.
 GRAPH_BELOW = 0.05
 
-#: Warmed up is a candidate whose newest runs are not faster by more than this fraction.
+#: A candidate is warmed up once its latest runs are faster by no more than this fraction.
 STABLE_WITHIN = 0.05
 
-#: A machine is disturbed if in half of the rounds the same work took longer by this fraction the
-#: one or the other time, or if this fraction of the time was spent waiting for a processor.
+#: A machine is disturbed if, in half of the rounds, two runs of the same work differed by this
+#: fraction, or if this fraction of the time was spent waiting for a processor.
 DISTURBED = 0.15
 WAITED = 0.1
 
 #: Runs of a candidate that come before the rounds: two or three of the warm-up.
 BEFORE = 3
 
-#: What a reader of disturbed times has to do.
+#: What to do about disturbed times.
 CLOSE = "Close what else keeps this machine busy and measure again; do not believe these times."
 
 Run = Callable[..., object]
@@ -65,7 +65,7 @@ class Timing(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Half of the rounds were faster."""
+        """Milliseconds; half of the rounds were faster."""
         return statistics.median(self.milliseconds)
 
     @property
@@ -108,11 +108,11 @@ class Comparison(NamedTuple):
 
     @property
     def disturbance(self) -> str | None:
-        """Why no time is to be believed: others keep the machine busy. None on a quiet one."""
+        """Why the times cannot be trusted: other work keeps the machine busy. None if not."""
         differs = statistics.median([max(each, 1 / each) - 1 for each in self.repeats or [1.0]])
         signs = []
         if differs > DISTURBED:
-            signs.append(f"the same work took {differs:.0%} longer the one or the other time")
+            signs.append(f"two runs of the same work differed by {differs:.0%}")
         if self.waited > WAITED:
             signs.append(f"threads waited for a processor {min(self.waited, 1):.0%} of the time")
         return f"Disturbed: {' and '.join(signs)}. {CLOSE}" if signs else None
@@ -146,8 +146,8 @@ def too_slow(seconds: float) -> str:
 def median_interval(values: Sequence[float]) -> Speedup:
     """The median of ``values`` and its 95 % interval, whatever their distribution.
 
-    The interval ends at two of the values themselves. Each value is above the true median with a
-    chance of one half, so how many of them are is a binomial number (Conover, 1999, section 3.2).
+    The interval ends at two of the values themselves. Each value lies above the true median with a
+    probability of one half, so the number that do is binomial (Conover, 1999, section 3.2).
 
     Raises:
         ValueError: fewer than six values, which have no such interval.
@@ -171,27 +171,27 @@ def compare(
 ) -> Comparison:
     """Time every candidate on the same ``inputs``, in turns: A B, B A, A B ...
 
-    Turns, because a machine slows down and speeds up by itself: whatever happens to it happens to
-    all candidates. Every round has an order of its own, because a candidate finds in the cache
-    what the one before it left there. The first rounds, until the times are stable, are not
-    counted. On a CUDA GPU the clock are its events, and its cache is emptied before every run; any
-    other device is waited for.
+    In turns, because a machine slows down and speeds up by itself, and that then affects all
+    candidates alike. The order changes from round to round, because a candidate finds in the cache
+    what the one before it left there. Warm-up rounds, until the times are stable, are not counted.
+    On a CUDA GPU, times are those of CUDA events, and the cache is emptied before every run; other
+    devices are waited for.
 
     The quickest candidate has a second turn in every round. Where the two disagree, or where the
     system says that threads had to wait for a processor, the machine is busy with something else:
-    the result has a ``disturbance``, which is said at once.
+    the result has a ``disturbance``, which is printed at once.
 
     Args:
         candidates: called with ``inputs``. What they compute must not depend on the turn. Whether
-            a GPU is waited for is seen from the inputs, the arguments of a ``partial`` and the
-            parameters of a module: nothing else that lies on a GPU may be in a candidate.
-        rounds: at most so many.
+            to wait for a GPU is decided by the inputs, the arguments of a ``partial`` and the
+            parameters of a module, so a candidate must not hold anything else on a GPU.
+        rounds: at most this many.
         seconds: after this long it stops as soon as it has :data:`LEAST_ROUNDS`.
-        limit: seconds that all of it may take. The slowest candidates that do not fit are run once,
+        limit: seconds for everything together. The slowest candidates that do not fit are run once,
             and have no interval.
-        zeros: time tensors of nothing but zeros as well.
-        in_a_row: on a CPU, a turn is at least so many calls. With one, a small candidate pays for
-            what a large one before it threw out of the cache; with some, each finds its own there.
+        zeros: whether tensors of nothing but zeros may be timed.
+        in_a_row: on a CPU, a turn is at least this many calls. With one, a small candidate pays for
+            what a large one before it evicted from the cache; with several, it finds its own data.
 
     Raises:
         ValueError: nothing to time, too few rounds, or a tensor of zeros.
@@ -223,7 +223,7 @@ def compare(
 
 
 def once(run: Run, *inputs: torch.Tensor) -> float:
-    """Seconds that one call takes, waited for: enough to see whether more can be afforded."""
+    """Seconds of one call, waited for: enough to see whether more can be afforded."""
     with torch.no_grad():
         return _clock_of(_tensors(run, inputs), 1).once(partial(run, *inputs)) / 1000
 
@@ -255,7 +255,7 @@ def as_recorded(timing: Timing, speedup: Speedup) -> Recorded:
 
 
 def round_significant(value: float) -> float:
-    """``value`` with four digits: more than any time is worth."""
+    """``value`` rounded to four significant digits, more than any time deserves."""
     return float(f"{value:.4g}")
 
 
@@ -285,9 +285,9 @@ def _with_repeat(samples: Mapping[str, Sample]) -> dict[Turn, Sample]:
 
 
 def _waited() -> float:
-    """Seconds that the threads of this process were ready so far, but had no processor.
+    """Seconds so far in which threads of this process were ready to run but had no processor.
 
-    Linux says so; elsewhere it is 0.
+    Only Linux tells; elsewhere it is 0.
     """
     nanoseconds = 0
     for file in Path("/proc/self/task").glob("*/schedstat"):
@@ -312,7 +312,7 @@ def _in_turns(
 
 
 def _warm_up(samples: Iterable[Sample], seconds: float) -> None:
-    """Run all of them until none gets faster any more, for so many ``seconds`` at most."""
+    """Run all of them until none gets faster any more, for at most ``seconds``."""
     samples = list(samples)
     best = [sample() for sample in samples]
     start = time.perf_counter()
@@ -326,7 +326,7 @@ def _warm_up(samples: Iterable[Sample], seconds: float) -> None:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Python looks for garbage when it likes, also in the middle of a run: not now."""
+    """Within the block, Python does not collect garbage, which it may do in the middle of a run."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -402,7 +402,7 @@ class CpuClock:
 
 
 class DeviceClock(CpuClock):
-    """The clock of the processor, which waits for a device that works on by itself (mps, xpu)."""
+    """The clock of the processor, which waits for a device that works asynchronously (mps, xpu)."""
 
     name = "time.perf_counter, device waited for"
 
@@ -472,7 +472,7 @@ class SelfTest(NamedTuple):
     def passed(self) -> bool:
         """Identical candidates are equal, twice the work takes twice as long, Triton agrees.
 
-        Equal: the interval holds 1, up to a hundredth.
+        Equal means that the interval contains 1, to within a hundredth.
         """
         equal = self.same.low <= 1.01 and self.same.high >= 0.99
         agrees = self.triton is None or abs(self.triton - 1) < 0.05
@@ -480,7 +480,7 @@ class SelfTest(NamedTuple):
 
 
 def self_test(device: str = "cpu", size: int | None = None, rounds: int = 30) -> SelfTest:
-    """Time a product of matrices against itself, against doing it twice, and as Triton does.
+    """Time a product of matrices against itself, against doing it twice, and with Triton's timer.
 
     ``triton`` is Triton's time over ours, None on a CPU and where there is no Triton.
     """

@@ -1,7 +1,7 @@
-"""What people pass as calibration data, made into batches of inputs that were looked at.
+"""Calibration data, in whatever form it is given, as checked batches of inputs.
 
-Scores and ranges that are measured on data are worth what the data is worth: of an empty batch, of
-NaN, or of a picture taken for a batch of rows, something comes out, and it is wrong.
+Scores and ranges are only as good as the data they are measured on: an empty batch, NaN, or a
+picture mistaken for a batch of rows also gives a result, and a wrong one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from torch import nn
 
 from course_lib.networks.models import Inputs
 
-#: The names under which a dictionary carries labels, which are no inputs.
+#: Keys of a dictionary that hold labels, not inputs.
 LABELS = ("labels", "label")
 
 
@@ -21,8 +21,8 @@ def batches(given: object) -> Iterator[Inputs]:
 
     Args:
         given: a list, a ``DataLoader`` or a generator of batches. A batch is a tensor (N, ...), a
-            dictionary of such tensors by the name of the argument, or a pair (inputs, labels), of
-            which the inputs count. One tensor or one dictionary is one batch.
+            dictionary of such tensors by the name of the argument, or a pair (inputs, labels),
+            whose labels are ignored. A single tensor or dictionary is one batch.
 
     Raises:
         ValueError: there is no batch, or one is empty, not finite, or holds no tensor.
@@ -34,7 +34,7 @@ def labelled(given: object) -> Iterator[tuple[Inputs, torch.Tensor]]:
     """The inputs and the labels (N,) of each batch in ``given``: pairs, or dictionaries with both.
 
     Raises:
-        ValueError: as :func:`batches`; or a batch without labels, or with another number of them.
+        ValueError: as :func:`batches`; or a batch has no labels, or not one for each input.
     """
     for number, (inputs, labels) in enumerate(_checked(given)):
         if not isinstance(labels, torch.Tensor):
@@ -48,7 +48,7 @@ def labelled(given: object) -> Iterator[tuple[Inputs, torch.Tensor]]:
 
 
 def batched(name: str, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """``x``, which comes to the linear layer or convolution ``name``, if it has a batch dimension.
+    """``x``, the input of the linear layer or convolution ``name``, which needs a batch dimension.
 
     Raises:
         ValueError: it has none.
@@ -56,8 +56,8 @@ def batched(name: str, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     weight = layer.weight
     if isinstance(weight, torch.Tensor) and x.dim() < weight.dim():
         raise ValueError(
-            f"An input of the shape {tuple(x.shape)} comes to {name}: the dimension of the batch "
-            "is missing. Give batches, such as x.unsqueeze(0) for a single x."
+            f"An input of the shape {tuple(x.shape)} comes to {name}: the batch dimension is "
+            "missing. Give batches, such as x.unsqueeze(0) for a single x."
         )
     return x
 
@@ -83,7 +83,7 @@ def _checked(given: object) -> Iterator[tuple[Inputs, object]]:
         yield inputs, labels
     if dims is None:
         raise ValueError(
-            "Calibration needs at least one batch; got none. (A generator is gone through once.)"
+            "Calibration needs at least one batch; got none. (A generator can be read only once.)"
         )
 
 
@@ -108,7 +108,7 @@ def _check(tensor: object, which: str) -> None:
     if not tensor.numel():
         raise ValueError(f"{which} is empty: its shape is {tuple(tensor.shape)}.")
     if tensor.is_floating_point() and not tensor.isfinite().all():
-        raise ValueError(f"{which} holds NaN or infinite values. Look where they come from.")
+        raise ValueError(f"{which} holds NaN or infinite values. Find out where they come from.")
 
 
 def _first(inputs: Inputs) -> torch.Tensor:

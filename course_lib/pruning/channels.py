@@ -2,7 +2,7 @@
 
 A *score* says how much each channel of a group matters; the lowest go first. Channels that can only
 be removed together (see :mod:`course_lib.pruning.graph`) have one score, summed over the layers
-that make them. Lesson 02 builds these functions and holds them against the truth,
+that make them. Lesson 02 builds these functions and compares them with the measured cost,
 :func:`ablation_losses`.
 """
 
@@ -23,7 +23,7 @@ from course_lib.pruning.graph import Graph, Slot
 from course_lib.pruning.layers import at_rest, copied
 from course_lib.pruning.masks import as_number
 
-#: By name of the group, one score for each of its channels, (channels,).
+#: By group name, one score for each of its channels, (channels,).
 Scores = dict[str, torch.Tensor]
 
 #: How they are found, from a network and its graph alone.
@@ -75,14 +75,14 @@ def taylor(model: nn.Module, graph: Graph, batches: Iterable[Batch]) -> Scores:
     of -weight * gradient over them. The score is its absolute value, averaged over ``batches``
     (Molchanov et al., 2019, who take its square). Use many small batches: over all pictures of a
     trained network the gradients cancel. Gradients are not kept. The network runs in ``eval`` mode
-    and is left as it was; one in 16 bits is scored in a float32 copy, because small gradients
-    would be zero.
+    and is left as it was; a 16-bit network is scored in a float32 copy, because small gradients
+    would underflow.
 
     Args:
         batches: pairs of inputs and labels, see :func:`course_lib.pruning.calibration.labelled`.
 
     Raises:
-        ValueError: a weight that takes no gradient, or batches that are refused.
+        ValueError: a weight is frozen, or the batches are refused.
     """
     model = _in_single(model)
     weights = dict(model.named_parameters())
@@ -127,7 +127,7 @@ def ablation_losses(
     batches: Iterable[Batch],
     progress: Progress[Batch] = iter,
 ) -> torch.Tensor:
-    """How much the mean loss really rises when each channel of ``group`` is removed alone.
+    """How much the mean loss rises when each channel of ``group`` is removed alone.
 
     Returns:
         Change of the mean cross-entropy in nats, (channels,); negative where removal helps.
@@ -145,8 +145,8 @@ def loss_changes(
 ) -> torch.Tensor:
     """How the loss of each picture changes when each channel of ``group`` is removed alone.
 
-    The reference that every score estimates. The mean of a row is what the channel costs; the mean
-    of its absolute values, in which pictures do not cancel, is how far the channel moves the loss.
+    This is what every score estimates. The mean of a row is the cost of the channel; the mean of
+    its absolute values, in which pictures do not cancel, is its effect on the loss.
     The network runs in ``eval`` mode and is left as it was.
 
     Args:
@@ -177,8 +177,8 @@ def loss_changes(
 def rank_correlation(scores: torch.Tensor, truth: torch.Tensor) -> float:
     """Spearman's rank correlation of two scores of the same channels, (channels,) each.
 
-    1 for the same order, -1 for the opposite one, about 0 for orders that have nothing to do with
-    each other. NaN where all values of one are equal, because they are in no order.
+    1 for the same order, -1 for the opposite one, about 0 for unrelated orders. NaN if all values
+    of one are equal, since they have no order.
 
     Raises:
         ValueError: the two are not of the same channels.
@@ -226,10 +226,10 @@ def readers_zeroed(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Ite
 def _replayed(model: nn.Module, graph: Graph, group: str, images: Inputs) -> Iterator[None]:
     """Within the block, layers that finish before ``group`` is read repeat their output.
 
-    On the same ``images`` they compute the same, whichever channel of ``group`` is silent.
+    On the same ``images`` they compute the same, whichever channel of ``group`` is zeroed.
     """
     outputs = _before_read(model, _readers(model, graph, group), images)
-    own = {layer: vars(layer).get("forward") for layer in outputs}  # what somebody put there
+    own = {layer: vars(layer).get("forward") for layer in outputs}  # where the caller has set one
     for layer, output in outputs.items():
         layer.forward = lambda *_, output=output, **__: output.clone()  # may be changed in place
     try:
@@ -256,7 +256,7 @@ def _before_read(
 ) -> dict[nn.Module, torch.Tensor]:
     """The output of each layer that runs once, and finishes before any of the ``readers`` starts.
 
-    Of a layer and its parts, only the layer; nothing if a reader never runs by itself.
+    Of nested layers, only the outermost; empty if a reader never runs by itself.
     """
     calls: Counter[nn.Module] = Counter()
     outputs: dict[nn.Module, torch.Tensor] = {}
@@ -283,7 +283,7 @@ def _before_read(
 
 
 def _making(model: nn.Module, graph: Graph) -> tuple[dict[str, torch.Tensor], list[Slot]]:
-    """The matrices and filters that make channels (no biases, no norms), and where they do."""
+    """The matrices and filters that make channels (no biases, no norms), and their slots."""
     weights = {
         name: _precise(weight.detach())
         for name, weight in model.named_parameters()
@@ -293,14 +293,14 @@ def _making(model: nn.Module, graph: Graph) -> tuple[dict[str, torch.Tensor], li
 
 
 def _precise(values: torch.Tensor) -> torch.Tensor:
-    """In single precision at least: squares of small 16-bit numbers are zero, sums infinite."""
+    """At least single precision: in 16 bits, small squares underflow and sums overflow."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def sum_by_channel(
     graph: Graph, slots: Iterable[Slot], values: Callable[[str], torch.Tensor]
 ) -> Scores:
-    """For each channel of the free groups, the sum of the values that its places hold."""
+    """For each channel of the free groups, the sum of ``values`` over its places in ``slots``."""
     totals = torch.zeros(1 + max((int(slot.channels.max()) for slot in graph.slots), default=-1))
     for slot in slots:
         by_place = _precise(values(slot.name)).movedim(slot.dim, 0)
@@ -318,8 +318,8 @@ def lowest(
     """The positions of the lowest scores of each group, ``round(ratio * channels)`` of them.
 
     Args:
-        ratio: fraction to remove, from 0 up to but not including 1; one for all groups, or one by
-            group name (a group that is not named keeps all its channels).
+        ratio: fraction to remove, from 0 up to but not including 1; one value, or values by group
+            name (a group that is not named keeps all its channels).
         multiple: round the number of channels that stay up to a multiple of this (hardware likes 8
             or 16).
 
@@ -347,7 +347,7 @@ def lowest_overall(
 ) -> dict[str, list[int]]:
     """The positions of the lowest scores of all groups together, ``ratio`` of all channels.
 
-    Each group's scores are first divided by their mean size, because layers differ in size.
+    Each group's scores are first divided by their mean magnitude, because layers differ in scale.
 
     Args:
         floor: fraction of its channels that every group keeps, however low they score.
@@ -383,10 +383,10 @@ def lowest_overall(
 def spared(
     graph: Graph, scores: Scores, removed: Mapping[str, Iterable[int]]
 ) -> dict[str, list[int]]:
-    """``removed`` without the best channel of each layer that would lose all of its channels.
+    """``removed``, less the best channel of each layer that would otherwise lose all of them.
 
-    The channels of a group may be made by several layers, one part of them by each, as where maps
-    are concatenated before an addition.
+    The channels of one group may be made by different layers, for instance where maps are
+    concatenated before an addition.
     """
     value = torch.full((graph.provenance.total,), -math.inf)
     gone = torch.zeros(graph.provenance.total, dtype=torch.bool)
@@ -415,7 +415,7 @@ def _checked_ratio(ratio: float) -> float:
 
 
 def _rounded_up(stay: int, multiple: int, count: int) -> int:
-    """How many of ``count`` channels stay if at least ``stay``, and a multiple, have to."""
+    """How many of ``count`` channels to keep: at least ``stay``, rounded up to a multiple."""
     if not isinstance(multiple, Integral) or multiple < 1:
         raise ValueError(f"Round to a multiple of 1 or more; got {multiple!r}.")
     return min(count, max(multiple, math.ceil(stay / multiple) * multiple))

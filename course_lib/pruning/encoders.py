@@ -8,8 +8,8 @@ channels like any other: ``channels.l1``, ``channels.taylor`` and ``channels.abl
 them, ``channels.lowest`` chooses, ``surgery.zero_readers`` zeroes them. Lesson 08 uses these
 functions.
 
-Known are BERT and what shares its layer (RoBERTa, MiniLM, ...) in ``transformers`` 5, and
-torchvision's VisionTransformer. ``transformers`` itself is not needed here.
+Supported are BERT and models with the same layer (RoBERTa, MiniLM, ...) in ``transformers`` 5,
+and torchvision's VisionTransformer. ``transformers`` itself is not needed here.
 """
 
 import json
@@ -29,10 +29,10 @@ from course_lib.pruning.surgery import Plan, Removed
 
 
 class Part(NamedTuple):
-    """Where a layer keeps its heads, or its neurons: names of parameters, less weight and bias.
+    """Where a layer keeps its heads or neurons: names of parameters, without "weight" and "bias".
 
-    Each has some rows of what makes it and as many columns of what reads it: as many as the
-    attribute ``rows`` of the layer says, or one.
+    Each head or neuron has the same number of rows in what makes it and of columns in what reads
+    it: the attribute ``rows`` of the layer, or one.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Layer(NamedTuple):
 
 
 class Dropped(nn.Module):
-    """Takes the place of a layer that was dropped, and passes on what comes in.
+    """Takes the place of a layer that was dropped, and returns its input.
 
     The other layers keep their numbers and names.
     """
@@ -84,7 +84,7 @@ class Dropped(nn.Module):
 
 
 def layers(model: nn.Module) -> list[Layer]:
-    """The layers of the encoder in ``model``, in order, and how much each of them has.
+    """The layers of the encoder in ``model``, in order, with their numbers of heads and neurons.
 
     Raises:
         ValueError: there is no encoder layer of a known kind in ``model``.
@@ -104,7 +104,7 @@ def encoder_graph(model: nn.Module) -> Graph:
     """The dependency graph of the heads and neurons of ``model``.
 
     Its groups are ``"0.heads"``, ``"0.neurons"``, ``"1.heads"`` and so on, by the number of the
-    layer. A layer that was dropped has none, and the numbers of the others stay.
+    layer. A layer that was dropped has none; the others keep their numbers.
 
     Raises:
         ValueError: there is no encoder layer of a known kind in ``model``.
@@ -171,7 +171,7 @@ def _parts(layer: nn.Module) -> tuple[Part, ...]:
 
 
 def l1(model: nn.Module, graph: Graph) -> Scores:
-    """Sum of all absolute weights of each head or neuron: those that make it and that read it.
+    """Sum of all absolute weights of each head or neuron, in what makes it and in what reads it.
 
     Biases are left out. ``channels.l1`` counts only what makes a channel (Li et al., 2017).
     """
@@ -185,11 +185,11 @@ def ablation(
 ) -> torch.Tensor:
     """How ``measure(model)`` changes when each head or neuron of ``group`` is zeroed alone.
 
-    Michel et al. (2019) measure the accuracy so. For the loss, ``channels.ablation_losses`` is
+    Michel et al. (2019) do this with the accuracy. For the loss, ``channels.ablation_losses`` is
     faster.
 
     Returns:
-        Value without the head minus value with it, (heads,); of an accuracy, negative is a loss.
+        Value without the head minus value with it, (heads,); for accuracy, negative is worse.
     """
     before = measure(model)
     changes = []
@@ -243,9 +243,9 @@ def _drop(model: nn.Module, dropped: Iterable[int]) -> nn.Module:
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Write a pruned encoder to ``path``: safetensors; what is left of it as JSON in the metadata.
+    """Write a pruned encoder to ``path``: safetensors, with what is left as JSON in the metadata.
 
-    The file is one of :func:`surgery.save` that also knows the dropped layers.
+    The format is that of :func:`surgery.save`, with the dropped layers added.
     """
     dropped = [number for number, layer in enumerate(layers(model)) if not layer.heads]
     plan = getattr(model, "pruning_plan", {})
@@ -254,7 +254,7 @@ def save(model: nn.Module, path: Path) -> None:
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:
-    """The pruned encoder that :func:`save` wrote, made from ``model``, freshly built and whole.
+    """The pruned encoder that :func:`save` wrote, cut from ``model``, freshly built and unpruned.
 
     Raises:
         ValueError: the file is damaged, was not written by :func:`save`, or holds another network.

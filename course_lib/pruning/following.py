@@ -1,4 +1,4 @@
-"""What a rule of :mod:`.graph_rules` may ask of the :class:`.graph.Labels` that calls it."""
+"""The part of :class:`.graph.Labels` that the rules of :mod:`.graph_rules` use."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, Protocol
@@ -34,7 +34,7 @@ class Run(Protocol):
         """Labels of ``count`` channels that ``layer`` makes."""
 
     def fixed(self, shape: torch.Size, reason: str) -> torch.Tensor:
-        """Labels of what is no channel of any layer, and stays."""
+        """Labels for values that are not channels of a layer and have to stay."""
 
     def unite(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """Note that labels at the same place of ``a`` and ``b`` go together."""

@@ -1,4 +1,4 @@
-"""Pruning to an amount: of the single weights of a network, or of the channels of every layer."""
+"""Pruning a fraction of the single weights of a network, or of the channels of every layer."""
 
 from torch import nn
 
@@ -9,11 +9,11 @@ from course_lib.pruning.masks import Masks, global_masks, pruned_copy
 
 
 def prune(model: nn.Module, style: str, amount: float, dense: nn.Module) -> tuple[nn.Module, Masks]:
-    """A copy of ``model`` without ``amount`` of what ``dense`` has; its masks.
+    """A copy of ``model`` without the fraction ``amount`` of what ``dense`` has, and its masks.
 
-    Weights: those nearest zero in the whole network. Channels: in every layer those of the lowest
-    L1 norm; they are really gone, so there are no masks. ``model`` is ``dense`` itself, or what an
-    earlier step of iterative pruning left of it.
+    Weights: those nearest zero in the whole network. Channels: those with the lowest L1 norm in
+    every layer; they are removed, so there are no masks. ``model`` is ``dense`` itself, or what
+    earlier rounds of iterative pruning left of it.
     """
     model, dense = model.cpu(), dense.cpu()  # so that every machine removes the same
     if style == "weights":

@@ -50,7 +50,7 @@ class Group(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """What a graph was found from: a smaller network must have the same, with less in it."""
+    """How a graph was found; for a smaller network it must be the same, with fewer labels."""
 
     steps: list[Step]  # what was done, in order, and with which numbers (None: may change)
     labels: dict[tuple[str, int], torch.Tensor]  # along a dimension of a parameter or buffer
@@ -69,7 +69,7 @@ class Graph(NamedTuple):
 
     @property
     def free(self) -> dict[str, Group]:
-        """The groups of which channels can be removed, by name."""
+        """The groups whose channels can be removed, by name."""
         return {name: group for name, group in self.groups.items() if group.reason is None}
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ def _symbolic(model: nn.Module) -> list[fx.Graph]:
 
 
 class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True  # what is made from a buffer is no constant
+    proxy_buffer_attributes = True  # a value made from a buffer is not a constant
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         known = type(module).__module__.partition(".")[0] in ("torchvision", "timm", "course_lib")
@@ -163,7 +163,7 @@ class Labels(fx.Interpreter):
         self.steps: list[Step] = []
 
     def follow(self, graph: fx.Graph, examples: tuple[torch.Tensor, ...]) -> None:
-        """Follow one traced graph; whatever is not foreseen here is a refusal too."""
+        """Follow one traced graph; an error that was not foreseen is a refusal too."""
         self.graph = graph
         inputs = [node for node in graph.nodes if node.op == "placeholder"]
         needed = [node.target for node in inputs if not node.args]
@@ -190,14 +190,14 @@ class Labels(fx.Interpreter):
         return torch.arange(self.count - count, self.count)
 
     def fixed(self, shape: torch.Size, reason: str) -> torch.Tensor:
-        """What is no channel of any layer, and stays."""
+        """Labels for values that are not channels of a layer and have to stay."""
         label = self.number(1)
         self.lock(label, reason)
         return label.expand(shape)
 
     def unite(self, a: torch.Tensor, b: torch.Tensor) -> None:
         for dim in range(a.dim()):
-            if not a.stride(dim) and not b.stride(dim):  # the same pairs over and over
+            if not a.stride(dim) and not b.stride(dim):  # the same pairs repeated
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
         codes = (a.reshape(-1) * self.count + b.reshape(-1)).unique()
         pairs = torch.stack([codes // self.count, codes % self.count])
@@ -258,7 +258,7 @@ class Labels(fx.Interpreter):
     def get_attr(self, target: Target, args: Args, kwargs: Named) -> torch.Tensor:
         self.reached.add(name := str(target))
         if name not in self.tensors:
-            raise self.refuse(f"the tensor {name}, which is no parameter and no buffer")
+            raise self.refuse(f"the tensor {name}, which is neither a parameter nor a buffer")
         if name not in self.values:
             shape = self.tensors[name].shape
             self.values[name] = self.number(shape.numel()).view(shape)

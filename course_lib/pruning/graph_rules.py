@@ -2,7 +2,7 @@
 
 A rule is called with the labels that arrive and returns those that leave, see
 :mod:`course_lib.pruning.graph`. ``run`` collects what is united, locked, made and read. ``op`` is
-the layer or the operation itself. What is in no table at the end is refused.
+the layer or the operation itself. What is in none of the tables below is refused.
 """
 
 import operator
@@ -40,7 +40,7 @@ def first_along(labels: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def held(value: Any, kind: Any = torch.Tensor) -> list[Any]:
-    """What is of this ``kind`` in nested tuples, lists, dictionaries and slices."""
+    """Everything of this ``kind`` in nested tuples, lists, dictionaries and slices."""
     leaves = tree_leaves(tree_map_only(slice, lambda x: (x.start, x.stop, x.step), value))
     return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
@@ -120,7 +120,7 @@ def _layer_norm(run: Run, op: Any, x: torch.Tensor, shape: Any = (), **_: Any) -
 def _attention(
     run: Run, op: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any
 ) -> tuple[torch.Tensor, None]:
-    """A head is a channel of the inside: its rows of q, k and v, its columns of the output."""
+    """A head is an inner channel: its rows of q, k and v, its columns of the output."""
     special = getattr(op, "bias_k", None) is not None or getattr(op, "add_zero_attn", False)
     special |= bool(held([others, named])) or True in [*others[4:], named.get("is_causal")]
     # The result is a pair: (0,) takes the output, (1,) the weights.
@@ -226,14 +226,14 @@ def _unbind(run: Run, op: Any, x: torch.Tensor, dim: int = 0) -> list[torch.Tens
 
 
 def _matmul(run: Run, op: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """What is multiplied and added up stays: no weight of either side could be set to zero."""
+    """Channels that a product of activations sums over stay: no weight reads them."""
     run.lock_along(a, [-1], "a product of activations adds them up")
     run.lock_along(b, [-2], "a product of activations adds them up")
     return _elementwise(run, op, a.narrow(-1, 0, 1), b.narrow(-2, 0, 1))
 
 
 def _whole(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """What enters stays, and so does what leaves: exact, whatever happens in between."""
+    """All that enters or leaves stays, so it is exact whatever happens in between."""
     reason = f"{run.where} uses them as a whole, in {op.__name__}()"
     for labels in held((args, kwargs)):
         run.lock(labels, reason)
@@ -256,7 +256,7 @@ def _softmax(run: Run, op: Any, x: torch.Tensor, dim: Any = None, **_: Any) -> t
 
 
 def _pool(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Neighbours in the picture are joined, channels are not."""
+    """Pools over places of the picture, not over channels."""
     run.lock_along(x, _picture(op), f"{run.where} pools across them")
     return _resize(run, op, x, *args, **kwargs)
 
@@ -278,7 +278,7 @@ def _resize(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> to
 
 
 def _shape_of_result(op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Size:
-    """The shape that the layer or function ``op`` gives to ``x``, without computing a number."""
+    """The shape of what the layer or function ``op`` makes of ``x``, without computing it."""
     if not isinstance(op, nn.Module):
         return torch.Size(op(torch.empty(x.shape, device="meta"), *args, **kwargs).shape)
     state = {name: value.to("meta", torch.float32) for name, value in op.state_dict().items()}
@@ -333,12 +333,12 @@ OPERATIONS: dict[str, Rule] = {
     "layer_norm": _layer_norm,
 }
 
-#: What some arguments are called by NumPy, whose names torch takes, too.
+#: NumPy's names of some arguments, which torch accepts too.
 NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input"}
 
 #: Questions about the shape, answered by the labels themselves.
 QUESTIONS = {"size", "dim", "getattr", "numel", "len"}
 
-#: Operations that are told sizes, which may change with the channels; the numbers of all others
-#: enter a calculation or name places, and may not.
+#: Operations that take sizes, which may change with the channels; numbers in all others are
+#: values or positions, which may not.
 TOLD_SIZES = {"view", "reshape", "expand", "chunk", "split"}

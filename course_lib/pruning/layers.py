@@ -1,8 +1,8 @@
-"""Is a layer what its class says? Whoever removes weights from one has to know.
+"""Whether a layer does what its class says, which pruning relies on.
 
-A linear layer multiplies with its ``weight``, as that lies there. Not so where a hook, another
-``forward`` or a weight that is computed from other parameters comes in between: what is pruned then
-is not what is multiplied.
+A linear layer multiplies with its ``weight`` as it is stored. With a hook, a replaced ``forward``
+or a weight that is computed from other parameters it does not, and what is pruned is then not what
+is multiplied.
 """
 
 import copy
@@ -21,16 +21,16 @@ InputHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
 def peculiarity(layer: nn.Module) -> str | None:
-    """Why ``layer`` itself (not its parts) is not what its class says; None if it is.
+    """Why ``layer`` itself (not its parts) does not do what its class says; else None.
 
-    A phrase for an error, such as "its forward was replaced", that says what to do where something
-    helps.
+    A phrase for an error message, such as "its forward was replaced"; it names the remedy where
+    there is one.
     """
     return changed(layer) or overridden(layer)
 
 
 def changed(layer: nn.Module) -> str | None:
-    """What was done to this ``layer`` after its class had made it; None if nothing."""
+    """How this ``layer`` was changed after it was constructed; None if it was not."""
     checks = (wrapped, _lazy, computed, _replaced, _hooked)
     return next(filter(None, (check(layer) for check in checks)), None)
 
@@ -54,7 +54,7 @@ def computed(layer: nn.Module) -> str | None:
 
 
 def rewritten(layer: nn.Module) -> str | None:
-    """Why ``layer`` may compute otherwise than the class of torch that it is of; None if not."""
+    """Why ``layer`` may compute something else than its class in torch; None if it does not."""
     return _replaced(layer) or overridden(layer)
 
 
@@ -85,9 +85,9 @@ def _hooked(layer: nn.Module) -> str | None:
 
 
 def overridden(layer: nn.Module) -> str | None:
-    """How the class of ``layer`` differs from the one of torch that it extends; None: not at all.
+    """How the class of ``layer`` differs from the torch class that it extends; None if it does not.
 
-    A quantization-aware layer is one that differs.
+    Quantization-aware layers, for example, differ.
     """
     base = next((kind for kind in type(layer).__mro__ if _is_of_torch(kind)), None)
     if base is None:
@@ -100,7 +100,7 @@ def overridden(layer: nn.Module) -> str | None:
 
 
 def _is_of_torch(kind: type) -> bool:
-    """Whether ``kind`` is a layer of torch, and none that only holds others."""
+    """Whether ``kind`` is a layer of torch, other than a container of layers."""
     package, _, module = kind.__module__.rpartition(".")
     return package == "torch.nn.modules" and module not in ("module", "container", "lazy")
 
@@ -110,10 +110,10 @@ def _method(kind: type, name: str) -> object:
 
 
 def first_input(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
-    """What comes to the layer ``name`` that is called with ``args`` and with ``named`` arguments.
+    """The first input of the layer ``name``, called with ``args`` and ``named`` arguments.
 
     Raises:
-        ValueError: the first argument is no tensor.
+        ValueError: the first argument is not a tensor.
     """
     given = (*args, *named.values(), None)[0]
     if not isinstance(given, torch.Tensor):
@@ -128,9 +128,9 @@ def first_input(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> torc
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Within the block ``model`` is in ``eval`` mode; afterwards it is bit for bit as it was.
 
-    The mode of each layer, the buffers and torch's random numbers are put back, also after an
-    error. Whoever measures a network must not change it. What was compiled runs as it was written,
-    because compiled code does not call the hooks of its parts.
+    The mode of each layer, the buffers and torch's random state are restored, even after an error:
+    measuring a network must not change it. Compiled parts run uncompiled, because compiled code
+    does not call the hooks of the layers in it.
     """
     modes = [(layer, layer.training) for layer in model.modules()]
     buffers = [
@@ -179,11 +179,11 @@ def copied(model: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> 
     """A copy of ``model`` that shares nothing with it.
 
     Args:
-        instead: by the id of a tensor of ``model``, what the copy has in its place.
+        instead: by the id of a tensor of ``model``, what replaces it in the copy.
 
     Raises:
-        ValueError: a function in ``model`` holds on to one of its layers or weights, so that the
-            copy would still compute with those of the original; or something has no copy.
+        ValueError: a function in ``model`` keeps a reference to one of its layers or weights, so
+            that the copy would still use those of the original; or something cannot be copied.
     """
     own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for name, layer in model.named_modules():
@@ -210,11 +210,11 @@ def _each_computed(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _functions(layer: nn.Module) -> Iterator[tuple[str, object]]:
-    """What was put on ``layer`` itself: functions among its attributes, and its hooks."""
-    if hasattr(layer, "_orig_mod"):  # what torch.compile puts there is made anew in a copy
+    """What is attached to ``layer`` itself: functions among its attributes, and its hooks."""
+    if hasattr(layer, "_orig_mod"):  # a copy gets its own from torch.compile
         return
     for name, value in vars(layer).items():
-        if name == "_compiled_call_impl":  # nor has a copy that
+        if name == "_compiled_call_impl":  # a copy does not have it
             continue
         if name.endswith("_hooks") and isinstance(value, dict):
             what = name[1:-1].replace("_", " ")
@@ -224,7 +224,7 @@ def _functions(layer: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def _keeps(function: object, own: set[int]) -> bool:
-    """Whether ``function`` keeps an object with one of the ids ``own`` where no copy looks.
+    """Whether ``function`` refers to an object with an id in ``own`` that no copy would replace.
 
     ``copy.deepcopy`` copies what a method or a ``partial`` is bound to, but never a function.
     """

@@ -36,7 +36,7 @@ from course_lib.pruning.weights import (
 #: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
 Masks = dict[str, torch.Tensor]
 
-#: What gives each single weight a score.
+#: A score for each single weight: a function of the weights, or scores by parameter name.
 Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 #: A score for each single weight: a function of the weights, or ready scores by parameter name.
@@ -46,7 +46,7 @@ Score = Scorer | Mapping[str, torch.Tensor]
 PIECE = 1 << 20
 
 UNSTEADY = (
-    "The score gives other values every time it is called. Compute the scores once and "
+    "The score changes from call to call. Compute the scores once and "
     "pass them as a mapping from parameter name to scores."
 )
 
@@ -55,11 +55,11 @@ UNSTEADY = (
 
 
 def sparsity(model: nn.Module) -> float:
-    """Fraction of zeros in the weights that ``model`` multiplies with, as they are multiplied.
+    """Fraction of exact zeros among the weights that ``model`` multiplies with, as it uses them.
 
-    Seen are all weights of linear, bilinear, convolution, recurrent and attention layers, also
-    those that are computed (``torch.nn.utils.prune``, ``weight_norm``), sparse or quantized. Not
-    seen are biases, norms and embeddings; :func:`coverage` says what share of the network that is.
+    Counts all weights of linear, bilinear, convolution, recurrent and attention layers, including
+    computed (``torch.nn.utils.prune``, ``weight_norm``), sparse and quantized ones. Does not count
+    biases, norms and embeddings; :func:`coverage` says what share of the network is counted.
 
     Raises:
         ValueError: a layer has no weights yet.
@@ -70,7 +70,7 @@ def sparsity(model: nn.Module) -> float:
 
 
 def layer_sparsity(model: nn.Module) -> dict[str, float]:
-    """Fraction of exact zeros in each weight that :func:`sparsity` sees, by its name.
+    """Fraction of exact zeros in each weight that :func:`sparsity` counts, by its name.
 
     Raises:
         ValueError: a layer has no weights yet.
@@ -85,7 +85,7 @@ def magnitude(weight: torch.Tensor) -> torch.Tensor:
     """Score of each weight: its absolute value (Han et al., 2015). Same shape as ``weight``."""
     weight = weight.detach()
     is_integer = not (weight.is_floating_point() or weight.is_complex())
-    return (weight.float() if is_integer else weight).abs()  # in 8 bits, there is no +128
+    return (weight.float() if is_integer else weight).abs()  # int8 has no +128
 
 
 def largest_first(weight: torch.Tensor) -> torch.Tensor:
@@ -126,8 +126,8 @@ def wanda(weight: torch.Tensor, input_norm: torch.Tensor) -> torch.Tensor:
 def wanda_scores(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.Tensor]:
     """Wanda's score of every weight that :func:`input_norms` has norms for.
 
-    A network that multiplies with other weights too gets no masks from these scores alone, since
-    half of the network would be half of the rest: see :func:`global_masks`.
+    If the network also multiplies with weights that get no score, :func:`global_masks` refuses
+    these scores: the sparsity would be that of the scored weights only.
 
     Raises:
         ValueError: as :func:`input_norms`.
@@ -142,7 +142,7 @@ def wanda_scores(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch
 
 @torch.no_grad()
 def input_norms(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.Tensor]:
-    """L2 norm of what each input of each prunable layer sees, over all ``batches``.
+    """L2 norm of each input feature of each prunable layer, over all ``batches``.
 
     The network runs in ``eval`` mode and is left as it was.
 
@@ -151,12 +151,12 @@ def input_norms(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, torch.
 
     Returns:
         The weight's name mapped to (in,) float32: one norm per input feature of a linear layer, or
-        per input channel of a convolution. Weights that are multiplied in another way have none:
+        per input channel of a convolution. Weights that are used in another way have none:
         those of recurrent and bilinear layers, and all of ``nn.MultiheadAttention``.
 
     Raises:
         ValueError: the network is refused by :func:`prunable`, the data by
-            :func:`course_lib.pruning.calibration.batches`, or no batch dimension comes to a layer.
+            :func:`course_lib.pruning.calibration.batches`, or an input lacks the batch dimension.
     """
     squares: dict[str, torch.Tensor] = {}
 
@@ -199,7 +199,7 @@ def global_masks(model: nn.Module, sparsity: float, score: Score = magnitude) ->
 
     Raises:
         ValueError: ``sparsity`` is not within 0 to 1, a score is not a number, the network is
-            refused by :func:`prunable`, or ready scores lack one of its weights.
+            refused by :func:`prunable`, or the given scores lack one of its weights.
     """
     return lowest_overall(*_scored(model, score), sparsity)
 
@@ -210,7 +210,7 @@ def layer_masks(
     """Prune the lowest scores of each layer on its own.
 
     Args:
-        sparsity: one for all layers, or one by parameter name (a layer not named stays dense).
+        sparsity: one value, or values by parameter name (a layer that is not named stays dense).
 
     Raises:
         ValueError: a sparsity is not within 0 to 1, or as :func:`global_masks`.
@@ -269,7 +269,7 @@ def _outputs_first(
     tensors, function = _scored(model, score)
     for name, tensor in tensors.items():
         scores = _refuse_nan(_score_of(name, tensor, function), name)
-        layer = layers[name][0] if name in layers else model  # none has a table of embeddings
+        layer = layers[name][0] if name in layers else model  # an embedding has no such layer
         masks[name] = rows(layer, prune(rows(layer, scores))).contiguous()
     return masks
 
@@ -316,14 +316,14 @@ def lowest_per_row(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def lowest_overall(tensors: Mapping[str, torch.Tensor], score: Scorer, sparsity: float) -> Masks:
-    """Prune the ``sparsity`` of all ``tensors`` together that ``score`` gives the lowest values.
+    """Prune the fraction ``sparsity`` of all weights of ``tensors``, lowest ``score`` first.
 
-    Two walks over the weights find the highest score to prune, a third writes the masks; only the
+    Two passes over the weights find the highest score to prune, a third writes the masks; only the
     scores of one tensor exist at a time. Sorting 100 M weights takes far more time and memory.
 
     Raises:
-        ValueError: ``sparsity`` is not within 0 to 1, a score is not a number, or ``score`` gives
-            other values when it is called again.
+        ValueError: ``sparsity`` is not within 0 to 1, a score is not a number, or ``score`` changes
+            from call to call.
     """
     total = sum(tensor.numel() for tensor in tensors.values())
     count = zeros_asked(sparsity, total)
@@ -366,7 +366,7 @@ def zeros_asked(sparsity: float, total: int) -> int:
 
 
 def as_number(value: Any) -> float:
-    """``value`` as a float, also of a scalar of NumPy or torch; NaN if it is no single number."""
+    """``value``, also a scalar of NumPy or torch, as a float; NaN if it is not a single number."""
     if isinstance(value, bool | str | bytes) or getattr(value, "dtype", None) in (bool, torch.bool):
         return math.nan
     try:
@@ -376,7 +376,7 @@ def as_number(value: Any) -> float:
 
 
 def _kth_lowest(scores: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[float, int | None]:
-    """The ``k``-th lowest score, and how many of those equal to it to prune (None: every one).
+    """The ``k``-th lowest score, and how many of those equal to it to prune (None: all of them).
 
     A radix selection: count the upper 16 bits of all scores, find the bin that holds rank ``k``,
     then count the lower 16 bits of the scores in that bin.
@@ -403,12 +403,12 @@ def _bin_of_rank(digits: Iterable[torch.Tensor], k: int) -> tuple[int, int, int]
 
 
 def _sortable(scores: torch.Tensor) -> torch.Tensor:
-    """32-bit integers in the order of the floats ``scores``: their own bits, nearly."""
+    """32-bit integers that sort as the floats ``scores`` do, made from their bits."""
     return _mirror_negative((scores + 0.0).view(torch.int32))  # + 0.0 turns -0 into 0
 
 
 def _mirror_negative(bits: torch.Tensor) -> torch.Tensor:
-    """Reverse the order of negative numbers: as floats, more bits are further below zero."""
+    """Reverse the order of negative numbers: there, a larger bit pattern is a smaller float."""
     return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
 
 
@@ -427,7 +427,7 @@ def _scored(
     """The tensors to rank, and the function that turns them into scores.
 
     Args:
-        wanted: names of the weights that need a score; without, every prunable one.
+        wanted: names of the weights that need a score; None for every prunable one.
     """
     weights, named = prunable(model), embeddings(model)
     if not weights:
@@ -447,7 +447,7 @@ def _scored(
         share = sum((weights | named)[name].numel() for name in missing) / total
         raise ValueError(
             f"There is no score for {', '.join(missing)}, {share:.0%} of the prunable weights, so "
-            "that the sparsity would be that of the rest. Give scores for these too, or name the "
+            "the sparsity would be that of the rest. Give scores for these too, or name the "
             "weights to prune: layer_masks takes a sparsity for each name."
         )
     return score, lambda scores: scores
@@ -458,7 +458,7 @@ def _scored(
 
 @torch.no_grad()
 def apply_masks(model: nn.Module, masks: Masks) -> None:
-    """Set the pruned weights of ``model`` to zero, for good: nothing else remembers them.
+    """Set the pruned weights of ``model`` to zero, in place; their old values are lost.
 
     Raises:
         ValueError: a mask has an unknown name, another shape than its weight, or is not boolean.
@@ -476,7 +476,7 @@ def pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
     """A copy of ``model`` with ``masks`` applied; ``model`` itself is left as it is.
 
     Raises:
-        ValueError: as :func:`apply_masks`, or what is put on ``model`` cannot be copied.
+        ValueError: as :func:`apply_masks`, or something attached to ``model`` cannot be copied.
     """
     pruned = copied(model)
     apply_masks(pruned, masks)
@@ -518,9 +518,9 @@ def enforce_masks(model: nn.Module, masks: Masks) -> Iterator[None]:
 
 
 def masks_of(model: nn.Module) -> Masks:
-    """The masks that a pruned network shows: False wherever a prunable weight is exactly zero.
+    """The masks of a pruned network: False wherever a prunable weight is exactly zero.
 
-    A row of zeros in an embedding may be that of padding, so embeddings have none.
+    Embeddings get none, since a row of zeros in one may be that of the padding token.
     """
     return {name: weight.detach() != 0 for name, weight in prunable(model).items()}
 

@@ -1,4 +1,4 @@
-"""One-shot pruning: single weights of linear layers go, and no retraining follows.
+"""One-shot pruning: single weights of linear layers are removed, without retraining.
 
 A linear layer computes ``X W^T`` from its inputs X (tokens, in). What pruning does to it depends on
 the inputs only through ``X^T X`` (in, in), half of the *Hessian* of the squared error of its
@@ -6,7 +6,7 @@ outputs (here just called the Hessian). Magnitude ignores it, Wanda looks at its
 SparseGPT uses all of it: when a weight goes, others change to make up for it, as in the Optimal
 Brain Surgeon (OBS; Hassibi and Stork, 1993). Lesson 08 compares them.
 
-The ``Conv1D`` of ``transformers`` is a linear layer too; its weight is turned to (out, in).
+The ``Conv1D`` of ``transformers`` is a linear layer too; its weight is transposed to (out, in).
 
 Which weights go is a *pattern*: a sparsity from 0 to 1, or (n, m) to keep n of every m consecutive
 inputs, such as (2, 4).
@@ -36,7 +36,7 @@ Method = Callable[[torch.Tensor, torch.Tensor, Pattern], torch.Tensor]
 #: Which weights of a group of columns stay, from what the removal of each would cost.
 Choice = Callable[[torch.Tensor], torch.Tensor]
 
-#: Columns after which SparseGPT corrects all that are further to the right.
+#: After this many columns, SparseGPT corrects all those further to the right.
 BLOCK = 128
 
 
@@ -50,22 +50,21 @@ def hessians(
     """``X^T X`` of the inputs X that each linear layer sees over all ``batches``.
 
     The network runs in ``eval`` mode and is left as it was. Where a batch has an
-    ``attention_mask``, tokens that only pad a sentence are left out. ``nn.MultiheadAttention``
-    computes with its weights itself: to its ``out_proj``, no input ever comes, and it is left out.
-    Layers that share a weight have one Hessian, under the name of the first.
+    ``attention_mask``, padding tokens are left out. ``nn.MultiheadAttention`` uses the weight of
+    its ``out_proj`` without calling that layer, so it is left out. Layers that share a weight have
+    one Hessian, under the name of the first.
 
     Args:
         batches: calibration data, see :func:`course_lib.pruning.calibration.batches`.
-        layers: names of linear layers; without, all that run, except where their weight is also a
-            table of embeddings.
+        layers: names of linear layers; None for all that run, except those tied to a table of
+            embeddings.
 
     Returns:
-        By name of the layer, in the order in which they first run, (in, in) float64.
+        By layer name, in the order in which the layers first run: (in, in) float64.
 
     Raises:
-        ValueError: a given name is not that of a linear layer, or of one that never runs; a layer
-            whose weight cannot be pruned; calibration data that is refused, or that makes the
-            inputs of a layer infinite or NaN.
+        ValueError: a given name is not that of a linear layer that runs; a weight cannot be pruned;
+            or the calibration data is refused, or makes the inputs of a layer infinite or NaN.
     """
     found: dict[str, torch.Tensor] = {}
     names = _linear(model, layers)
@@ -86,7 +85,7 @@ def hessians(
 def _watched(
     names: Mapping[str, Sequence[nn.Module]], found: dict[str, torch.Tensor], batch: Inputs
 ) -> Iterator[None]:
-    """Within the block, add what the layers of each of ``names`` see of ``batch`` to ``found``."""
+    """Within the block, add ``X^T X`` of what each layer sees of ``batch`` to ``found``."""
 
     def watch(name: str) -> InputHook:
         def add(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -110,12 +109,12 @@ def _watched(
 
 
 def _double(values: torch.Tensor) -> torch.Tensor:
-    """In float64; on the CPU, where the device has none (mps)."""
+    """In float64, on the CPU if the device has none (mps)."""
     return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def _tokens(inputs: torch.Tensor, batch: Inputs) -> torch.Tensor:
-    """What a layer sees as (tokens, in), without padding."""
+    """A layer's inputs as (tokens, in), without padding."""
     shown = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     if shown is not None and inputs.shape[:-1] == shown.shape:
         return inputs[shown.bool().to(inputs.device)]
@@ -123,7 +122,7 @@ def _tokens(inputs: torch.Tensor, batch: Inputs) -> torch.Tensor:
 
 
 def _linear(model: nn.Module, layers: Sequence[str] | None) -> dict[str, list[nn.Module]]:
-    """By name of a linear layer that is wanted, the layers that share its weight, itself first."""
+    """For each wanted linear layer, by name, the layers that share its weight, itself first."""
     there = {
         name: layer
         for name, layer in model.named_modules()
@@ -152,10 +151,10 @@ def _weight_of(layer: str) -> str:
 
 
 def magnitude(weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-    """Zero the smallest weights of the layer (Han et al., 2015); the Hessian is not looked at.
+    """Zero the smallest weights of the layer (Han et al., 2015); the Hessian is ignored.
 
     Raises:
-        ValueError: a pattern that is impossible, or does not fit the weight.
+        ValueError: the pattern is invalid or does not fit the weight.
     """
     return weight.detach() * _lowest(masks.magnitude(weight), pattern)
 
@@ -164,7 +163,7 @@ def wanda(weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern) -> torc
     """Zero, in each row, the smallest |weight| times norm of its input (Sun et al., 2023).
 
     Raises:
-        ValueError: a pattern that is impossible, or does not fit the weight.
+        ValueError: the pattern is invalid or does not fit the weight.
     """
     scores = masks.wanda(weight, hessian.diagonal().sqrt().float().to(weight.device))
     if isinstance(pattern, tuple):
@@ -180,19 +179,19 @@ def sparsegpt(
     columns: int = BLOCK,
     damping: float = 0.01,
 ) -> torch.Tensor:
-    """Zero weights and let those to their right make up for it (Frantar and Alistarh, 2023).
+    """Zero weights and adjust those to their right to compensate (Frantar and Alistarh, 2023).
 
     Goes through the inputs from left to right, in groups of ``columns`` (of m, where the pattern is
-    n of m). In each group the weights go whose removal would cost least, as they are by then. The
-    weights on the left are never touched again: that is what makes it fast, since one inverse then
-    serves all rows, and why it is not the best possible, see :func:`reconstructed`.
+    n of m). In each group it prunes the weights whose removal costs least at that point. Weights
+    further left are not changed again. That makes it fast, since one inverse serves all rows, but
+    not optimal, see :func:`reconstructed`.
 
     Args:
         damping: added to the diagonal of the Hessian, as a fraction of its mean.
 
     Raises:
-        ValueError: a pattern that is impossible or does not fit the weight, or a Hessian that
-            cannot be inverted.
+        ValueError: the pattern is invalid or does not fit the weight, or the Hessian cannot be
+            inverted.
     """
     if isinstance(pattern, tuple):
         masks.nm_mask(weight.detach(), *pattern)  # refuses a pattern that does not fit
@@ -205,13 +204,13 @@ def sparsegpt(
 def compensated(
     weight: torch.Tensor, hessian: torch.Tensor, mask: torch.Tensor, damping: float = 0.0
 ) -> torch.Tensor:
-    """The update of :func:`sparsegpt` for a ``mask`` (out, in) that is given: True keeps.
+    """The update of :func:`sparsegpt` for a given ``mask`` (out, in), where True keeps.
 
-    A row that loses one weight gets the update of OBS with all weights to the left held as they
-    are, which is the exact one where it is the first weight that goes.
+    A row that loses one weight gets the OBS update with all weights to its left held fixed. If it
+    is the first weight of the row, that is the exact OBS update.
 
     Raises:
-        ValueError: a Hessian that cannot be inverted.
+        ValueError: the Hessian cannot be inverted.
     """
     root = _inverse_root(hessian, damping)
     groups = iter(mask.to(root.device).split(BLOCK, dim=1))
@@ -219,11 +218,11 @@ def compensated(
 
 
 def _swept(weight: torch.Tensor, root: torch.Tensor, group: int, choose: Choice) -> torch.Tensor:
-    """Prune what ``choose`` says of each group of columns, and correct what is to their right.
+    """Prune each group of columns as ``choose`` says, and correct the columns to its right.
 
     Row i of ``root``, divided by its first value, holds what OBS needs to remove weight i once all
-    weights to the left are settled. Corrections beyond a block of columns wait for its end, where
-    one product does them all.
+    weights to its left are fixed. Corrections beyond the current block of columns are applied at
+    its end, in one product.
     """
     swept = _double(weight.detach()).clone()
     size = group * max(1, BLOCK // group)
@@ -237,7 +236,7 @@ def _swept(weight: torch.Tensor, root: torch.Tensor, group: int, choose: Choice)
 def _sweep_block(
     weight: torch.Tensor, root: torch.Tensor, group: int, choose: Choice
 ) -> torch.Tensor:
-    """Prune and correct a block of columns in place; what each lost, in terms of ``root``."""
+    """Prune and correct a block in place; return what each column lost, in terms of ``root``."""
     errors = torch.zeros_like(weight)
     for column in range(weight.shape[1]):
         if column % group == 0:
@@ -246,7 +245,7 @@ def _sweep_block(
         gone = ~kept[:, column % group]
         errors[:, column] = weight[:, column] * gone / root[column, column]
         weight[:, column:] -= errors[:, column, None] * root[column, column:]
-        weight[:, column].masked_fill_(gone, 0)  # exactly, not but for rounding
+        weight[:, column].masked_fill_(gone, 0)  # exactly, not up to rounding
     return errors
 
 
@@ -261,7 +260,7 @@ def _inverse_root(hessian: torch.Tensor, damping: float) -> torch.Tensor:
         raise ValueError(
             f"The Hessian of {len(hessian)} inputs cannot be inverted with damping {damping}: "
             "use more calibration data or more damping. If that does not help, the inputs are "
-            "all zero, or not all numbers."
+            "all zero, or not all finite."
         ) from error
     return root
 
@@ -280,9 +279,8 @@ def reconstructed(weight: torch.Tensor, hessian: torch.Tensor, mask: torch.Tenso
     """The best weights for a ``mask`` (out, in): least squares on the inputs that each row keeps.
 
     For each row, the kept weights solve ``H_kk d = H_kp w_p``, where d is what is added to them and
-    w_p what was pruned. Where many are the best, as with inputs that depend on each other, those
-    nearest to ``weight``. Every row needs a system of its own to be solved, which is what SparseGPT
-    avoids.
+    w_p what was pruned. If several solutions are best, as with linearly dependent inputs, it is the
+    one nearest to ``weight``. Each row needs a linear system of its own, which SparseGPT avoids.
     """
     whole, hessian = _double(weight.detach()), _double(hessian)
     mask = mask.to(whole.device)
@@ -295,14 +293,14 @@ def reconstructed(weight: torch.Tensor, hessian: torch.Tensor, mask: torch.Tenso
 
 
 def _solved(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The shortest solution, also of a system that has many; for these torch has a CPU solver."""
+    """The minimum-norm solution, also of singular systems, which torch solves on the CPU only."""
     found = torch.linalg.lstsq(matrix.cpu(), values[:, None].cpu(), driver="gelsy")
     solution: torch.Tensor = found.solution
     return solution[:, 0].to(values)
 
 
 def output_error(weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tensor) -> float:
-    """Squared error of the layer's outputs on the calibration data, over their squared size."""
+    """Squared error of the layer's outputs on the calibration data, over their squared norm."""
     hessian, weight = _double(hessian), _double(weight.detach())
     error = weight - _double(pruned.detach())
     return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
@@ -328,15 +326,15 @@ def prune(
 
     Args:
         batches: calibration data, see :func:`course_lib.pruning.calibration.batches`; kept in
-            memory, because it is gone through once for each step.
-        layers: names of linear layers to prune; without, all that run. A layer whose inputs the m
-            of the pattern does not divide stays dense.
-        at_once: layers that are pruned in one step, for the inputs from before it. The code of
-            the authors takes a whole layer of a transformer, which is 6 of these for BERT.
+            memory, because each step passes over it once.
+        layers: names of linear layers to prune; None for all that run. A layer stays dense if the m
+            of the pattern does not divide its inputs.
+        at_once: how many linear layers are pruned in one step, with the inputs from before it. The
+            authors' code takes one layer of a transformer, which is 6 of these in BERT.
         progress: wraps the steps, for a progress bar.
 
     Raises:
-        ValueError: a pattern that is impossible, or what :func:`hessians` or ``method`` refuses,
+        ValueError: the pattern is invalid, or what :func:`hessians` or ``method`` refuses,
             with the name of the layer.
     """
     _check(pattern, at_once)
@@ -353,7 +351,7 @@ def prune(
 
 def _check(pattern: Pattern, at_once: int) -> None:
     if not isinstance(at_once, Integral) or at_once < 1:
-        raise ValueError(f"Prune 1 layer at once, or more; got {at_once!r}.")
+        raise ValueError(f"Prune at least 1 layer at once; got {at_once!r}.")
     if not isinstance(pattern, tuple):
         masks.zeros_asked(pattern, 0)
     elif len(pattern) != 2:

@@ -23,7 +23,7 @@ from course_lib.pruning import channels
 from course_lib.pruning.graph import Graph, Provenance, UnknownOperation, trace
 from course_lib.pruning.layers import copied
 
-#: By name of the parameter or buffer, and by dimension: the places that are kept, in order.
+#: By name of the parameter or buffer and by dimension, the indices that are kept, in order.
 Plan = dict[str, dict[int, list[int]]]
 
 #: By name of the group, the positions of the channels to remove in its ``channels``.
@@ -54,8 +54,8 @@ def prune(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
     """A copy of ``model`` without the ``removed`` channels, its wiring checked.
 
     Raises:
-        ValueError: no such group or channel, a group that has to stay, or one that would be empty.
-        UnknownOperation: the code of the network does not follow its smaller tensors.
+        ValueError: no such group or channel, a group that has to stay or would become empty.
+        UnknownOperation: the code of the network does not work with smaller tensors.
     """
     kept = plan(graph, removed)
     smaller = remove(model, kept)
@@ -67,7 +67,7 @@ def plan(graph: Graph, removed: Removed) -> Plan:
     """What is kept of each parameter and buffer when the ``removed`` channels go.
 
     Raises:
-        ValueError: no such group or channel, a group that has to stay, or one that would be empty.
+        ValueError: no such group or channel, a group that has to stay or would become empty.
     """
     gone = _gone(graph, removed)
     kept: Plan = {}
@@ -104,8 +104,8 @@ def _gone(graph: Graph, removed: Removed) -> torch.Tensor:
 def zero_readers(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
     """Set to zero, in place, the weights that read the ``removed`` channels; return ``model``.
 
-    What the channels compute is then of no effect, so removing them changes nothing. Zeroing the
-    filters that *make* them is not enough: a BatchNorm turns zero into its shift.
+    The channels then have no effect, so removing them changes nothing. Zeroing the filters that
+    *make* them is not enough: a BatchNorm turns zero into its shift.
     """
     gone = _gone(graph, removed)
     state = model.state_dict()
@@ -119,10 +119,10 @@ def zero_readers(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
 def remove(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of ``model`` with only what ``plan`` keeps; ``model`` itself is left as it is.
 
-    The copy carries the plan, from the network that was pruned first, as ``pruning_plan``.
+    The copy has its plan, relative to the unpruned network, as ``pruning_plan``.
 
     Raises:
-        ValueError: the plan is not one for this network.
+        ValueError: the plan is for another network.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if not plan.keys() <= tensors.keys():
@@ -155,7 +155,7 @@ def _cut(tensor: torch.Tensor, name: str, kept: Mapping[int, list[int]]) -> torc
 
 
 def _set_sizes(layer: nn.Module) -> None:
-    """Make what a layer remembers about its size agree with its weights."""
+    """Set the sizes that a layer stores to those of its weights."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         first, second = ("out_channels", "in_channels")[:: -1 if layer.transposed else 1]
         if layer.groups > 1:  # groups go as a whole
@@ -207,7 +207,7 @@ def _check_wiring(graph: Graph, plan: Plan, smaller: nn.Module) -> None:
 
 
 def _other_step(before: Provenance, after: Provenance) -> str | None:
-    """The first step that differs, or uses numbers that may not change and did; None: no step."""
+    """The first step that differs, or uses numbers that must not change but did; else None."""
     for one, other in zip_longest(before.steps, after.steps, fillvalue=()):
         same = (kept is None or kept == now for kept, now in zip(one, other, strict=False))
         if len(one) != len(other) or not all(same):
@@ -216,10 +216,10 @@ def _other_step(before: Provenance, after: Provenance) -> str | None:
 
 
 def _other_labels(before: Provenance, after: Provenance, plan: Plan) -> str | None:
-    """Where the labels that are left lie or meet otherwise than they did; None: nowhere."""
+    """Where the remaining labels lie or meet differently than before; None if nowhere."""
     lies = {}
     for (name, dim), labels in after.labels.items():
-        if (name, dim) in before.labels:  # if not: a grouped convolution of which one is left
+        if (name, dim) in before.labels:  # if not: a grouped convolution with one group left
             kept = plan.get(name, {}).get(dim, range(len(labels)))
             lies[name, dim] = labels * before.total + before.labels[name, dim][list(kept)]
     both = torch.cat([*lies.values()]).unique()
@@ -245,7 +245,7 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:
-    """The pruned network that :func:`save` wrote, made from ``model``, freshly built and whole.
+    """The pruned network that :func:`save` wrote, cut from ``model``, freshly built and unpruned.
 
     Raises:
         ValueError: the file is damaged, holds no plan, or one for another network.

@@ -1,7 +1,7 @@
-"""Which weights of a network are multiplied with what comes in, and which of them can be pruned.
+"""Which weights a network multiplies its inputs with, and which of these can be pruned.
 
-A weight that is forgotten makes "half of the network" half of something else. Here every weight of
-a network is prunable, or left out for a reason that is said, or the network is refused.
+If a weight is overlooked, "half of the network" is half of something else. So every weight is
+prunable, or left out for a stated reason, or the network is refused.
 """
 
 import warnings
@@ -26,14 +26,14 @@ UNKNOWN = 0.1
 
 
 class Coverage(NamedTuple):
-    """What pruning sees of a network; printed, a summary.
+    """Which weights of a network pruning covers; printing it gives a summary.
 
     Attributes:
         prunable: the weights that pruning may touch, by parameter name.
         left_out: why every other matrix is left as it is, by parameter name.
-        refused: why a weight that is multiplied cannot be pruned, by its name. A network with one
-            of these gets no masks, because they would pass over it in silence.
-        share: of all numbers that the network has learned, the fraction in ``prunable``.
+        refused: why a weight that is multiplied cannot be pruned, by its name. A network with such
+            a weight gets no masks, because they would silently skip it.
+        share: the fraction of all learned parameters that is in ``prunable``.
     """
 
     prunable: dict[str, nn.Parameter]
@@ -49,15 +49,15 @@ class Coverage(NamedTuple):
 
 @torch.no_grad()
 def coverage(model: nn.Module) -> Coverage:
-    """What of ``model`` pruning may touch, and why it leaves or refuses the rest.
+    """Which weights of ``model`` pruning may touch, and why the others are left out or refused.
 
-    Prunable are the weights of linear, bilinear, convolution and recurrent layers and of
-    ``transformers``' ``Conv1D``, and the matrices that attention holds itself. Biases and
-    normalisation are not, because they are few and each of them matters; nor are embeddings, also
-    where an output layer has the same weight (tied). A parameter shared by several layers appears
+    The weights of linear, bilinear, convolution and recurrent layers and of ``transformers``'
+    ``Conv1D`` are prunable, and the matrices that attention layers hold themselves. Biases and
+    normalisation are not, because they are few and each of them matters; nor are embeddings, even
+    where an output layer shares their weight (tied). A parameter shared by several layers appears
     once, under its first name.
     """
-    with at_rest(model):  # to look at a weight that is computed may be a step of a spectral_norm
+    with at_rest(model):  # reading a computed weight may update a spectral_norm
         refused, hidden = _hidden(model), _hidden_size(model)
     held = set()
     for name, layer, attribute in _places(model):
@@ -89,18 +89,18 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     Warns where layers of an unknown kind hold more than a tenth of the parameters.
 
     Raises:
-        ValueError: a weight that is multiplied is no parameter that could be pruned.
+        ValueError: a weight that is multiplied is not a parameter that can be pruned.
     """
     found = coverage(model)
     if found.refused:
         reasons = "; ".join(f"{name}, {why}" for name, why in found.refused.items())
-        raise ValueError(f"Masks would pass over this in silence: {reasons}.")
+        raise ValueError(f"Masks would silently skip this: {reasons}.")
     _warn_of_unknown(model, found)
     return found.prunable
 
 
 def _warn_of_unknown(model: nn.Module, found: Coverage) -> None:
-    """Say so where a large part of a network may be multiplied in a way that is not known."""
+    """Warn if a large part of the network belongs to layers of an unknown kind."""
     unknown = [name for name, why in found.left_out.items() if why is not TABLE]
     sizes = {name: _size(each) for name, each in model.named_parameters()}
     share = sum(sizes[name] for name in unknown) / max(sum(sizes.values()), 1)
@@ -113,7 +113,7 @@ def _warn_of_unknown(model: nn.Module, found: Coverage) -> None:
 
 
 def embeddings(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The tables of embeddings, by parameter name: pruned only where somebody names them."""
+    """The tables of embeddings, by parameter name; they are pruned only if they are named."""
     tables = {
         id(layer._parameters.get("weight"))
         for layer in model.modules()
@@ -123,7 +123,7 @@ def embeddings(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def owners(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """By name of each parameter that layers multiply with, these layers: several where shared."""
+    """For each parameter that layers multiply with, by name, these layers (several if shared)."""
     found: dict[str, list[nn.Module]] = {}
     names = {id(weight): name for name, weight in model.named_parameters()}
     for _, layer, attribute in _places(model):
@@ -135,12 +135,12 @@ def owners(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 @torch.no_grad()
 def effective(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that ``model`` really multiplies with, by name, whatever holds them.
+    """The weights that ``model`` multiplies with, by name, however they are stored.
 
-    Also those that are computed, and sparse or quantized ones. Embeddings are left out, also tied.
+    Computed, sparse and quantized ones too. Embeddings are left out, even if they are tied.
 
     Raises:
-        ValueError: a layer that has no weights yet.
+        ValueError: a layer has no weights yet.
     """
     for name, why in _scripted(model).items():
         raise ValueError(f"The zeros of {name} cannot be counted: {why}.")
@@ -148,7 +148,7 @@ def effective(model: nn.Module) -> dict[str, torch.Tensor]:
     tables = {_memory(table) for table in embeddings(model).values()}
     found: dict[str, torch.Tensor] = {}
     seen: set[object] = set()
-    with at_rest(model):  # the step of a spectral_norm would change its buffers
+    with at_rest(model):  # reading a spectral_norm would change its buffers
         for name, layer, attribute in _places(model):
             _refuse_empty(name, layer, attribute)
             weight = _computed_value(layer, attribute)
@@ -174,9 +174,9 @@ def zeros(weight: torch.Tensor) -> int:
 
 
 def rows(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """``weight`` as (out, in / groups, ...), also of a layer that stores (in, out / groups, ...).
+    """``weight`` as (out, in / groups, ...), even if the layer stores (in, out / groups, ...).
 
-    Applied again, it gives back what the layer stores. Transposed convolutions and ``Conv1D`` store
+    Applied again, it gives back the stored layout. Transposed convolutions and ``Conv1D`` store
     their inputs first.
     """
     if not (getattr(layer, "transposed", False) or is_conv1d(layer)):
@@ -213,7 +213,7 @@ def _multiplied(layer: nn.Module) -> list[str]:
 
 
 def _packed(layer: nn.Module) -> dict[str, torch.Tensor]:
-    """The matrices that ``layer`` multiplies with and that are no parameters of a known layer."""
+    """The matrices that ``layer`` multiplies with and that are not parameters of a known layer."""
     if _multiplied(layer) or isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         return {}
     weight = getattr(layer, "weight", None)
@@ -244,7 +244,7 @@ def _computed_value(layer: nn.Module, attribute: str) -> torch.Tensor:
 
 
 def _hidden(model: nn.Module) -> dict[str, str]:
-    """Weights that no parameter of the network holds as they are, by name, and why."""
+    """Weights that are not stored as parameters of the network, by name, and why."""
     found = _scripted(model)
     for name, layer in model.named_modules():
         for attribute, weight in _packed(layer).items():
@@ -254,7 +254,7 @@ def _hidden(model: nn.Module) -> dict[str, str]:
 
 
 def _hidden_size(model: nn.Module) -> int:
-    """How many numbers are in weights that are no parameters."""
+    """How many numbers are in weights that are not parameters."""
     return sum(_size(each) for layer in model.modules() for each in _packed(layer).values())
 
 
@@ -279,7 +279,7 @@ def _unfit(layer: nn.Module, attribute: str) -> str | None:
     """Why zeros in the parameter would not be zeros in the product."""
     weight = layer._parameters.get(attribute)
     if weight is None:
-        return computed(layer) or f"its {attribute} is no parameter"
+        return computed(layer) or f"its {attribute} is not a parameter"
     return _without_values(weight) or _immovable(weight) or rewritten(layer)
 
 
@@ -292,9 +292,9 @@ def _without_values(weight: torch.Tensor) -> str | None:
 
 
 def _immovable(weight: torch.Tensor) -> str | None:
-    """Why single weights cannot be set to zero in the memory of ``weight``."""
+    """Why single values of ``weight`` cannot be set to zero in place."""
     if weight.is_floating_point() and weight.dtype.itemsize == 1:
-        return f"torch cannot calculate with {weight.dtype} (convert it first)"
+        return f"torch cannot compute with {weight.dtype} (convert it first)"
     spread = zip(weight.stride(), weight.shape, strict=True)
     if any(not stride and size > 1 for stride, size in spread):
         return "several of its weights are one number in memory (make it contiguous)"
@@ -310,7 +310,7 @@ def _refuse_empty(name: str, layer: nn.Module, attribute: str) -> None:
 def _reason(
     model: nn.Module, name: str, weight: torch.Tensor, refused: Mapping[str, str]
 ) -> dict[str, str]:
-    """Why a parameter that no known layer multiplies with is left; nothing for biases and norms."""
+    """Why a parameter that no known layer multiplies with is left out; none for biases, norms."""
     owner = name.rpartition(".")[0].partition(".parametrizations")[0]
     known = any(owner in (one, one.rpartition(".")[0]) for one in refused)
     if is_lazy(weight) or weight.dim() < 2 or known:
@@ -324,7 +324,7 @@ def _size(weight: torch.Tensor) -> int:
 
 
 def _memory(weight: torch.Tensor) -> tuple[str | torch.device, int]:
-    """The same for two parameters that are one, or begin at the same place in memory."""
+    """A key, equal for two parameters that are one tensor or start at the same address."""
     if is_lazy(weight) or weight.is_meta or not weight.numel():
         return ("object", id(weight))
     return (weight.device, weight.data_ptr())

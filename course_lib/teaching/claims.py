@@ -40,7 +40,7 @@ MARKS = {
 
 
 class ClaimError(ValueError):
-    """A claim, a quantity or a value that is none; the message names what is allowed."""
+    """An invalid claim, quantity or value; the message names what is allowed."""
 
 
 class Test(NamedTuple):

@@ -45,7 +45,7 @@ TOPICS = (
 
 
 class BankError(ValueError):
-    """A question that is none, or a number that is not recorded; the message says which."""
+    """An invalid question, or a number that is not recorded; the message says which."""
 
 
 # --- what a file holds --------------------------------------------------------------------------

@@ -20,7 +20,7 @@
 # Pruning is taught as a handful of numbers: "90 % of the weights can go", "half the channels is
 # twice as fast". Each of them is a **claim**. Here you predict first, then run the experiment on a
 # real network and real data, and your own machine gives the verdict: *holds*, *holds when ...*, or
-# *does not hold*.
+# *does not hold*. Words that are new to you are in the [glossary](../GLOSSARY.md).
 #
 # Run a cell with **Shift + Enter**. Run this one first.
 

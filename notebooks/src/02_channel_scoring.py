@@ -136,7 +136,7 @@ print(f"the largest is {l1[name].max() / l1[name].min():.1f} times the smallest"
 #
 # **Exercise 02.3.** A small network: `hidden = torch.relu(inputs @ make.T + shift)` makes the
 # channels, `hidden @ read.T` reads them and gives the logits. Return the cost of one channel: how
-# much the mean cross-entropy (`F.cross_entropy(logits, labels)`) rises when nobody hears that
+# much the mean cross-entropy (`F.cross_entropy(logits, labels)`) rises when no weight reads that
 # channel any more.
 
 
@@ -172,8 +172,8 @@ figures.show(
 
 # %%
 for name, cost in stairs.items():
-    dearer = (cost > cost[0]).sum().item()
-    print(f"{name}: most of the others cost more than the channel of the lowest L1: {dearer > 7}")
+    costlier = (cost > cost[0]).sum().item()
+    print(f"{name}: most of the others cost more than the channel of the lowest L1: {costlier > 7}")
 
 # %% [markdown]
 # On the left there is something of a staircase. On the right there is none: the first channel to go
@@ -347,7 +347,7 @@ print("and so does the cost itself:", median(by_cost["other half"]) < 0.7)
 
 # %%
 def certain_pairs(change):
-    """Pairs of channels (dear, cheap) whose costs differ by over 3 standard errors, (2, n)."""
+    """Pairs of channels (costly, cheap) whose costs differ by over 3 standard errors, (2, n)."""
     gap = change[:, None] - change  # (channels, channels, pictures)
     return (gap.mean(2) > 3 * gap.std(2) / gap.shape[2] ** 0.5).nonzero().T
 
@@ -356,7 +356,7 @@ def certain_pairs(change):
 pairs = {name: certain_pairs(change) for name, change in changes.items()}
 right = {
     label: torch.cat(
-        [score[name][dear] > score[name][cheap] for name, (dear, cheap) in pairs.items()]
+        [score[name][costly] > score[name][cheap] for name, (costly, cheap) in pairs.items()]
     )
     for label, score in scores.items()
 }
@@ -371,9 +371,9 @@ print(*(f"{label:10s} {percent:.0f} %" for label, percent in share.items()), sep
 print("L1 orders nine of ten rightly:", share["L1"] >= 90)
 
 # %% [markdown]
-# A coin would be right about half of the time (only about: a few dear channels are in many of these
-# pairs). L1 is far better than a coin. But of pairs this clear, the importance itself would get
-# hardly any wrong.
+# A coin would be right about half of the time (only about: a few costly channels are in many of
+# these pairs). L1 is far better than a coin. But of pairs this clear, the importance itself would
+# get hardly any wrong.
 #
 # ## How far does a channel move the loss?
 #
@@ -486,8 +486,8 @@ read(
 #
 # The effect takes a pass over the pictures for every channel; L1 takes none.
 #
-# Only accuracy here: silenced channels are still stored and computed. Lesson 03 removes them for
-# good, and lesson 06 measures the time.
+# Only accuracy here: channels that nobody reads are still stored and computed. Lesson 03 removes
+# them for good, and lesson 06 measures the time.
 #
 # ## Costs do not add up
 #

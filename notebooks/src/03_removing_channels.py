@@ -139,7 +139,7 @@ print("filters set to zero: the same output?", distance(zeroed) < 1e-9)
 
 # %% [markdown]
 # It is not. The next layer is a BatchNorm: it turns the zeros into its own shift, and ReLU lets a
-# positive shift pass. The channel is not silent, it is constant.
+# positive shift pass. The channel is not zero, it is constant.
 
 # %% tags=["nbval-ignore-output"]
 norm = net.layer3[0].bn1
@@ -155,14 +155,15 @@ print(
 # zero.
 
 # %%
-silent = copy.deepcopy(net)
+unread = copy.deepcopy(net)
 with torch.no_grad():
-    silent.layer3[0].conv2.weight[:, gone] = 0
-print("readers set to zero: the same output?", distance(silent) < 1e-9)
+    unread.layer3[0].conv2.weight[:, gone] = 0
+print("readers set to zero: the same output?", distance(unread) < 1e-9)
 
 # %% [markdown]
 # In double precision the two agree in all digits but the last few. **Removing a channel is exactly
-# silencing those who read it.** Every removal in this course is tested against that.
+# the same as zeroing the weights that read it.** Every removal in this course is tested against
+# that.
 #
 # The reader can also sit behind a flatten: then one channel is many columns.
 #
@@ -327,11 +328,11 @@ def shaken(network):
 
 # %%
 def error(network, wiring, removed, picture):
-    """Relative difference between the removed and the silenced network, in double precision."""
+    """Relative difference to the network whose readers are zero, in double precision."""
     pruned = surgery.prune(network, wiring, removed).double()
-    silenced = surgery.zero_readers(copy.deepcopy(network), wiring, removed).double()
+    unread = surgery.zero_readers(copy.deepcopy(network), wiring, removed).double()
     with torch.no_grad():
-        expected = silenced(picture.double())
+        expected = unread(picture.double())
         return ((pruned(picture.double()) - expected).abs().max() / expected.abs().max()).item()
 
 
@@ -349,7 +350,7 @@ for build in bar((resnet18, mobilenet_v2, densenet121)):
     print(f"{build.__name__:13s} {len(traced.free):3d} groups, {100 * macs:.0f} % of the MACs left")
 
 # %%
-print("removed equals silenced in all three:", max(errors) < 1e-9)
+print("removed equals zeroed readers in all three:", max(errors) < 1e-9)
 
 # %% [markdown]
 # MobileNetV2 has depthwise convolutions, where a channel of the output and its channel of the
@@ -436,7 +437,7 @@ at_the_cut = [
 measured = {
     "weights_left": at_the_cut[0] / at_the_cut[1],
     "macs_left": half_left,
-    "removal_error": max(distance(silent), *errors),
+    "removal_error": max(distance(unread), *errors),
 }
 card09 = claims.record("C09", measured, "ResNet-18, half of the channels; error over four networks")
 card09
@@ -452,8 +453,8 @@ print(card09.here.text)
 #
 # - A channel is a row of the weight that makes it, a number in each BatchNorm on the way, and a
 #   column of every weight that reads it.
-# - Removed equals silenced: the reference has zeros where the channel is *read*. Zeros where it is
-#   made leave BatchNorm's shift behind.
+# - Removing a channel equals zeroing its readers: the reference has zeros where the channel is
+#   *read*. Zeros where it is made leave BatchNorm's shift behind.
 # - What is added, or multiplied value by value, is coupled: it goes together or stays.
 # - With a fraction $r$ of all channels gone, about $(1-r)^2$ of the multiplications are left.
 # - A tool that guesses prunes wrongly in silence. Ask for the proof, or for the refusal.

@@ -171,7 +171,8 @@ print("with half of the channels it only guesses:", dense - drops["channels", 0.
 # subtracts a mean that is no longer true. So does the next layer, and the next.
 #
 # That needs no training to repair: show the network some pictures and measure the means and
-# deviations anew. No labels, no gradients, not one weight changes (Li et al., 2020, EagleEye).
+# deviations anew. No labels, no gradients, not one weight changes. This is **BatchNorm
+# recalibration** (Li et al., 2020, EagleEye).
 
 
 # %%
@@ -269,7 +270,7 @@ figures.show(axes.figure, alt="Accuracy over epochs of retraining, and of the de
 #
 # The recipe warms up, peaks, and falls to nearly zero; the trained network stands at its end. To
 # retrain it you can stay at a **small constant** rate (Han et al., 2015). Or you **rewind** the
-# clock and run the end of the recipe once more (Renda, Frankle and Carbin, 2020).
+# learning rate and run the end of the recipe once more (Renda, Frankle and Carbin, 2020).
 #
 # **Exercise 04.2.** `rates` lists the learning rate of every step of the recipe. The retraining has
 # `round(budget * len(rates))` steps. Which rates does it use when it is rewound?
@@ -635,9 +636,9 @@ print("rewound, 85 % of the channels:", clear["channels", 0.85])
 #
 # ## In steps, or from scratch?
 #
-# The same budget can be spent in two more ways. **In steps**: prune a little, train a little, prune
-# again. **From scratch**: draw new random weights for the pruned network, and squeeze a whole
-# recipe into the budget.
+# The same budget can be spent in two more ways. **In steps**, iteratively: prune a little, train a
+# little, prune again. **From scratch**: draw new random weights for the pruned network, and
+# squeeze a whole recipe into the budget.
 #
 # **Exercise 04.5.** In steps, each round often prunes a share of the weights *that are left*.
 # Return the sparsity after each round.

@@ -93,8 +93,8 @@ figures.show(figure, alt="Times of 200 runs: most lie close to the median, some 
 
 # %% [markdown]
 # Nothing changed between the dots, and yet they differ. If one candidate is timed in a quiet moment
-# and the other in a busy one, the ratio is about the moments. So they take **turns**: A B A B. And
-# one number of each is the **median**, which a few slow rounds do not move.
+# and the other in a busy one, the ratio is about the moments. So time them **in turns**: A B A B.
+# And one number of each is the **median**, which a few slow rounds do not move.
 #
 # **Exercise 05.1.** `candidates` maps names to functions, `clock()` gives seconds. Run each
 # candidate once without counting, then in `rounds` rounds, in turns. Return the median
@@ -373,8 +373,8 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
 figures.show(figure, alt="Roofline with the dense and the CSR products, a vector and a batch.")
 
 # %% [markdown]
-# Left of the bend memory is the limit, right of it arithmetic. (A point *above* the slope found its
-# matrix in a cache, which is faster than memory.) The batch is the clearer case:
+# Left of the bend a product is memory-bound, right of it compute-bound. (A point *above* the slope
+# found its matrix in a cache, which is faster than memory.) The batch is the clearer case:
 
 # %% tags=["nbval-ignore-output"]
 share = {key: rate / roof.attainable(intensity) for key, (intensity, rate) in points.items()}

@@ -229,17 +229,17 @@ check("08.2", keep_heads)
 # solution("08.2")
 
 # %% [markdown]
-# `encoders.prune` does it for all matrices and biases. The proof is that of lesson 03: silence the
-# same heads in the large network, and compare the outputs.
+# `encoders.prune` does it for all matrices and biases. The proof is that of lesson 03: zero the
+# weights that read the same heads in the large network, and compare the outputs.
 
 # %%
 graph = encoders.encoder_graph(network)
 gone = {"0.heads": [0, 3, 7], "2.neurons": [*range(0, 1536, 2)], "5.heads": [11]}
 smaller = encoders.prune(network, gone)
-silenced = surgery.zero_readers(deepcopy(network), graph, gone)
+unread = surgery.zero_readers(deepcopy(network), graph, gone)
 few = minilm.trimmed(sentences.test.ids[:20])
 with torch.no_grad():
-    error = (smaller.double()(few) - silenced.double()(few)).abs().max().item()
+    error = (smaller.double()(few) - unread.double()(few)).abs().max().item()
 print(
     "heads and neurons of the layers:",
     [(one.heads, one.neurons) for one in encoders.layers(smaller)],
@@ -363,8 +363,8 @@ print("the last layer costs less than the first:", lost[-1] < lost[0])
 #
 # ## Single weights, in one shot
 #
-# Retraining a transformer is dear, so there are methods that need none. They look at a few hundred
-# sentences and prune layer after layer, each for the smallest change of its *own output*.
+# Retraining a transformer is expensive, so there are methods that need none. They look at a few
+# hundred sentences and prune layer after layer, each for the smallest change of its *own output*.
 #
 # A layer computes $Xw$ for each of its rows $w$. If $w$ changes by $d$, the squared error of its
 # output is $d^T H d$ with $H = X^T X$, the (half) **Hessian**.

@@ -299,9 +299,9 @@ for amount in (0.5, 0.75, 0.875):
 # %%
 images = pictures.validation.images[:100]
 smaller, _ = mixed.prune(network, mixed.PLAN["both structured 50"], scored_on)
-silenced = surgery.zero_readers(models.load_trained("conv_attention"), graph, removed)
+unread = surgery.zero_readers(models.load_trained("conv_attention"), graph, removed)
 with torch.no_grad():
-    error = (smaller(images) - silenced(images)).abs().max() / silenced(images).abs().max()
+    error = (smaller(images) - unread(images)).abs().max() / unread(images).abs().max()
 print("the same to single precision:", bool(error < 1e-4))
 
 # %% [markdown]

@@ -645,7 +645,7 @@ card16
 # times the MACs of its student. Where a teacher is hardly larger, or a step spends its time
 # elsewhere, equal time and equal epochs are nearly the same.
 #
-# C22: prune to keep trained weights, or when retraining is too dear.
+# C22: prune to keep trained weights, or when retraining is too expensive.
 
 # %% tags=["nbval-ignore-output"]
 measured = {f"kept_{100 * budget:.0f}": points for budget, points in kept.items()}
@@ -727,8 +727,8 @@ at_the_end.close()
 #
 # That with so many channels gone the weights which are left are a good start and not much more.
 # Trained for long enough, fresh weights in the same shape come close, as Liu et al. (2019) found:
-# then what pruning gives is the architecture. It pays when training is short or dear, when data are
-# few, or when little is removed and the network hardly has to learn anew.
+# then what pruning gives is the architecture. It pays when training is short or expensive, when
+# data are few, or when little is removed and the network hardly has to learn anew.
 #
 # </details>
 #

@@ -295,12 +295,12 @@ REMOVAL_COST = Exercise(
     mistakes=(
         Mistake(
             _filter_zeroed,
-            "You set the filter to zero, but the channel is still heard: relu lets its shift pass. "
-            "Silence what is read, the column of `hidden`.",
+            "You set the filter to zero, but the channel is still read: relu lets its shift pass. "
+            "Zero what is read, the column of `hidden`.",
         ),
         Mistake(
             _class_zeroed,
-            "You silence a class. Row i of `read` makes the score of class i; column i reads "
+            "You zero a class. Row i of `read` makes the score of class i; column i reads "
             "channel i.",
         ),
         Mistake(

@@ -155,7 +155,7 @@ KEEP_HEADS = Exercise(
         ),
         Mistake(
             _silent_heads,
-            "That silences the heads: right values, but as many of them as before. Take them out.",
+            "That zeroes the heads: right values, but as many of them as before. Take them out.",
         ),
         Mistake(
             _other_heads,
