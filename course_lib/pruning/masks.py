@@ -36,10 +36,10 @@ from course_lib.pruning.weights import (
 #: By parameter name, a boolean tensor of the parameter's shape: True keeps, False prunes.
 Masks = dict[str, torch.Tensor]
 
-#: A score for each single weight: a function of the weights, or scores by parameter name.
+#: A score for each single weight, from the weights.
 Scorer = Callable[[torch.Tensor], torch.Tensor]
 
-#: A score for each single weight: a function of the weights, or ready scores by parameter name.
+#: A score for each single weight: a function of the weights, or scores by parameter name.
 Score = Scorer | Mapping[str, torch.Tensor]
 
 # Large tensors are ranked in pieces of this many weights, which bounds the memory that it takes.
