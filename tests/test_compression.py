@@ -52,7 +52,7 @@ def test_each_network_of_a_plan_is_made_of_an_earlier_one():
 
 def test_both_orders_get_the_same_training():
     first, second = (PLANS["resnet18"][name] for name in ("pruned first", "quantized first"))
-    assert second == first._replace(rounded=True)
+    assert second == first._replace(fake_quantized=True)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_packed_network_is_near_its_bound(measured):
 
 PLAN = {
     "half": CompressionStep("dense", channels=0.5),
-    "few": CompressionStep("half", weights=0.5, values=7, budget=0.1),
+    "few": CompressionStep("half", weights=0.5, codebook_size=7, epoch_fraction=0.1),
 }
 
 
@@ -133,7 +133,7 @@ def test_a_recording_keeps_its_networks_beside_it(quick, measured, tmp_path):
     assert found["networks"] == [{"name": name} | step._asdict() for name, step in PLAN.items()]
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["few.pruned", "half.pruned"]
     few, about = load(network_file(path, "few"))
-    assert most_values(few) <= 7 and "budget" in about["step"]
+    assert most_values(few) <= 7 and "epoch_fraction" in about["step"]
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):
@@ -171,17 +171,19 @@ def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, capsys):
     damaged = file.read_bytes()[:-1]
     file.write_bytes(damaged)
     record("compression", "small_resnet", path)
-    assert [step.values for step in quick] == [0, 7, 7] and load(file)
+    assert [step.codebook_size for step in quick] == [0, 7, 7] and load(file)
     (aside,) = file.parent.glob("few.aside-*.pruned")
     assert aside.read_bytes() == damaged and aside.name in capsys.readouterr().out
 
 
 def test_a_network_of_another_plan_is_set_aside(quick, tmp_path, monkeypatch):
     path = record("compression", "small_resnet", tmp_path / "a.json")
-    monkeypatch.setitem(PLANS, "small_resnet", PLAN | {"few": PLAN["few"]._replace(values=3)})
+    monkeypatch.setitem(
+        PLANS, "small_resnet", PLAN | {"few": PLAN["few"]._replace(codebook_size=3)}
+    )
     record("compression", "small_resnet", path)
     assert most_values(load(network_file(path, "few"))[0]) <= 3
-    assert [one["values"] for one in recorded(path)["networks"]] == [0, 3]
+    assert [one["codebook_size"] for one in recorded(path)["networks"]] == [0, 3]
     assert len([*network_file(path, "few").parent.glob("few*")]) == 2
 
 
@@ -196,7 +198,7 @@ def test_a_network_that_is_not_there_is_refused():
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pictures):
     half = apply_step(
-        CompressionStep("dense", channels=0.5, values=7),
+        CompressionStep("dense", channels=0.5, codebook_size=7),
         models.load_trained("small_resnet"),
         "small_resnet",
         pictures,

@@ -13,9 +13,9 @@ from course_lib.deployment.pruned_file import load
 from course_lib.experiments import distillation, recordings
 from course_lib.experiments.distillation import (
     BEST,
-    BUDGETS,
     METHODS,
     SEEDS,
+    TIME_FRACTIONS,
     Run,
     Setting,
     epochs_for,
@@ -124,7 +124,7 @@ def test_equal_time_is_fewer_epochs_with_a_teacher(method, setting, fits):
     assert epochs_for(run, setting) == pytest.approx(expected)
     (told,) = fits
     assert told["epochs"] == pytest.approx(expected)
-    assert (told["lr"], told["seed"]) == (LR, 1)
+    assert (told["optimizer"].lr, told["seed"]) == (LR, 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -192,13 +192,19 @@ def test_the_cost_of_a_slow_teacher_is_seen(pictures, monkeypatch):
 
 def test_the_plan_is_one_seed_after_the_other_and_the_longest_of_the_others_last():
     runs = distillation.plan()
-    assert len(runs) == len(set(runs)) == len(SEEDS) * len(BUDGETS) * len(METHODS)
+    assert len(runs) == len(set(runs)) == len(SEEDS) * len(TIME_FRACTIONS) * len(METHODS)
     whole, last = runs[:20], runs[-8:]
     assert {run.seed for run in whole} == {0}
-    assert [run.budget for run in whole] == sorted(run.budget for run in whole)
-    assert {(run.seed, run.budget) for run in last} == {(1, 1.0), (2, 1.0)}
+    assert [run.time_fraction for run in whole] == sorted(run.time_fraction for run in whole)
+    assert {(run.seed, run.time_fraction) for run in last} == {(1, 1.0), (2, 1.0)}
     between = [run.seed for run in runs[20:-8]]
-    assert between == sorted(between) and {run.budget for run in whole} == {0, 0.01, 0.05, 0.2, 1}
+    assert between == sorted(between) and {run.time_fraction for run in whole} == {
+        0,
+        0.01,
+        0.05,
+        0.2,
+        1,
+    }
 
 
 @pytest.fixture
@@ -217,7 +223,7 @@ def quick(monkeypatch, pictures):
         return {"points": [row], "packed": []}
 
     cost = {"ratio": COST, "interval": [2, 3], "rounds": 6, "labels": 1, "teacher": 2.5}
-    monkeypatch.setattr(distillation, "BUDGETS", (0.1,))
+    monkeypatch.setattr(distillation, "TIME_FRACTIONS", (0.1,))
     monkeypatch.setattr(distillation, "SEEDS", (0, 1))
     monkeypatch.setattr(distillation, "fashion_mnist", lambda: pictures)
     monkeypatch.setattr(distillation, "teacher_cost", lambda *_: cost)
@@ -231,14 +237,14 @@ def recorded(path) -> dict:
 
 
 def finalists(path) -> list[dict]:
-    return recordings.points(recorded(path), budget=0.1, seed=0)
+    return recordings.points(recorded(path), time_fraction=0.1, seed=0)
 
 
 @pytest.mark.slow
 def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
     path = record("distillation", "small_resnet", tmp_path / "a.json")
     found = recorded(path)
-    runs = [Run(one["method"], one["budget"], one["seed"]) for one in found["points"]]
+    runs = [Run(one["method"], one["time_fraction"], one["seed"]) for one in found["points"]]
     assert runs == distillation.plan() and len(runs) == 8
     assert found["cost"]["ratio"] == COST and len(found["deployed"]) == 1
     assert [[*networks] for networks in quick] == [["teacher", "student"]]
@@ -298,7 +304,7 @@ def test_a_lost_student_is_made_and_measured_again(quick, tmp_path):
 def half_done() -> dict:
     """Two seeds from scratch, the later first, and one of a pruned student."""
     rows = (("scratch", 0.2, 1, 81.0), ("scratch", 0.2, 0, 80.0), ("pruned", 0.2, 0, 82.5))
-    names = ("method", "budget", "seed", "accuracy")
+    names = ("method", "time_fraction", "seed", "accuracy")
     return {"points": [dict(zip(names, row, strict=True)) for row in rows]}
 
 
@@ -313,10 +319,10 @@ def test_a_gain_is_that_of_the_same_seed():
 
 @pytest.mark.parametrize("case", EXERCISES["10.3"].cases())
 def test_the_learner_builds_the_epochs_of_equal_time(case, setting, monkeypatch):
-    budget, epochs, cost = case
+    time_fraction, epochs, cost = case
     recipe = RECIPES["small_resnet"]._replace(epochs=epochs)
     monkeypatch.setitem(RECIPES, "small_resnet", recipe)
-    found = epochs_for(Run("distilled", budget, 0), setting._replace(cost=cost))
+    found = epochs_for(Run("distilled", time_fraction, 0), setting._replace(cost=cost))
     assert found == pytest.approx(EXERCISES["10.3"].reference(*case))
 
 

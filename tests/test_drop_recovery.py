@@ -70,9 +70,11 @@ def weights_when_measured(monkeypatch):
     return seen
 
 
-def point(model, style, amount, schedule, budget, seed, data, method="one-shot"):
+def point(model, granularity, amount, schedule, epoch_fraction, seed, data, method="one-shot"):
     """The only point of a run."""
-    (found,) = measure(Run(style, amount, method, schedule, (budget,), seed), model, data)
+    (found,) = measure(
+        Run(granularity, amount, method, schedule, (epoch_fraction,), seed), model, data
+    )
     return found
 
 
@@ -93,17 +95,19 @@ def fits(monkeypatch):
 
 
 def points_of(runs: list[Run]) -> list[tuple]:
-    """What the points of ``runs`` are, style and amount last."""
+    """What the points of ``runs`` are, granularity and amount last."""
     return [
-        (run.method, run.schedule, budget, run.seed, run.style, run.amount)
+        (run.method, run.schedule, epoch_fraction, run.seed, run.granularity, run.amount)
         for run in runs
-        for budget in run.budgets
+        for epoch_fraction in run.epoch_fractions
     ]
 
 
-def every_amount(methods, schedules, budgets, seeds) -> set[tuple]:
-    pruned = [(style, amount) for style, amounts in AMOUNTS.items() for amount in amounts]
-    rows = product(methods, schedules, budgets, seeds, pruned)
+def every_amount(methods, schedules, epoch_fractions, seeds) -> set[tuple]:
+    pruned = [
+        (granularity, amount) for granularity, amounts in AMOUNTS.items() for amount in amounts
+    ]
+    rows = product(methods, schedules, epoch_fractions, seeds, pruned)
     return {(*row, *what) for *row, what in rows}
 
 
@@ -152,7 +156,7 @@ def test_plan_for_a_gpu_is_everything_with_five_seeds_one_after_the_other(model)
 def test_every_run_of_a_plan_is_possible(pictures, monkeypatch):
     monkeypatch.setattr(drop_recovery, "fit", lambda *_, **__: None)
     for run in dict.fromkeys(run._replace(amount=0.5) for run in plan("small_resnet", gpu=True)):
-        if run.style == "weights" and run.seed == 0:
+        if run.granularity == "weights" and run.seed == 0:
             assert measure(run, "small_resnet", pictures)
 
 
@@ -168,12 +172,13 @@ def test_the_command_knows_the_networks_of_the_plans(capsys):
 def test_a_smaller_budget_at_a_constant_rate_is_the_same_run_cut_short(
     pictures, weights_when_measured
 ):
-    budgets = (0.05, 0.1, 0.2)
+    epoch_fractions = (0.05, 0.1, 0.2)
     nested = measure(
-        Run("weights", 0.9, "one-shot", "constant", budgets, 3), "small_resnet", pictures
+        Run("weights", 0.9, "one-shot", "constant", epoch_fractions, 3), "small_resnet", pictures
     )
     alone = [
-        point("small_resnet", "weights", 0.9, "constant", budget, 3, pictures) for budget in budgets
+        point("small_resnet", "weights", 0.9, "constant", epoch_fraction, 3, pictures)
+        for epoch_fraction in epoch_fractions
     ]
     for first, second in zip(nested, alone, strict=True):
         assert first == second
@@ -184,8 +189,11 @@ def test_a_smaller_budget_at_a_constant_rate_is_the_same_run_cut_short(
 
 def test_a_point_says_what_was_run_and_measured(pictures):
     found = point("small_resnet", "weights", 0.8, "rewound", 0.1, 2, pictures)
-    asked = {"style": "weights", "amount": 0.8, "method": "one-shot", "schedule": "rewound"}
-    assert found.items() >= (asked | {"budget": 0.1, "seed": 2, "epochs": 1.0, "lr": LR}).items()
+    asked = {"granularity": "weights", "amount": 0.8, "method": "one-shot", "schedule": "rewound"}
+    assert (
+        found.items()
+        >= (asked | {"epoch_fraction": 0.1, "seed": 2, "epochs": 1.0, "lr": LR}).items()
+    )
     assert found["interval"] == pytest.approx(interval(found["accuracy"], 60), abs=0.01)
     low, high = found["interval"]
     assert low < found["accuracy"] < high and high - low > 5  # of 60 pictures, not of 10,000
@@ -227,10 +235,10 @@ def test_iterative_pruning_reaches_the_amount_halfway_within_one_schedule(pictur
 
 
 def test_stages_of_the_real_recipe_make_the_steps_of_its_budget():
-    for budget in drop_recovery.BUDGETS:
-        parts = stages(Run("weights", 0.9, "iterative", "rewound", (budget,), 0), 12)
+    for epoch_fraction in drop_recovery.EPOCH_FRACTIONS:
+        parts = stages(Run("weights", 0.9, "iterative", "rewound", (epoch_fraction,), 0), 12)
         assert sum(round(stage.epochs * 429) for stage in parts) == pytest.approx(
-            budget * 12 * 429, abs=2
+            epoch_fraction * 12 * 429, abs=2
         )
 
 
@@ -262,16 +270,21 @@ def test_scratch_starts_from_other_weights_with_the_same_zeros(pictures, monkeyp
     ("change", "message"),
     [
         ({"model": "lenet"}, "'lenet' is not possible here; choose from small_resnet"),
-        ({"style": "heads"}, "'heads'.*weights, channels"),
+        ({"granularity": "heads"}, "'heads'.*weights, channels"),
         ({"method": "random"}, "'random'.*one-shot, iterative, scratch"),
         ({"schedule": "one-cycle"}, "'one-cycle'.*constant, rewound"),
-        ({"budget": 0}, "A budget is a fraction"),
-        ({"budget": 1.5}, "A budget is a fraction"),
+        ({"epoch_fraction": 0}, "A budget is a fraction"),
+        ({"epoch_fraction": 1.5}, "A budget is a fraction"),
         ({"amount": 1.5}, "sparsity"),
     ],
 )
 def test_an_impossible_point_is_refused(pictures, change, message):
-    asked = {"model": "small_resnet", "style": "weights", "amount": 0.5, "budget": 0.2}
+    asked = {
+        "model": "small_resnet",
+        "granularity": "weights",
+        "amount": 0.5,
+        "epoch_fraction": 0.2,
+    }
     asked |= {"schedule": "constant", "seed": 0, "data": pictures} | change
     with pytest.raises(ValueError, match=message):
         point(**asked)
@@ -314,7 +327,7 @@ def test_iterative_and_one_shot_end_with_the_same_channels_in_number(amount):
 def test_channels_are_really_gone_while_training(pictures, fits, method, schedule):
     found = point("small_resnet", "channels", 0.5, schedule, 0.2, 0, pictures, method=method)
     assert fits[-1]["stem"] == 2 and fits[-1]["sparsity"] == 0
-    assert found["style"] == "channels" and found["epochs"] == 2
+    assert found["granularity"] == "channels" and found["epochs"] == 2
 
 
 # --- the recording ------------------------------------------------------------------------------
@@ -338,9 +351,12 @@ def few_runs(monkeypatch, pictures):
         measured.append(run)
         facts = {"epochs": 1.0, "lr": 0.1}
         result = {"accuracy": 90 + run.amount, "interval": [90, 91], "validation": 90.0}
-        named = {name: getattr(run, name) for name in ("style", "amount", "method", "schedule")}
+        named = {
+            name: getattr(run, name) for name in ("granularity", "amount", "method", "schedule")
+        }
         return [
-            named | {"budget": budget, "seed": run.seed} | facts | result for budget in run.budgets
+            named | {"epoch_fraction": epoch_fraction, "seed": run.seed} | facts | result
+            for epoch_fraction in run.epoch_fractions
         ]
 
     monkeypatch.setattr(drop_recovery, "measure", pretended)
@@ -381,8 +397,10 @@ def test_a_complete_recording_runs_nothing_and_says_so(few_runs, tmp_path, capsy
 def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, tmp_path):
     path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
     found = recordings.read(path, "drop_recovery")
-    parameters = {(each["style"], each["amount"]): each["parameters"] for each in found["pruned"]}
-    macs = {(each["style"], each["amount"]): each["macs"] for each in found["pruned"]}
+    parameters = {
+        (each["granularity"], each["amount"]): each["parameters"] for each in found["pruned"]
+    }
+    macs = {(each["granularity"], each["amount"]): each["macs"] for each in found["pruned"]}
     dense = found["dense"]
     assert list(parameters) == [("weights", 0.5), ("weights", 0.9), ("channels", 0.5)]
     assert macs["weights", 0.9] == dense["macs"] > 2 * macs["channels", 0.5] > 0

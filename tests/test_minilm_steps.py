@@ -53,7 +53,7 @@ def tables(model: nn.Module) -> list[torch.Tensor]:
 
 def test_a_step_drops_layers_then_heads_and_neurons_then_weights_then_values(network, data):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    step = EncoderStep("dense", layers=1, heads=0.5, neurons=0.75, weights=0.6, values=5)
+    step = EncoderStep("dense", layers=1, heads=0.5, neurons=0.75, weights=0.6, codebook_size=5)
     made = taken(step, network, data)
     left = sorted(layer[1:] for layer in encoders.layers(made))
     assert left == [(0, 0, 0), (2, 4, 8), (2, 4, 8)]
@@ -70,7 +70,7 @@ def test_a_step_that_says_nothing_changes_nothing(network, data):
 @pytest.mark.parametrize("values", [0, 7])
 def test_what_was_zero_stays_zero_through_training_and_later_steps(network, data, values):
     first = taken(EncoderStep("dense", weights=0.9), network, data)
-    second = taken(EncoderStep("first", values=values, budget=0.5), first, data)
+    second = taken(EncoderStep("first", codebook_size=values, epoch_fraction=0.5), first, data)
     for name, kept in masks.masks_of(first).items():
         weight = masks.prunable(second)[name]
         assert bool((weight[~kept] == 0).all())
@@ -82,7 +82,7 @@ def test_a_step_trains_as_the_recipe_says(network, data, monkeypatch, distilled)
     asked = []
     monkeypatch.setattr(minilm, "fine_tune", lambda *_, **options: asked.append(options))
     taken(
-        EncoderStep("dense", heads=0.5, budget=0.5, distilled=distilled),
+        EncoderStep("dense", heads=0.5, epoch_fraction=0.5, distilled=distilled),
         network,
         data,
         progress=iter,
@@ -94,13 +94,13 @@ def test_a_step_trains_as_the_recipe_says(network, data, monkeypatch, distilled)
 
 
 def test_a_network_is_measured_before_it_trains(network, data):
-    step = EncoderStep("dense", neurons=0.5, values=3, budget=0.5)
+    step = EncoderStep("dense", neurons=0.5, codebook_size=3, epoch_fraction=0.5)
 
     def measured(model):
         return {"logits": model(data.test.ids).detach()}
 
     made, before = apply_step(step, network, data, remembering(network, data.train), measured)
-    untrained, _ = apply_step(step._replace(budget=0.0), network, data, None, measured)
+    untrained, _ = apply_step(step._replace(epoch_fraction=0.0), network, data, None, measured)
     assert torch.equal(before["logits"], untrained(data.test.ids))
     assert not torch.equal(before["logits"], made(data.test.ids))
 
@@ -165,7 +165,7 @@ def test_losses_are_those_of_the_sentences_in_order(network, data):
 
 
 def test_a_saved_network_computes_what_it_computed(network, data, tmp_path):
-    step = EncoderStep("dense", layers=1, heads=0.25, neurons=0.5, weights=0.5, values=7)
+    step = EncoderStep("dense", layers=1, heads=0.25, neurons=0.5, weights=0.5, codebook_size=7)
     made = taken(step, network, data)
     file = pruned_file.save(made, "minilm", tmp_path / "small.pruned", command="made up")
     found, about = load(file)

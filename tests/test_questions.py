@@ -198,7 +198,7 @@ PLACE = {
     "experiment": "drop_recovery",
     "model": "small_resnet",
     "at": "pruned",
-    "where": {"style": "weights", "amount": 0.9},
+    "where": {"granularity": "weights", "amount": 0.9},
     "field": "accuracy",
 }
 
@@ -232,7 +232,7 @@ def test_both_parts_of_a_ratio_come_from_one_machine(two_machines):
     own = json.loads(path.read_text())
     own["pruned"] = [entry for entry in own["pruned"] if entry["amount"] != 0.9]
     path.write_text(json.dumps(own))
-    ratio = PLACE | {"over": PLACE | {"where": {"style": "weights", "amount": 0.5}}}
+    ratio = PLACE | {"over": PLACE | {"where": {"granularity": "weights", "amount": 0.5}}}
     found = Evidence(two_machines, "mine").number(ratio)
     there = Evidence(two_machines, "another").number(ratio)
     assert found == there and found.origin == "recorded on cpu-2core"
@@ -246,8 +246,8 @@ def test_a_measured_claim_of_the_learner_comes_first(evidence):
 
 
 def test_seeds_count_as_their_mean(evidence):
-    what = {"style": "weights", "amount": 0.98, "method": "one-shot"}
-    what |= {"schedule": "rewound", "budget": 0.2}
+    what = {"granularity": "weights", "amount": 0.98, "method": "one-shot"}
+    what |= {"schedule": "rewound", "epoch_fraction": 0.2}
     recording = recordings.load("drop_recovery", "small_resnet")[recordings.COURSE]
     found = [point["accuracy"] for point in recordings.points(recording, **what)]
     value = evidence.number(PLACE | {"at": "points", "where": what}).value

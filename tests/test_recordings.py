@@ -22,14 +22,15 @@ from course_lib.experiments.recordings import (
     side_by_side,
     write,
 )
+from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.measuring.machine import gpu_slug, machine_facts
 
 QUALITY = {"accuracy": 90.5, "interval": [89.9, 91.0], "validation": 91}
 SIZE = {"parameters": 27, "macs": 850}
-PRUNED = {"style": "weights", "amount": 0.5}
+PRUNED = {"granularity": "weights", "amount": 0.5}
 POINT = (
     PRUNED
-    | {"method": "one-shot", "schedule": "constant", "budget": 0.2, "seed": 0}
+    | {"method": "one-shot", "schedule": "constant", "epoch_fraction": 0.2, "seed": 0}
     | {"epochs": 2.4, "lr": 0.006}
     | QUALITY
 )
@@ -52,7 +53,7 @@ RECORDING = {
 TIMED = {"median": 2.5, "quartiles": [2.0, 3], "rounds": 30, "speedup": 0.4, "interval": [0, 0.5]}
 CEILING = {"dtype": "float32", "bandwidth": 1e9, "rate": 2e9}
 PRODUCT = {"matrix": "square 8", "rows": 8, "columns": 8, "batch": 1, "dtype": "float32"}
-PRODUCT |= {"asked": 0.9, "format": "CSR"}
+PRODUCT |= {"target_sparsity": 0.9, "format": "CSR"}
 HEADER = {key: RECORDING[key] for key in ("schema", "command", "machine", "started", "written")}
 SPARSE = (
     HEADER
@@ -83,8 +84,14 @@ COMPRESSION = (
     | {"experiment": "compression", "model": "resnet18", "weights": "0123abcd"}
     | {
         "networks": [
-            {"name": "both", "source": "channels", "rounded": False, "channels": 0, "weights": 0.8}
-            | {"values": 15, "budget": 0.2}
+            {
+                "name": "both",
+                "source": "channels",
+                "fake_quantized": False,
+                "channels": 0,
+                "weights": 0.8,
+            }
+            | {"codebook_size": 15, "epoch_fraction": 0.2}
         ],
         "points": [
             {"network": "both", "form": "int8", "bytes": 92}
@@ -109,7 +116,13 @@ TRANSFORMER = (
         "retrained": [{"method": "Wanda", "pattern": "2:4", "bytes": 9} | QUALITY],
         "networks": [
             {"name": "half", "source": "dense", "layers": 0, "heads": 0.5, "neurons": 0.5}
-            | {"weights": 0, "values": 0, "budget": 0.2, "distilled": True, "before": QUALITY}
+            | {
+                "weights": 0,
+                "codebook_size": 0,
+                "epoch_fraction": 0.2,
+                "distilled": True,
+                "before": QUALITY,
+            }
         ],
         "operators": [{"operator": "Softmax", "runs_in": "float32", "count": 6}],
     }
@@ -119,7 +132,7 @@ DISTILLATION = (
     | {"experiment": "distillation", "model": "resnet18", "weights": "0123abcd"}
     | {"recipe": {"epochs": 12, "lr": 0.1, "removed": 0.875}}
     | {"cost": {"ratio": 2.5, "interval": [2.4, 3], "rounds": 30, "labels": 9.5, "teacher": 24}}
-    | {"points": [{"method": "pruned", "budget": 0, "seed": 1, "epochs": 0} | QUALITY]}
+    | {"points": [{"method": "pruned", "time_fraction": 0, "seed": 1, "epochs": 0} | QUALITY]}
     | {"deployed": COMPRESSION["points"], "packed": COMPRESSION["packed"]}
 )
 SPEEDS = {
@@ -158,7 +171,7 @@ def test_no_recording_is_no_error(path, tmp_path):
 
 def test_a_file_has_a_line_for_each_point(path):
     lines = path.read_text().splitlines()
-    points = [json.loads(line.strip().rstrip(",")) for line in lines if '"budget"' in line]
+    points = [json.loads(line.strip().rstrip(",")) for line in lines if '"epoch_fraction"' in line]
     assert points == RECORDING["points"]
 
 
@@ -207,7 +220,7 @@ def test_each_field_of_each_point_must_be_there(recording, field):
         ("amount", "0.5", "amount must be a number; it is '0.5'"),
         ("epochs", float("inf"), "epochs must be a number"),
         ("lr", float("nan"), "lr must be a number"),
-        ("style", 3, "style must be a text"),
+        ("granularity", 3, "granularity must be a text"),
         ("accuracy", 100.1, "accuracy must be a number from 0 to 100; it is 100.1"),
         ("validation", -1, "validation must be a number from 0 to 100"),
         ("accuracy", float("nan"), "accuracy must be a number from 0"),
@@ -391,34 +404,37 @@ def test_the_recordings_of_the_course_are_whole():
     ("what", "found"),
     [
         ({}, [0, 1, 2, 3]),
-        ({"style": "weights"}, [0, 1, 3]),
-        ({"style": "weights", "seed": 0}, [0, 3]),
-        ({"amount": 0.9, "style": "weights"}, [3]),
-        ({"style": "heads"}, []),
+        ({"granularity": "weights"}, [0, 1, 3]),
+        ({"granularity": "weights", "seed": 0}, [0, 3]),
+        ({"amount": 0.9, "granularity": "weights"}, [3]),
+        ({"granularity": "heads"}, []),
     ],
 )
 def test_points_are_those_that_agree(recording, what, found):
-    others = [POINT | {"style": "channels"}, POINT | {"amount": 0.9}]
+    others = [POINT | {"granularity": "channels"}, POINT | {"amount": 0.9}]
     recording["points"] += others
     assert points(recording, **what) == [recording["points"][number] for number in found]
 
 
 def test_machines_are_put_side_by_side(recording):
     other = copy.deepcopy(recording)
-    other["points"] = [POINT | {"accuracy": 80.0}, POINT | {"style": "channels", "accuracy": 70.0}]
+    other["points"] = [
+        POINT | {"accuracy": 80.0},
+        POINT | {"granularity": "channels", "accuracy": 70.0},
+    ]
     machines = {"abacus": recording, "h100": other}
-    assert side_by_side(machines, "accuracy", ["style", "seed"]) == {
+    assert side_by_side(machines, "accuracy", ["granularity", "seed"]) == {
         ("weights", 0): {"abacus": 90.5, "h100": 80.0},
         ("weights", 1): {"abacus": 90.5},  # the other machine has not measured it
         ("channels", 0): {"h100": 70.0},
     }
-    assert side_by_side(machines, "accuracy", ["style"], seed=0, style="channels") == {
+    assert side_by_side(machines, "accuracy", ["granularity"], seed=0, granularity="channels") == {
         ("channels",): {"h100": 70.0}
     }
 
 
 def test_without_recordings_there_is_nothing_side_by_side():
-    assert side_by_side({}, "accuracy", ["style"]) == {}
+    assert side_by_side({}, "accuracy", ["granularity"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -522,3 +538,23 @@ def test_this_machine_has_a_folder_and_facts(tmp_path):
     assert all(machine_facts().values())
     with pytest.raises(RecordingError, match="No such file"):
         read(path, "drop_recovery")
+
+
+# --- recordings of the schema before --------------------------------------------------------------
+
+
+def test_fields_of_the_schema_before_have_the_names_of_today(tmp_path):
+    old = json.loads(json.dumps(RECORDING).replace("granularity", "style"))
+    old = json.loads(json.dumps(old).replace("epoch_fraction", "budget")) | {"schema": 1}
+    assert old != RECORDING
+    (path := tmp_path / "a.json").write_text(json.dumps(old))
+    before = path.read_bytes()
+    assert read(path, "drop_recovery") == RECORDING
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_renamed_field_is_one_of_today(name):
+    fields = json.dumps(EXPERIMENTS[name].shape, default=str)
+    for old, new in recordings.RENAMED.get(name, {}).items():
+        assert f'"{new}"' in fields and f'"{old}"' not in fields

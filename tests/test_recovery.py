@@ -23,8 +23,8 @@ def measured(accuracy, validation=None):
 
 def point(accuracy, validation=None, **changes):
     """A point at 90 % of the weights and a fifth of the epochs, but for the ``changes``."""
-    what = {"style": "weights", "amount": 0.9, "method": "one-shot", "schedule": "constant"}
-    numbers = {"budget": 0.2, "seed": 0, "epochs": 2.4, "lr": 0.006}
+    what = {"granularity": "weights", "amount": 0.9, "method": "one-shot", "schedule": "constant"}
+    numbers = {"epoch_fraction": 0.2, "seed": 0, "epochs": 2.4, "lr": 0.006}
     return what | numbers | measured(accuracy, validation) | changes
 
 
@@ -42,12 +42,12 @@ def recording():
         "written": "2026-02-01",
         "seeds": [0, 1],
         "dense": measured(92.0) | SIZE,
-        "pruned": [{"style": "weights", "amount": 0.9} | measured(27.0) | SIZE],
+        "pruned": [{"granularity": "weights", "amount": 0.9} | measured(27.0) | SIZE],
         "points": [
             point(91.0, 91.5),
             point(90.0, 91.5, seed=1),
             point(90.8, 91.8, schedule="rewound"),
-            point(80.0, budget=0.05),
+            point(80.0, epoch_fraction=0.05),
             point(60.0, schedule="one-cycle", method="scratch"),
         ],
     }
@@ -97,14 +97,14 @@ def test_a_half_done_recording_says_so(recording):
 
 def test_a_complete_recording_lacks_nothing(recording):
     runs = drop_recovery.plan("small_resnet", gpu=False)
-    recording["points"] = [point(91.0, seed=run.seed) for run in runs for _ in run.budgets]
+    recording["points"] = [point(91.0, seed=run.seed) for run in runs for _ in run.epoch_fractions]
     assert "not complete" not in recovery.about(recording | {"name": "cpu-2core"})
 
 
 def test_points_are_found_by_what_they_are(recording):
     assert len(recordings.points(recording)) == 5
     assert [each["seed"] for each in recordings.points(recording, schedule="constant")] == [0, 1, 0]
-    assert recordings.points(recording, style="channels") == []
+    assert recordings.points(recording, granularity="channels") == []
 
 
 def test_gaps_are_given_for_each_seed(recording):

@@ -41,7 +41,7 @@ def test_evidence_is_what_the_recording_holds(known):
 
 def test_what_was_made_in_two_steps_has_the_budgets_of_both(known):
     recording, _ = evidence.chosen("compression", "resnet18")
-    budgets = {one["name"]: one["budget"] for one in recording["networks"]}
+    budgets = {one["name"]: one["epoch_fraction"] for one in recording["networks"]}
     assert found(known, "both").budget == budgets["channels"] + budgets["both"]
     assert found(known, "both").steps == {"structured", "unstructured", "distil"}
 

@@ -192,7 +192,7 @@ def few(small, monkeypatch):
 
 def keys(recording: dict) -> list[tuple]:
     """The products that ``recording`` has a dense time of."""
-    fields = ("matrix", "dtype", "asked", "batch")
+    fields = ("matrix", "dtype", "target_sparsity", "batch")
     points = recordings.points(recording, format="dense")
     return [tuple(point[field] for field in fields) for point in points]
 
@@ -202,7 +202,10 @@ def test_a_recording_holds_each_product_in_each_format(few, tmp_path):
     found = recordings.read(path, "sparse_vs_dense")
     assert keys(found) == KEYS and len(few) == len(KEYS)
     told = [*found["points"], *found["refused"]]
-    asked = [(point["matrix"], point["dtype"], point["asked"], point["batch"]) for point in told]
+    asked = [
+        (point["matrix"], point["dtype"], point["target_sparsity"], point["batch"])
+        for point in told
+    ]
     for key in KEYS:
         formats = [point["format"] for point, its in zip(told, asked, strict=True) if its == key]
         assert sorted(formats) == sorted(["dense", *sparse.FORMATS])
@@ -221,7 +224,7 @@ def test_a_point_says_what_was_multiplied(small, monkeypatch, tmp_path):
         next(each for each in points if each["format"] == name) for name in ("dense", "CSR")
     )
     asked = {"matrix": "MiniLM output", "rows": 384, "columns": 1536, "batch": 4}
-    asked |= {"dtype": "float32", "asked": 0.9}
+    asked |= {"dtype": "float32", "target_sparsity": 0.9}
     assert dense.items() >= asked.items() and held.items() >= asked.items()
     kept = 384 * 1536 - round(0.9 * 384 * 1536)
     assert held["sparsity"] == 0.9 and held["bytes"] == kept * 8 + 385 * 4
@@ -272,7 +275,7 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     found = recordings.read(path, "sparse_vs_dense")
     assert keys(found) == KEYS
     told = [
-        (each["format"], each["matrix"], each["dtype"], each["asked"], each["batch"])
+        (each["format"], each["matrix"], each["dtype"], each["target_sparsity"], each["batch"])
         for each in [*found["points"], *found["refused"]]
     ]
     assert len(told) == len({*told}) == len(KEYS) * (1 + len(sparse.FORMATS))
@@ -310,7 +313,7 @@ def test_a_product_that_is_lost_is_measured_again_without_doubling_the_others(fe
     found = json.loads(path.read_text())
     for entries in ("points", "refused"):
         found[entries] = [
-            each for each in found[entries] if (each["asked"], each["batch"]) != (0.5, 8)
+            each for each in found[entries] if (each["target_sparsity"], each["batch"]) != (0.5, 8)
         ]
     recordings.write(found, path)
     few.clear()

@@ -42,7 +42,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 def test_a_step_removes_channels_then_weights_then_values(network, pictures):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    step = CompressionStep("dense", channels=0.5, weights=0.8, values=7)
+    step = CompressionStep("dense", channels=0.5, weights=0.8, codebook_size=7)
     made = apply_step(step, network, "small_resnet", pictures, to_labels)
     widths = {name: len(weight) for name, weight in masks.prunable(made).items()}
     assert widths["blocks.0.conv1.weight"] == 8 and widths["head.weight"] == 10
@@ -58,7 +58,7 @@ def test_what_was_zero_stays_zero_through_training_and_later_steps(network, pict
         CompressionStep("dense", weights=0.9), network, "small_resnet", pictures, to_labels
     )
     second = apply_step(
-        CompressionStep("first", values=values, budget=0.2),
+        CompressionStep("first", codebook_size=values, epoch_fraction=0.2),
         first,
         "small_resnet",
         pictures,
@@ -79,7 +79,7 @@ def test_a_step_trains_as_the_recipe_says(network, pictures, monkeypatch):
         return model
 
     monkeypatch.setattr(made_in_steps, "fit", noted)
-    step = CompressionStep("dense", channels=0.5, budget=0.25)
+    step = CompressionStep("dense", channels=0.5, epoch_fraction=0.25)
     apply_step(step, network, "small_resnet", pictures, to_labels, progress=iter)
     (options,) = asked
     assert options["epochs"] == 3 and options["schedule"] == Rewound(12)
@@ -89,7 +89,7 @@ def test_a_step_trains_as_the_recipe_says(network, pictures, monkeypatch):
 
 def test_rounding_first_prunes_the_rounded_weights(network, pictures):
     made = apply_step(
-        CompressionStep("dense", rounded=True), network, "small_resnet", pictures, to_labels
+        CompressionStep("dense", fake_quantized=True), network, "small_resnet", pictures, to_labels
     )
     for name, weight in masks.prunable(network).items():
         assert torch.equal(masks.prunable(made)[name], symmetric(weight.detach(), 8, 0).values)
@@ -164,7 +164,7 @@ def test_an_impossible_number_of_values_leaves_the_network_as_it_was(network):
 
 
 def test_a_saved_network_computes_what_it_computed(network, pictures, tmp_path):
-    step = CompressionStep("dense", channels=0.5, weights=0.8, values=7)
+    step = CompressionStep("dense", channels=0.5, weights=0.8, codebook_size=7)
     made = apply_step(step, network, "small_resnet", pictures, to_labels)
     file = save(made, "small_resnet", tmp_path / "small.pruned", command="made up")
     found, about = load(file)
@@ -178,7 +178,7 @@ def test_a_smaller_network_has_a_smaller_file(network, pictures, tmp_path):
     for step in (
         CompressionStep("dense"),
         CompressionStep("dense", weights=0.9),
-        CompressionStep("dense", weights=0.9, values=15),
+        CompressionStep("dense", weights=0.9, codebook_size=15),
     ):
         made = apply_step(step, network, "small_resnet", pictures, to_labels)
         sizes.append(save(made, "small_resnet", tmp_path / "a.pruned").stat().st_size)

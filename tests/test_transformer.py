@@ -19,8 +19,8 @@ from course_lib.pruning import encoders, masks
 WEIGHTS = "0123abcd"
 
 SMALL_PLAN = {
-    "half": EncoderStep("dense", heads=0.5, neurons=0.5, budget=1 / 3, distilled=True),
-    "few": EncoderStep("half", layers=1, weights=0.5, values=7),
+    "half": EncoderStep("dense", heads=0.5, neurons=0.5, epoch_fraction=1 / 3, distilled=True),
+    "few": EncoderStep("half", layers=1, weights=0.5, codebook_size=7),
 }
 
 
@@ -240,11 +240,11 @@ def test_a_damaged_network_is_set_aside_and_made_anew(quick, tmp_path, monkeypat
 @pytest.mark.slow
 def test_another_plan_is_made_and_measured(quick, tmp_path, monkeypatch):
     path = record("transformer", path=tmp_path / "a.json")
-    other = SMALL_PLAN | {"few": SMALL_PLAN["few"]._replace(values=3)}
+    other = SMALL_PLAN | {"few": SMALL_PLAN["few"]._replace(codebook_size=3)}
     monkeypatch.setattr(transformer, "PLAN", other)
     record("transformer", path=path)
-    assert [step.values for step in quick] == [0, 7, 0, 3]
-    assert [entry["values"] for entry in recorded(path)["networks"]] == [0, 3]
+    assert [step.codebook_size for step in quick] == [0, 7, 0, 3]
+    assert [entry["codebook_size"] for entry in recorded(path)["networks"]] == [0, 3]
     assert len([*network_file(path, "few").parent.glob("few*")]) == 2
 
 

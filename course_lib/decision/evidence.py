@@ -22,8 +22,8 @@ STEP_OF = {
     "neurons": "structured",
     "layers": "structured",
     "weights": "unstructured",
-    "values": "quantize",
-    "rounded": "quantize",
+    "codebook_size": "quantize",
+    "fake_quantized": "quantize",
     "distilled": "distil",
 }
 
@@ -108,7 +108,7 @@ def _transformer(root: Path) -> Iterator[Evidence]:
     found, source = chosen("transformer", "minilm", root)
     yield from _deployed("transformer", found["points"], _made(found["networks"]), source)
     dense = _named(found["points"], "dense")
-    short = min((one["budget"] for one in found["networks"]), default=0.0)
+    short = min((one["epoch_fraction"] for one in found["networks"]), default=0.0)
     for rows, budget in ((found["one_shot"], 0.0), (found["retrained"], short)):
         for row in rows:
             step = "2:4" if row["pattern"] == "2:4" else "unstructured"
@@ -121,7 +121,7 @@ def _transformer(root: Path) -> Iterator[Evidence]:
 
 def _mixed(root: Path) -> Iterator[Evidence]:
     found, source = chosen("mixed", "conv_attention", root)
-    budget = found["recipe"]["budget"]
+    budget = found["recipe"]["epoch_fraction"]
     made = _made([]) | {
         one["name"]: Made(frozenset([one["convolutions"], one["attention"]]), budget)
         for one in found["networks"]
@@ -135,7 +135,7 @@ def _made(networks: Iterable[dict]) -> dict[str, Made]:
     for entry in networks:
         source = made[entry["source"]]
         steps = {step for field, step in STEP_OF.items() if entry.get(field)}
-        made[entry["name"]] = Made(source.steps | steps, source.budget + entry["budget"])
+        made[entry["name"]] = Made(source.steps | steps, source.budget + entry["epoch_fraction"])
     return made
 
 
@@ -195,14 +195,14 @@ def _drop_recovery(root: Path) -> Iterator[Evidence]:
     speeds, timed = chosen("structured_speedup", "resnet18", root)
     for point in found["points"]:
         lost = found["dense"]["accuracy"] - point["accuracy"]
-        name = f"without {100 * point['amount']:.0f} % of the {point['style']}"
-        if point["style"] == "channels":
+        name = f"without {100 * point['amount']:.0f} % of the {point['granularity']}"
+        if point["granularity"] == "channels":
             faster = _speed_without(point["amount"], speeds)
             yield _narrowed(found, point, name, lost, faster, f"{source}, {timed}")
         else:
-            yield _in_place("cnn", name, "unstructured", point["budget"], lost, source)
+            yield _in_place("cnn", name, "unstructured", point["epoch_fraction"], lost, source)
             if point["amount"] == 0.5:  # as many zeros as 2:4 has, which no CNN was recorded with
-                yield _in_place("cnn", name, "2:4", point["budget"], lost, source)
+                yield _in_place("cnn", name, "2:4", point["epoch_fraction"], lost, source)
 
 
 def _narrowed(
@@ -211,10 +211,10 @@ def _narrowed(
     (left,) = (
         one
         for one in found["pruned"]
-        if (one["style"], one["amount"]) == (point["style"], point["amount"])
+        if (one["granularity"], one["amount"]) == (point["granularity"], point["amount"])
     )
     smaller, fewer = (found["dense"][key] / left[key] for key in ("parameters", "macs"))
-    made = Made(frozenset(["structured"]), point["budget"])
+    made = Made(frozenset(["structured"]), point["epoch_fraction"])
     return Evidence("cnn", name, "float32", *made, lost, smaller, fewer, faster, faster, source)
 
 
@@ -230,10 +230,10 @@ def _distillation(root: Path) -> Iterator[Evidence]:
     if not found["deployed"]:
         return
     dense, student = (_named(found["deployed"], name) for name in ("teacher", "student"))
-    wanted = {(one["method"], one["budget"]): one["epochs"] for one in found["points"]}
+    wanted = {(one["method"], one["time_fraction"]): one["epochs"] for one in found["points"]}
     for (method, budget), epochs in wanted.items():
         made = Made(_steps_of(method), epochs / found["recipe"]["epochs"])
-        points = recordings.points(found, method=method, budget=budget)
+        points = recordings.points(found, method=method, time_fraction=budget)
         right = fmean(one["accuracy"] for one in points)
         row = _row("cnn", student, made, dense, student, source)
         if made.steps:

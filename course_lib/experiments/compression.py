@@ -26,13 +26,15 @@ from course_lib.networks.training import accuracy, to_teacher
 #: 128 channels: numbers that vector units like (lesson 06).
 PLANS = {
     "resnet18": {
-        "weights": CompressionStep("dense", weights=0.95, budget=0.1),
-        "channels": CompressionStep("dense", channels=0.75, budget=1.0),
-        "both": CompressionStep("channels", weights=0.8, budget=0.2),
-        "few values": CompressionStep("both", values=15, budget=0.1),
-        "narrower": CompressionStep("dense", channels=0.875, budget=1.0),
-        "pruned first": CompressionStep("dense", channels=0.75, budget=0.2),
-        "quantized first": CompressionStep("dense", rounded=True, channels=0.75, budget=0.2),
+        "weights": CompressionStep("dense", weights=0.95, epoch_fraction=0.1),
+        "channels": CompressionStep("dense", channels=0.75, epoch_fraction=1.0),
+        "both": CompressionStep("channels", weights=0.8, epoch_fraction=0.2),
+        "few values": CompressionStep("both", codebook_size=15, epoch_fraction=0.1),
+        "narrower": CompressionStep("dense", channels=0.875, epoch_fraction=1.0),
+        "pruned first": CompressionStep("dense", channels=0.75, epoch_fraction=0.2),
+        "quantized first": CompressionStep(
+            "dense", fake_quantized=True, channels=0.75, epoch_fraction=0.2
+        ),
     }
 }
 

@@ -30,23 +30,23 @@ from course_lib.pruning.granularity import prune
 REMOVED = 0.875
 
 #: Shares of the time that the recipe's epochs take a student without a teacher.
-BUDGETS = (0.0, 0.01, 0.05, 0.2, 1.0)
+TIME_FRACTIONS = (0.0, 0.01, 0.05, 0.2, 1.0)
 
 SEEDS = (0, 1, 2)
 
 
 class Method(NamedTuple):
-    """Whether a student begins with the weights that pruning leaves, and whether it is taught."""
+    """Whether a student begins with what pruning leaves, and whether a teacher helps it."""
 
     pruned: bool
-    taught: bool
+    distilled: bool
 
 
 METHODS = {
-    "scratch": Method(pruned=False, taught=False),
-    "distilled": Method(pruned=False, taught=True),
-    "pruned": Method(pruned=True, taught=False),
-    "pruned and distilled": Method(pruned=True, taught=True),
+    "scratch": Method(pruned=False, distilled=False),
+    "distilled": Method(pruned=False, distilled=True),
+    "pruned": Method(pruned=True, distilled=False),
+    "pruned and distilled": Method(pruned=True, distilled=True),
 }
 
 #: Seconds that the comparison of trainings with and without a teacher may take.
@@ -57,14 +57,14 @@ BEST = "best"
 
 
 class Run(NamedTuple):
-    """A student that is made by one of :data:`METHODS` in a share ``budget`` of the time."""
+    """A student that is made by one of :data:`METHODS` in a share ``time_fraction`` of the time."""
 
     method: str
-    budget: float
+    time_fraction: float
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.method}, {100 * self.budget:.0f} % of the time, seed {self.seed}"
+        return f"{self.method}, {100 * self.time_fraction:.0f} % of the time, seed {self.seed}"
 
 
 class Setting(NamedTuple):
@@ -103,8 +103,8 @@ def untrained(method: str, network: str, seed: int) -> nn.Module:
 
 def epochs_for(run: Run, setting: Setting) -> float:
     """The epochs that the time of ``run`` is enough for; lesson 10 builds this."""
-    epochs = run.budget * RECIPES[setting.network].epochs
-    return epochs / setting.cost if METHODS[run.method].taught else epochs
+    epochs = run.time_fraction * RECIPES[setting.network].epochs
+    return epochs / setting.cost if METHODS[run.method].distilled else epochs
 
 
 def train(run: Run, setting: Setting, progress: Callable[[Iterable], Iterable] = iter) -> nn.Module:
@@ -119,14 +119,14 @@ def train(run: Run, setting: Setting, progress: Callable[[Iterable], Iterable] =
         ValueError: no method has that name.
     """
     student = untrained(run.method, setting.network, run.seed)
-    if run.budget:
+    if run.time_fraction:
         fit(
             student,
             setting.data.train,
             epochs=epochs_for(run, setting),
             seed=run.seed,
             optimizer=SGD(RECIPES[setting.network].lr),
-            objective=to_teacher(setting.teacher) if METHODS[run.method].taught else to_labels,
+            objective=to_teacher(setting.teacher) if METHODS[run.method].distilled else to_labels,
             watch=Watch(progress),
         )
     return student
@@ -181,8 +181,11 @@ def _fit(student: nn.Module, data: Images, **how) -> None:
 
 def plan() -> list[Run]:
     """The runs that are recorded, in their order: the longest of the other seeds come last."""
-    runs = [Run(method, budget, seed) for seed, budget, method in product(SEEDS, BUDGETS, METHODS)]
-    return sorted(runs, key=lambda run: run.seed > 0 and run.budget == BUDGETS[-1])
+    runs = [
+        Run(method, time_fraction, seed)
+        for seed, time_fraction, method in product(SEEDS, TIME_FRACTIONS, METHODS)
+    ]
+    return sorted(runs, key=lambda run: run.seed > 0 and run.time_fraction == TIME_FRACTIONS[-1])
 
 
 def header(model: str, device: str) -> dict:
@@ -223,12 +226,12 @@ def _trained(recording: Recording, setting: Setting, run: Run) -> dict[str, list
 
 def _finalists(recording: Recording) -> list[dict]:
     """The points of which the best student is kept."""
-    return recordings.points(recording.content, budget=BUDGETS[-1], seed=SEEDS[0])
+    return recordings.points(recording.content, time_fraction=TIME_FRACTIONS[-1], seed=SEEDS[0])
 
 
 def _is_best(entry: dict, recording: Recording) -> bool:
     """Whether ``entry`` is a finalist, and better than those that are there."""
-    if (entry["budget"], entry["seed"]) != (BUDGETS[-1], SEEDS[0]):
+    if (entry["time_fraction"], entry["seed"]) != (TIME_FRACTIONS[-1], SEEDS[0]):
         return False
     return all(entry["validation"] > rival["validation"] for rival in _finalists(recording))
 
@@ -252,15 +255,17 @@ def _measure_deployed(recording: Recording, data: Splits) -> None:
 # --- reading it ---------------------------------------------------------------------------------
 
 
-def by_seed(recording: dict, method: str, budget: float) -> list[float]:
+def by_seed(recording: dict, method: str, time_fraction: float) -> list[float]:
     """Test accuracies, in percent, of a method at a budget: one for each seed, in their order."""
-    found = recordings.points(recording, method=method, budget=budget)
+    found = recordings.points(recording, method=method, time_fraction=time_fraction)
     return [one["accuracy"] for one in sorted(found, key=lambda one: one["seed"])]
 
 
-def gains(recording: dict, first: str, second: str, budget: float) -> list[float]:
+def gains(recording: dict, first: str, second: str, time_fraction: float) -> list[float]:
     """Points that the ``first`` method is ahead of the ``second``, for each seed that both have."""
-    pairs = zip(*(by_seed(recording, name, budget) for name in (first, second)), strict=False)
+    pairs = zip(
+        *(by_seed(recording, name, time_fraction) for name in (first, second)), strict=False
+    )
     return [one - other for one, other in pairs]
 
 
@@ -271,10 +276,10 @@ def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> fl
         first, second: accuracies by budget. Lesson 10 builds this function.
     """
     found = None
-    for budget in sorted(first, reverse=True):
-        if first[budget] < second[budget]:
+    for time_fraction in sorted(first, reverse=True):
+        if first[time_fraction] < second[time_fraction]:
             break
-        found = budget
+        found = time_fraction
     return found
 
 

@@ -28,12 +28,12 @@ from course_lib.networks.training import (
 from course_lib.pruning.granularity import prune
 from course_lib.pruning.masks import cubic_sparsity, enforce_masks
 
-#: By style of pruning, the fractions of weights or of each layer's channels that are removed.
+#: By granularity of pruning, the fractions of weights or of each layer's channels that are removed.
 AMOUNTS = {"weights": (0.50, 0.80, 0.90, 0.95, 0.98), "channels": (0.25, 0.50, 0.70, 0.85)}
 
 
 #: Fractions of the epochs of the recipe.
-BUDGETS = (0.05, 0.10, 0.20, 0.50, 1.00)
+EPOCH_FRACTIONS = (0.05, 0.10, 0.20, 0.50, 1.00)
 
 #: The constant learning rate, as a fraction of the recipe's highest. Among 0.1, 0.03 and 0.01 it
 #: gave small_resnet at 90 % sparsity the best validation accuracy after a tenth of its epochs.
@@ -53,7 +53,7 @@ SCHEDULES = {
 }
 
 #: The fields that tell one point from another.
-KEY = ("style", "amount", "method", "schedule", "budget", "seed")
+KEY = ("granularity", "amount", "method", "schedule", "epoch_fraction", "seed")
 
 #: Iterative pruning takes this many steps, evenly over the first half of its budget.
 STEPS = 4
@@ -65,24 +65,24 @@ class Run(NamedTuple):
     Only "one-shot" at a constant rate can have several budgets: all others depend on their end.
     """
 
-    style: str
+    granularity: str
     amount: float
     method: str
     schedule: str
-    budgets: tuple[float, ...]
+    epoch_fractions: tuple[float, ...]
     seed: int
 
     def __str__(self) -> str:
         return (
-            f"{100 * self.amount:.0f} % of {self.style}, {self.method}, {self.schedule}, "
-            f"{100 * self.budgets[-1]:.0f} % of the epochs, seed {self.seed}"
+            f"{100 * self.amount:.0f} % of {self.granularity}, {self.method}, {self.schedule}, "
+            f"{100 * self.epoch_fractions[-1]:.0f} % of the epochs, seed {self.seed}"
         )
 
 
 class Pruned(NamedTuple):
     """A network right after pruning."""
 
-    style: str
+    granularity: str
     amount: float
 
 
@@ -106,7 +106,7 @@ def measure(
     what :func:`.evaluate` says.
 
     Raises:
-        ValueError: an unknown network, style, method or schedule, or an impossible amount.
+        ValueError: an unknown network, granularity, method or schedule, or an impossible amount.
     """
     _refuse_impossible(run, model_name)
     recipe = RECIPES[model_name]
@@ -117,13 +117,13 @@ def measure(
         points.append(_point(run, len(points), recipe) | evaluate(model, data))
 
     for number, stage in enumerate(stages(run, recipe.epochs)):
-        model, masks = prune(model, run.style, stage.amount, dense)
+        model, masks = prune(model, run.granularity, stage.amount, dense)
         if run.method == "scratch":
             # The recipe's own seed would draw the weights that the dense network began from:
             # a lottery ticket (Frankle and Carbin, 2019), not fresh weights.
             model = reinitialized(model, recipe.seed + 1 + run.seed)
         lr, schedule = _rates(run.schedule, recipe, stage.to_follow)
-        marks = [budget * recipe.epochs for budget in run.budgets[:-1]]
+        marks = [epoch_fraction * recipe.epochs for epoch_fraction in run.epoch_fractions[:-1]]
         with enforce_masks(model, masks):
             fit(
                 model,
@@ -141,21 +141,23 @@ def measure(
 def _refuse_impossible(run: Run, model_name: str) -> None:
     for value, choices in (
         (model_name, RECIPES),
-        (run.style, AMOUNTS),
+        (run.granularity, AMOUNTS),
         (run.method, SCHEDULES),
         (run.schedule, SCHEDULES.get(run.method, ())),
     ):
         if value not in choices:
             raise ValueError(f"{value!r} is not possible here; choose from {', '.join(choices)}.")
-    if len(run.budgets) > 1 and (run.method, run.schedule) != ("one-shot", "constant"):
-        raise ValueError(f"{run.method}, {run.schedule} needs a run for each of {run.budgets}.")
-    if not 0 < run.budgets[0] <= run.budgets[-1] <= 1:
-        raise ValueError(f"A budget is a fraction from above 0 to 1; got {run.budgets}.")
+    if len(run.epoch_fractions) > 1 and (run.method, run.schedule) != ("one-shot", "constant"):
+        raise ValueError(
+            f"{run.method}, {run.schedule} needs a run for each of {run.epoch_fractions}."
+        )
+    if not 0 < run.epoch_fractions[0] <= run.epoch_fractions[-1] <= 1:
+        raise ValueError(f"A budget is a fraction from above 0 to 1; got {run.epoch_fractions}.")
 
 
 def stages(run: Run, epochs: float) -> list[Stage]:
     """The stages of ``run`` for a recipe of so many ``epochs``: one, or a few if iterative."""
-    total = run.budgets[-1] * epochs
+    total = run.epoch_fractions[-1] * epochs
     if run.method != "iterative":
         return [Stage(run.amount, total, 0.0)]
     ends = [total * step / (2 * STEPS) for step in range(1, STEPS)] + [total]
@@ -169,7 +171,7 @@ def stages(run: Run, epochs: float) -> list[Stage]:
 def _amounts(run: Run) -> list[float]:
     """How much of the dense network is gone after each step of iterative pruning."""
     parts = [step / STEPS for step in range(1, STEPS + 1)]
-    if run.style == "weights":
+    if run.granularity == "weights":
         return [cubic_sparsity(part, run.amount) for part in parts]
     return [run.amount * part for part in parts]
 
@@ -185,16 +187,16 @@ def _rates(name: str, recipe: Recipe, to_follow: float = 0.0) -> tuple[float, Sc
 
 
 def _point(run: Run, number: int, recipe: Recipe) -> dict:
-    budget = run.budgets[number]
+    epoch_fraction = run.epoch_fractions[number]
     lr, _ = _rates(run.schedule, recipe)
     return {
-        "style": run.style,
+        "granularity": run.granularity,
         "amount": run.amount,
         "method": run.method,
         "schedule": run.schedule,
-        "budget": budget,
+        "epoch_fraction": epoch_fraction,
         "seed": run.seed,
-        "epochs": round(budget * recipe.epochs, 3),
+        "epochs": round(epoch_fraction * recipe.epochs, 3),
         "lr": round(lr, 6),
     }
 
@@ -218,11 +220,11 @@ PLANS = {
 
 # Where there is a GPU: everything, for every network, a seed after the other.
 GPU_PLAN = tuple(
-    (method, schedule, budgets, (seed,))
+    (method, schedule, epoch_fractions, (seed,))
     for seed in range(5)
-    for method, schedule, budgets in (
-        ("one-shot", "constant", BUDGETS),
-        ("one-shot", "rewound", BUDGETS),
+    for method, schedule, epoch_fractions in (
+        ("one-shot", "constant", EPOCH_FRACTIONS),
+        ("one-shot", "rewound", EPOCH_FRACTIONS),
         ("iterative", "rewound", (0.20,)),
         ("scratch", "one-cycle", (0.20, 1.00)),
     )
@@ -232,11 +234,13 @@ GPU_PLAN = tuple(
 def plan(model_name: str, gpu: bool) -> list[Run]:
     """The runs that are recorded of a network, in their order: more of them where a GPU helps."""
     return [
-        Run(style, amount, method, schedule, together, seed)
-        for method, schedule, budgets, seeds in (GPU_PLAN if gpu else PLANS[model_name])
+        Run(granularity, amount, method, schedule, together, seed)
+        for method, schedule, epoch_fractions, seeds in (GPU_PLAN if gpu else PLANS[model_name])
         for seed in seeds
-        for together in ([budgets] if schedule == "constant" else [(each,) for each in budgets])
-        for style, amounts in AMOUNTS.items()
+        for together in (
+            [epoch_fractions] if schedule == "constant" else [(each,) for each in epoch_fractions]
+        )
+        for granularity, amounts in AMOUNTS.items()
         for amount in amounts
     ]
 
@@ -269,9 +273,9 @@ def run(recording: Recording) -> None:
         say(f"{task}: {points[-1]['accuracy']:.2f} %")
         return {"points": [one for one in points if not recording.has("points", **_key(one))]}
 
-    tasks = [*dict.fromkeys(Pruned(run.style, run.amount) for run in runs)]
+    tasks = [*dict.fromkeys(Pruned(run.granularity, run.amount) for run in runs)]
     recording.each(tasks, _fields, pruned, tables=("pruned",), text="pruned networks")
-    recording.each(runs, _keys, trained, work=lambda run: run.budgets[-1])
+    recording.each(runs, _keys, trained, work=lambda run: run.epoch_fractions[-1])
 
 
 def _fields(task: Pruned) -> list[dict]:
@@ -283,4 +287,7 @@ def _key(point: dict) -> dict:
 
 
 def _keys(run: Run) -> list[dict]:
-    return [_key(run._asdict() | {"budget": budget}) for budget in run.budgets]
+    return [
+        _key(run._asdict() | {"epoch_fraction": epoch_fraction})
+        for epoch_fraction in run.epoch_fractions
+    ]

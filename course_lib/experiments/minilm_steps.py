@@ -45,8 +45,8 @@ class EncoderStep(NamedTuple):
         heads: then remove this fraction of the attention heads of every layer that is left.
         neurons: and this fraction of the neurons of every MLP.
         weights: then set this fraction of the weights of all linear layers to zero, the smallest.
-        values: then let all other weights of a layer, or of an embedding, share so many values.
-        budget: then train for this share of the recipe's epochs, its learning rates rewound.
+        codebook_size: then let the other weights of a layer, or an embedding, share so many values.
+        epoch_fraction: then train for so many of the recipe's epochs, its learning rates rewound.
         distilled: the goal of the training is what a teacher says, not the labels alone.
     """
 
@@ -55,8 +55,8 @@ class EncoderStep(NamedTuple):
     heads: float = 0.0
     neurons: float = 0.0
     weights: float = 0.0
-    values: int = 0
-    budget: float = 0.0
+    codebook_size: int = 0
+    epoch_fraction: float = 0.0
     distilled: bool = False
 
 
@@ -80,23 +80,23 @@ def apply_step(
     model = cut(step, source, data)
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
     model = masks.pruned_copy(model, kept)
-    few = step.values
+    few = step.codebook_size
     with steps.weight_sharing(model, few) if few else masks.enforce_masks(on_device(model), kept):
         before = measure(on_device(model))
-        if step.budget:
+        if step.epoch_fraction:
             goal = to_teacher(teacher) if step.distilled else to_labels
-            retrain(model, data.train, step.budget, goal, **training)
+            retrain(model, data.train, step.epoch_fraction, goal, **training)
     return model.cpu().eval(), before
 
 
 def retrain(
     model: SentenceClassifier,
     data: Sentences,
-    budget: float,
+    epoch_fraction: float,
     objective: Objective = to_labels,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> SentenceClassifier:
-    """Train ``model`` in place for the last ``budget`` of the recipe: its share of the epochs.
+    """Train ``model`` in place for the last ``epoch_fraction`` of the recipe.
 
     Args:
         progress: wraps the counter of training steps.
@@ -104,7 +104,7 @@ def retrain(
     return minilm.fine_tune(
         model,
         data,
-        epochs=budget * MINILM.epochs,
+        epochs=epoch_fraction * MINILM.epochs,
         lr=MINILM.lr,
         seed=MINILM.seed,
         objective=objective,

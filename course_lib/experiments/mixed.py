@@ -56,7 +56,7 @@ WAYS = {
 AMOUNTS = (0.5, 0.75, 0.875)
 
 #: Every network then trains for this share of the epochs of the recipe.
-BUDGET = 0.1
+EPOCH_FRACTION = 0.1
 
 
 class Variant(NamedTuple):
@@ -254,7 +254,9 @@ def make_variant(
     found = {"gone": gone(model, whole)}
     with masks.enforce_masks(on_device(model), kept):
         found["before"] = evaluate(model, data)
-        steps.retrain(model, NETWORK, data.train, BUDGET, variant.seed, watch=Watch(progress))
+        steps.retrain(
+            model, NETWORK, data.train, EPOCH_FRACTION, variant.seed, watch=Watch(progress)
+        )
         found["after"] = evaluate(model, data)
     return model.cpu().eval(), found
 
@@ -346,7 +348,7 @@ def factor_needed(share: float, target: float) -> float | None:
 def header(model: str, device: str) -> dict:
     """What a recording of this experiment begins with."""
     recipe = RECIPES[model]
-    return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "budget": BUDGET}}
+    return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "epoch_fraction": EPOCH_FRACTION}}
 
 
 def run(recording: Recording) -> None:

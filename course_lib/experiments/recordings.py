@@ -23,8 +23,22 @@ from course_lib.networks.data import DATA, verified
 #: The machine of the recordings that the course comes with.
 COURSE = "cpu-2core"
 
-#: Raise it when the meaning of a field changes: older recordings are then refused.
-SCHEMA = 1
+#: Raise it when a field changes, and say in :data:`RENAMED` how older recordings are to be read.
+SCHEMA = 2
+
+#: By experiment, how fields were called in recordings of the schema before this one.
+RENAMED = {
+    "drop_recovery": {"style": "granularity", "budget": "epoch_fraction"},
+    "sparse_vs_dense": {"asked": "target_sparsity"},
+    "compression": {
+        "values": "codebook_size",
+        "rounded": "fake_quantized",
+        "budget": "epoch_fraction",
+    },
+    "transformer": {"values": "codebook_size", "budget": "epoch_fraction"},
+    "mixed": {"budget": "epoch_fraction"},
+    "distillation": {"budget": "time_fraction"},
+}
 
 #: What two recordings must share to be the same one.
 IDENTITY = ("experiment", "device", "model", "weights", "recipe", "part")
@@ -139,13 +153,28 @@ def read(path: Path, experiment: str | None = None) -> dict:
         RecordingError: it cannot be read, or is not what the experiment records.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = _up_to_date(json.loads(Path(path).read_text(encoding="utf-8")))
         return check(found, experiment or found.get("experiment"))
     except (OSError, ValueError, AttributeError, RecordingError) as error:
         raise RecordingError(
             f"{path} is no recording of {experiment or 'an experiment'}: {error}. Restore it if it "
             "belongs to the course; delete it if it is your own, and record again."
         ) from error
+
+
+def _up_to_date(found: object) -> object:
+    """``found`` with the fields of today, if it is a recording of the schema before."""
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA - 1:
+        return found
+    return _renamed(found, RENAMED.get(found.get("experiment"), {})) | {"schema": SCHEMA}
+
+
+def _renamed(value: object, names: Mapping[str, str]) -> object:
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(entry, names) for entry in value]
+    return value
 
 
 class Listed(NamedTuple):
@@ -178,7 +207,7 @@ def listed(root: Path = DATA) -> list[Listed]:
 
 
 def points(recording: dict, **what: object) -> list[dict]:
-    """The points that agree with ``what``, such as ``style="weights", amount=0.9, seed=0``."""
+    """The points that agree with ``what``, such as ``granularity="weights", seed=0``."""
     return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
 
 
@@ -189,7 +218,7 @@ def side_by_side(
 
     Args:
         found: recordings by machine, as :func:`load` gives them.
-        by: the fields that tell the points apart, such as ``("format", "asked")``.
+        by: the fields that tell the points apart, such as ``("format", "target_sparsity")``.
         what: fields that all points must have, as in :func:`points`.
     """
     rows: dict[tuple, dict[str, float]] = {}

@@ -26,9 +26,17 @@ SIZE = {"parameters": int, "macs": int}
 TRAINED = {"model": str, "weights": str}
 TIMED = {"median": float, "quartiles": "range", "rounds": int}  # in milliseconds
 TIMED |= {"speedup": float, "interval": "range"}
-NETWORK = {"name": str, "source": str, "weights": float, "values": int, "budget": float}
+NETWORK = {"name": str, "source": str, "weights": float, "codebook_size": int}
+NETWORK |= {"epoch_fraction": float}
 CHANGE = {"accuracy": float, "loss": float}  # in points and in nats
-PRODUCT = {"matrix": str, "rows": int, "columns": int, "batch": int, "dtype": str, "asked": float}
+PRODUCT = {
+    "matrix": str,
+    "rows": int,
+    "columns": int,
+    "batch": int,
+    "dtype": str,
+    "target_sparsity": float,
+}
 
 DEPLOYED = {
     "points": [
@@ -68,9 +76,15 @@ EXPERIMENTS = {
             "seeds": [int],
             "recipe": {"epochs": float, "lr": float, "constant_factor": float},
             "dense": MEASURED | SIZE,
-            "pruned": [{"style": str, "amount": float} | MEASURED | SIZE],
+            "pruned": [{"granularity": str, "amount": float} | MEASURED | SIZE],
             "points": [
-                {"style": str, "amount": float, "method": str, "schedule": str, "budget": float}
+                {
+                    "granularity": str,
+                    "amount": float,
+                    "method": str,
+                    "schedule": str,
+                    "epoch_fraction": float,
+                }
                 | {"seed": int, "epochs": float, "lr": float}
                 | MEASURED
             ],
@@ -114,7 +128,7 @@ EXPERIMENTS = {
         HEADER
         | TRAINED
         | DEPLOYED
-        | {"networks": [NETWORK | {"rounded": bool, "channels": float}]},
+        | {"networks": [NETWORK | {"fake_quantized": bool, "channels": float}]},
         models=("resnet18",),
         undivided="each of its networks begins with an earlier one",
     ),
@@ -145,7 +159,7 @@ EXPERIMENTS = {
         | TRAINED
         | DEPLOYED
         | {
-            "recipe": {"epochs": float, "lr": float, "budget": float},
+            "recipe": {"epochs": float, "lr": float, "epoch_fraction": float},
             "networks": [
                 {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
                 | {"gone": {"convolutions": float, "attention": float}}
@@ -169,7 +183,9 @@ EXPERIMENTS = {
                 "labels": float,  # seconds an epoch, as is the next
                 "teacher": float,
             },
-            "points": [{"method": str, "budget": float, "seed": int, "epochs": float} | MEASURED],
+            "points": [
+                {"method": str, "time_fraction": float, "seed": int, "epochs": float} | MEASURED
+            ],
             "deployed": DEPLOYED["points"],
             "packed": DEPLOYED["packed"],
         },

@@ -120,7 +120,7 @@ def run(recording: Recording) -> None:
 
 
 def _fields(case: Case) -> list[dict]:
-    product = {"matrix": case.matrix, "dtype": case.dtype, "asked": case.sparsity}
+    product = {"matrix": case.matrix, "dtype": case.dtype, "target_sparsity": case.sparsity}
     return [product | {"batch": batch} for batch in case.batches]
 
 

@@ -22,19 +22,19 @@ class CompressionStep(NamedTuple):
     """How a network is made from ``source``, an earlier step or "dense".
 
     Args:
-        rounded: first round every weight to int8 per channel, as quantizing first would.
+        fake_quantized: first round every weight to int8 per channel, as quantizing first would.
         channels: remove this fraction of the channels of every layer.
         weights: then set this fraction of the weights to zero, the smallest in the network.
-        values: then let all other weights of a layer share so many values.
-        budget: then train for this share of the recipe's epochs, its learning rates rewound.
+        codebook_size: then let all other weights of a layer share so many values.
+        epoch_fraction: then train for so many of the recipe's epochs, its learning rates rewound.
     """
 
     source: str
-    rounded: bool = False
+    fake_quantized: bool = False
     channels: float = 0.0
     weights: float = 0.0
-    values: int = 0
-    budget: float = 0.0
+    codebook_size: int = 0
+    epoch_fraction: float = 0.0
 
 
 def apply_step(
@@ -53,37 +53,37 @@ def apply_step(
         objective: the loss.
         progress: wraps the counter of training steps.
     """
-    model = fake_quantized(source) if step.rounded else source
+    model = fake_quantized(source) if step.fake_quantized else source
     if step.channels:
         model, _ = prune(model, "channels", step.channels, model)
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
     model = masks.pruned_copy(model, kept)
     held = (
-        weight_sharing(model, step.values)
-        if step.values
+        weight_sharing(model, step.codebook_size)
+        if step.codebook_size
         else masks.enforce_masks(on_device(model), kept)
     )
     with held:
-        if step.budget:
+        if step.epoch_fraction:
             how = {"objective": objective, "watch": Watch(progress)}
-            retrain(model, network, data.train, step.budget, RECIPES[network].seed, **how)
+            retrain(model, network, data.train, step.epoch_fraction, RECIPES[network].seed, **how)
     return model.cpu().eval()
 
 
 def retrain(
-    model: nn.Module, network: str, data: Images, budget: float, seed: int, **training
+    model: nn.Module, network: str, data: Images, epoch_fraction: float, seed: int, **training
 ) -> nn.Module:
-    """Train ``model`` in place for the last ``budget`` of the recipe of ``network``.
+    """Train ``model`` in place for the last ``epoch_fraction`` of the recipe of ``network``.
 
     Args:
-        budget: share of the recipe's epochs, its learning rates rewound.
+        epoch_fraction: share of the recipe's epochs, its learning rates rewound.
         training: further arguments of :func:`fit`, such as ``objective`` or ``watch``.
     """
     recipe = RECIPES[network]
     return fit(
         on_device(model),
         data,
-        epochs=budget * recipe.epochs,
+        epochs=epoch_fraction * recipe.epochs,
         seed=seed,
         optimizer=SGD(recipe.lr),
         schedule=Rewound(recipe.epochs),

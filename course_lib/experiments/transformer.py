@@ -46,20 +46,22 @@ SHORT = 1 / 6
 #: The networks that are made of the trained one, each from one before it. First those that are made
 #: small in several ways at once, then each way by itself.
 PLAN = {
-    "small": EncoderStep("dense", heads=0.5, neurons=0.75, budget=1.0, distilled=True),
-    "few values": EncoderStep("small", values=15, budget=1 / 3, distilled=True),
-    "short": EncoderStep("dense", layers=2, heads=0.5, neurons=0.5, budget=1.0, distilled=True),
-    "heads 25": EncoderStep("dense", heads=0.25, budget=SHORT),
-    "heads 50": EncoderStep("dense", heads=0.5, budget=SHORT),
-    "heads 75": EncoderStep("dense", heads=0.75, budget=SHORT),
-    "neurons 50": EncoderStep("dense", neurons=0.5, budget=SHORT),
-    "neurons 75": EncoderStep("dense", neurons=0.75, budget=SHORT),
-    "layers 1": EncoderStep("dense", layers=1, budget=SHORT),
-    "layers 2": EncoderStep("dense", layers=2, budget=SHORT),
-    "layers 3": EncoderStep("dense", layers=3, budget=SHORT),
-    "weights 50": EncoderStep("dense", weights=0.5, budget=SHORT),
-    "weights 65": EncoderStep("dense", weights=0.65, budget=SHORT),
-    "weights 80": EncoderStep("dense", weights=0.8, budget=SHORT),
+    "small": EncoderStep("dense", heads=0.5, neurons=0.75, epoch_fraction=1.0, distilled=True),
+    "few values": EncoderStep("small", codebook_size=15, epoch_fraction=1 / 3, distilled=True),
+    "short": EncoderStep(
+        "dense", layers=2, heads=0.5, neurons=0.5, epoch_fraction=1.0, distilled=True
+    ),
+    "heads 25": EncoderStep("dense", heads=0.25, epoch_fraction=SHORT),
+    "heads 50": EncoderStep("dense", heads=0.5, epoch_fraction=SHORT),
+    "heads 75": EncoderStep("dense", heads=0.75, epoch_fraction=SHORT),
+    "neurons 50": EncoderStep("dense", neurons=0.5, epoch_fraction=SHORT),
+    "neurons 75": EncoderStep("dense", neurons=0.75, epoch_fraction=SHORT),
+    "layers 1": EncoderStep("dense", layers=1, epoch_fraction=SHORT),
+    "layers 2": EncoderStep("dense", layers=2, epoch_fraction=SHORT),
+    "layers 3": EncoderStep("dense", layers=3, epoch_fraction=SHORT),
+    "weights 50": EncoderStep("dense", weights=0.5, epoch_fraction=SHORT),
+    "weights 65": EncoderStep("dense", weights=0.65, epoch_fraction=SHORT),
+    "weights 80": EncoderStep("dense", weights=0.8, epoch_fraction=SHORT),
 }
 
 #: Of these the packed file stays beside the recording; the others are removed once measured,

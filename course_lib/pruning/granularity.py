@@ -8,7 +8,9 @@ from course_lib.pruning.graph import trace
 from course_lib.pruning.masks import Masks, global_masks, pruned_copy
 
 
-def prune(model: nn.Module, style: str, amount: float, dense: nn.Module) -> tuple[nn.Module, Masks]:
+def prune(
+    model: nn.Module, granularity: str, amount: float, dense: nn.Module
+) -> tuple[nn.Module, Masks]:
     """A copy of ``model`` without the fraction ``amount`` of what ``dense`` has, and its masks.
 
     Weights: those nearest zero in the whole network. Channels: those with the lowest L1 norm in
@@ -16,7 +18,7 @@ def prune(model: nn.Module, style: str, amount: float, dense: nn.Module) -> tupl
     earlier rounds of iterative pruning left of it.
     """
     model, dense = model.cpu(), dense.cpu()  # so that every machine removes the same
-    if style == "weights":
+    if granularity == "weights":
         masks = global_masks(model, amount)
         return on_device(pruned_copy(model, masks)), masks
     graph, whole = (trace(network, EXAMPLE) for network in (model, dense))

@@ -40,7 +40,7 @@ def about(recording: dict) -> str:
     """Where a ``recording`` was taken, how much of its plan it holds, and with which seeds."""
     machine, points = recording["machine"], recording["points"]
     device = machine["CUDA GPU"] if on_gpu(recording) else machine["processor"]
-    planned = sum(len(run.budgets) for run in plan(recording["model"], on_gpu(recording)))
+    planned = sum(len(run.epoch_fractions) for run in plan(recording["model"], on_gpu(recording)))
     seeds = ", ".join(str(seed) for seed in sorted({point["seed"] for point in points}))
     lines = [
         f"{recording['model']}: recorded on {recording['name']} ({device}, "
@@ -52,19 +52,19 @@ def about(recording: dict) -> str:
     return "\n".join(lines)
 
 
-def right_after(recording: dict, style: str, amount: float) -> float:
+def right_after(recording: dict, granularity: str, amount: float) -> float:
     """Test accuracy right after pruning, in percent."""
     for pruned in recording["pruned"]:
-        if (pruned["style"], pruned["amount"]) == (style, amount):
+        if (pruned["granularity"], pruned["amount"]) == (granularity, amount):
             return pruned["accuracy"]
     return math.nan
 
 
 def gaps(
     recording: dict,
-    style: str,
+    granularity: str,
     amount: float,
-    budget: float = 0.2,
+    epoch_fraction: float = 0.2,
     *,
     method: str = "one-shot",
     schedule: str | None = None,
@@ -74,7 +74,12 @@ def gaps(
     Args:
         schedule: None takes the one that did best on the validation pictures.
     """
-    what = {"style": style, "amount": amount, "budget": budget, "method": method}
+    what = {
+        "granularity": granularity,
+        "amount": amount,
+        "epoch_fraction": epoch_fraction,
+        "method": method,
+    }
     found = recordings.points(recording, **what)
     if schedule is None and found:
         schedule = max(_by_schedule(found).items(), key=lambda item: fmean(item[1]))[0]
@@ -90,9 +95,11 @@ def _by_schedule(points: list[dict]) -> dict[str, list[float]]:
     return found
 
 
-def gap(recording: dict, style: str, amount: float, budget: float = 0.2, **how: str) -> float:
+def gap(
+    recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
+) -> float:
     """The mean of :func:`gaps`."""
-    lost = gaps(recording, style, amount, budget, **how)
+    lost = gaps(recording, granularity, amount, epoch_fraction, **how)
     return fmean(lost) if lost else math.nan
 
 
@@ -105,4 +112,6 @@ def smallest_budget(gaps: Mapping[float, float], tolerance: float) -> float | No
     Args:
         gaps: by budget, the accuracy still lost, in points. Lesson 04 builds this function.
     """
-    return min((budget for budget, lost in gaps.items() if lost <= tolerance), default=None)
+    return min(
+        (epoch_fraction for epoch_fraction, lost in gaps.items() if lost <= tolerance), default=None
+    )

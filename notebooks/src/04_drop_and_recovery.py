@@ -28,7 +28,8 @@ from course_lib.experiments import drop_recovery, recordings
 from course_lib.measuring import quality
 from course_lib.networks import data, models, training
 from course_lib.networks.recipes import RECIPES
-from course_lib.pruning import granularity, masks
+from course_lib.pruning import masks
+from course_lib.pruning.granularity import prune
 
 # %%
 from course_lib.teaching import claims, figures, recovery
@@ -104,19 +105,19 @@ removed = {
     "channels": [0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.7, 0.85],
 }
 pruned, fallen = {}, {}
-for style, amounts in removed.items():
-    for amount in bar(amounts, style):
-        pruned[style, amount], _ = granularity.prune(net, style, amount, net)
-        fallen[style, amount] = training.accuracy(pruned[style, amount], some)
+for granularity, amounts in removed.items():
+    for amount in bar(amounts, granularity):
+        pruned[granularity, amount], _ = prune(net, granularity, amount, net)
+        fallen[granularity, amount] = training.accuracy(pruned[granularity, amount], some)
 dense_some = fallen["weights", 0.0]
 print(f"dense {dense_some:.1f} %, half of the channels gone {fallen['channels', 0.5]:.1f} %")
 
 # %%
 figure, axes = plt.subplots()
-for (style, amounts), marker in zip(removed.items(), "os", strict=True):
-    percent = [fallen[style, amount] for amount in amounts]
+for (granularity, amounts), marker in zip(removed.items(), "os", strict=True):
+    percent = [fallen[granularity, amount] for amount in amounts]
     x = [100 * amount for amount in amounts]
-    axes.plot(x, percent, color=COLOUR[style], marker=marker, label=style)
+    axes.plot(x, percent, color=COLOUR[granularity], marker=marker, label=granularity)
 axes.axhspan(dense_some - 15, dense_some - 5, color="#d9d9d9", label="5 to 15 points lost")
 axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
 axes.set(xlabel="removed (%)", ylabel="accuracy (%)", title="Right after pruning", ylim=(0, 100))
@@ -129,14 +130,15 @@ figures.show(figure, alt="Accuracy over what is removed: channels fall at once, 
 
 # %% tags=["nbval-ignore-output"]
 window = {}
-for style, amounts in removed.items():
-    drop = [dense_some - fallen[style, amount] for amount in amounts]
+for granularity, amounts in removed.items():
+    drop = [dense_some - fallen[granularity, amount] for amount in amounts]
     x = [100 * amount for amount in amounts]
-    window[style] = np.interp([5, 15], np.maximum.accumulate(drop), x)
-    print(f"{style}: from {window[style][0]:.0f} % to {window[style][1]:.0f} % removed")
+    window[granularity] = np.interp([5, 15], np.maximum.accumulate(drop), x)
+    low, high = window[granularity]
+    print(f"{granularity}: from {low:.0f} % to {high:.0f} % removed")
 
 # %%
-width = {style: last - first for style, (first, last) in window.items()}
+width = {granularity: last - first for granularity, (first, last) in window.items()}
 print("the window is under a tenth of the weights:", width["weights"] < 10)
 print("and under a twentieth of the channels:", width["channels"] < 5)
 
@@ -148,16 +150,18 @@ print("and under a twentieth of the channels:", width["channels"] < 5)
 
 
 # %% tags=["nbval-ignore-output"]
-def named(style, amount):
-    return f"{100 * amount:3.0f} % of the {style}"
+def named(granularity, amount):
+    return f"{100 * amount:3.0f} % of the {granularity}"
 
 
 dense = training.accuracy(net, pictures.test)
 drops = {}
-for style, amounts in {"weights": (0.5, 0.8, 0.9), "channels": (0.25, 0.5)}.items():
+for granularity, amounts in {"weights": (0.5, 0.8, 0.9), "channels": (0.25, 0.5)}.items():
     for amount in amounts:
-        drops[style, amount] = dense - training.accuracy(pruned[style, amount], pictures.test)
-        print(f"{named(style, amount):20s} drop {drops[style, amount]:.1f} points")
+        drops[granularity, amount] = dense - training.accuracy(
+            pruned[granularity, amount], pictures.test
+        )
+        print(f"{named(granularity, amount):20s} drop {drops[granularity, amount]:.1f} points")
 reveal("04.half", drops["channels", 0.5], low=0, high=90, unit="points")
 
 # %%
@@ -205,12 +209,12 @@ print("half: over 20 points stay lost:", dense_some - anew["channels", 0.5] > 20
 
 # %%
 figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
-for axes, (style, amounts) in zip(pair, removed.items(), strict=True):
+for axes, (granularity, amounts) in zip(pair, removed.items(), strict=True):
     x = [100 * amount for amount in amounts]
     for label, line, accuracies in (("as it is", "--", fallen), ("measured anew", "o-", anew)):
-        percent = [accuracies[style, amount] for amount in amounts]
-        axes.plot(x, percent, line, color=COLOUR[style], label=label)
-    axes.set(title=style, xlabel="removed (%)", ylim=(0, 100))
+        percent = [accuracies[granularity, amount] for amount in amounts]
+        axes.plot(x, percent, line, color=COLOUR[granularity], label=label)
+    axes.set(title=granularity, xlabel="removed (%)", ylim=(0, 100))
 pair[0].set_ylabel("accuracy (%)")
 pair[0].legend(loc="lower left")
 figures.show(figure, alt="Accuracy before and after measuring BatchNorm anew: channels gain most.")
@@ -226,7 +230,7 @@ figures.show(figure, alt="Accuracy before and after measuring BatchNorm anew: ch
 # learning rate (it was chosen on validation pictures), and look often.
 
 # %% tags=["nbval-ignore-output"]
-repaired, kept = granularity.prune(net, "weights", 0.9, net)
+repaired, kept = prune(net, "weights", 0.9, net)
 looks = {0.0: fallen["weights", 0.9]}
 
 
@@ -277,7 +281,7 @@ figures.show(axes.figure, alt="Accuracy over epochs of retraining, and of the de
 
 
 # %%
-def rewound_rates(rates, budget):
+def rewound_rates(rates, epoch_fraction):
     """The learning rate of every step of a rewound retraining."""
     return ...
 
@@ -337,7 +341,9 @@ print(recovery.about(large))
 print("recorded with this network:", abs(small["dense"]["accuracy"] - dense) < 0.2)
 
 # %%
-PRUNED = [(style, amount) for style, all_ in drop_recovery.AMOUNTS.items() for amount in all_]
+PRUNED = [
+    (granularity, amount) for granularity, all_ in drop_recovery.AMOUNTS.items() for amount in all_
+]
 RETRAINING = {
     "rewound": ("one-shot", "rewound"),
     "small constant": ("one-shot", "constant"),
@@ -348,51 +354,57 @@ RETRAINING = {
 
 # %%
 def panels(ylabel, ylim, xlabel="removed (%)"):
-    """A picture for each style of pruning, weights to the left."""
+    """A picture for each granularity of pruning, weights to the left."""
     figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
-    for axes, style in zip(pair, drop_recovery.AMOUNTS, strict=True):
-        axes.set(title=style, xlabel=xlabel, ylim=ylim)
+    for axes, granularity in zip(pair, drop_recovery.AMOUNTS, strict=True):
+        axes.set(title=granularity, xlabel=xlabel, ylim=ylim)
     pair[0].set_ylabel(ylabel)
     return figure, dict(zip(drop_recovery.AMOUNTS, pair, strict=True))
 
 
 # %%
-def show_points(axes, recording, style, found):
+def show_points(axes, recording, granularity, found):
     """Accuracies with intervals; the dense network dashed, crosses right after pruning."""
     axes.axhline(recording["dense"]["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
-    before = {a: recovery.right_after(recording, s, a) for s, a in PRUNED if s == style}
-    axes.plot([100 * amount for amount in before], [*before.values()], "x", color=COLOUR[style])
+    before = {a: recovery.right_after(recording, s, a) for s, a in PRUNED if s == granularity}
+    axes.plot(
+        [100 * amount for amount in before], [*before.values()], "x", color=COLOUR[granularity]
+    )
     x, y = ([point[key] for point in found] for key in ("amount", "accuracy"))
     low, high = ([point["interval"][end] for point in found] for end in (0, 1))
     bars = [np.subtract(y, low), np.subtract(high, y)]
-    axes.errorbar(100 * np.array(x), y, bars, fmt="o-", color=COLOUR[style], capsize=4)
+    axes.errorbar(100 * np.array(x), y, bars, fmt="o-", color=COLOUR[granularity], capsize=4)
     if not found:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center")
 
 
 # %%
-def sweep(network, retraining, budget):
+def sweep(network, retraining, epoch_fraction):
     recording = {"small_resnet": small, "ResNet-18": large}[network]
     method, schedule = RETRAINING[retraining]
-    share = float(budget.removesuffix(" %")) / 100
-    what = {"method": method, "schedule": schedule, "budget": share, "seed": 0}
+    share = float(epoch_fraction.removesuffix(" %")) / 100
+    what = {"method": method, "schedule": schedule, "epoch_fraction": share, "seed": 0}
     figure, panel = panels("test accuracy (%)", ylim=(70, 95))
-    for style, axes in panel.items():
-        found = recordings.points(recording, style=style, **what)
-        show_points(axes, recording, style, sorted(found, key=lambda point: point["amount"]))
+    for granularity, axes in panel.items():
+        found = recordings.points(recording, granularity=granularity, **what)
+        show_points(axes, recording, granularity, sorted(found, key=lambda point: point["amount"]))
     return figure
 
 
 # %% tags=["nbval-ignore-output"]
-budgets = ["20 %", "5 %", "10 %", "50 %", "100 %"]
+epoch_fractions = ["20 %", "5 %", "10 %", "50 %", "100 %"]
 choose(
     sweep,
-    {"network": ["small_resnet", "ResNet-18"], "retraining": [*RETRAINING], "budget": budgets},
+    {
+        "network": ["small_resnet", "ResNet-18"],
+        "retraining": [*RETRAINING],
+        "epoch_fraction": epoch_fractions,
+    },
     alt="Recorded test accuracy over what is removed, with intervals; the dense network dashed.",
 )
 
 # %%
-gaps = {each: recovery.gap(small, *each, budget=0.2) for each in PRUNED}
+gaps = {each: recovery.gap(small, *each, epoch_fraction=0.2) for each in PRUNED}
 print("half of the weights: within one point of dense:", gaps["weights", 0.5] < 1)
 print(
     "95 % of the weights cost less than 70 % of the channels:",
@@ -411,17 +423,17 @@ print(
 
 
 # %%
-def over_budget(axes, style, amount, strength):
+def over_budget(axes, granularity, amount, strength):
     """Gap over budget with both schedules."""
-    look = {"marker": "o", "color": COLOUR[style], "alpha": strength}
-    x = [100 * budget for budget in drop_recovery.BUDGETS]
+    look = {"marker": "o", "color": COLOUR[granularity], "alpha": strength}
+    x = [100 * epoch_fraction for epoch_fraction in drop_recovery.EPOCH_FRACTIONS]
     for schedule, line, label in (
         ("rewound", "-", f"{100 * amount:.0f} %"),
         ("constant", "--", None),
     ):
         lost = [
-            recovery.gap(small, style, amount, budget, schedule=schedule)
-            for budget in drop_recovery.BUDGETS
+            recovery.gap(small, granularity, amount, epoch_fraction, schedule=schedule)
+            for epoch_fraction in drop_recovery.EPOCH_FRACTIONS
         ]
         axes.plot(x, lost, line, label=label, **look)
 
@@ -429,11 +441,11 @@ def over_budget(axes, style, amount, strength):
 # %% tags=["nbval-ignore-output"]
 NARROW = {"fontsize": 11, "handlelength": 1, "columnspacing": 0.8}
 figure, panel = panels("gap (points)", ylim=(-1, 16), xlabel="budget (% of the epochs)")
-for style, axes in panel.items():
+for granularity, axes in panel.items():
     axes.axhspan(-1, 2, color="#e4e4e4")
-    amounts = drop_recovery.AMOUNTS[style]
+    amounts = drop_recovery.AMOUNTS[granularity]
     for amount, strength in zip(amounts, np.linspace(0.25, 1, len(amounts)), strict=True):
-        over_budget(axes, style, amount, strength)
+        over_budget(axes, granularity, amount, strength)
     axes.set_yticks(range(0, 17, 4))
     axes.set_xscale("log")
     axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
@@ -442,9 +454,9 @@ for style, axes in panel.items():
 figures.show(figure, alt="Gap over budget; the more is removed, the more epochs it takes.")
 
 # %%
-for budget, words in ((0.05, "a twentieth"), (0.2, "a fifth")):
+for epoch_fraction, words in ((0.05, "a twentieth"), (0.2, "a fifth")):
     lost = {
-        name: recovery.gap(small, "weights", 0.98, budget, schedule=name)
+        name: recovery.gap(small, "weights", 0.98, epoch_fraction, schedule=name)
         for name in ("constant", "rewound")
     }
     print(f"98 % of the weights, {words} of the epochs: {min(lost, key=lost.get)} is better")
@@ -460,8 +472,8 @@ for budget, words in ((0.05, "a twentieth"), (0.2, "a fifth")):
 # %%
 for amount in (0.7, 0.85):
     fifth, half, all_ = (
-        recovery.gap(small, "channels", amount, budget, schedule="rewound")
-        for budget in (0.2, 0.5, 1.0)
+        recovery.gap(small, "channels", amount, epoch_fraction, schedule="rewound")
+        for epoch_fraction in (0.2, 0.5, 1.0)
     )
     print(f"{named('channels', amount)}, a point better than with a fifth of the epochs:")
     print("  with half of them:", half < fifth - 1, "  with all:", all_ < fifth - 1)
@@ -490,16 +502,18 @@ check("04.3", smallest_budget)
 
 # %% tags=["nbval-ignore-output"]
 enough = {}
-for style, amount in PRUNED:
+for granularity, amount in PRUNED:
     for schedule in ("constant", "rewound"):
         lost = {
-            budget: recovery.gap(small, style, amount, budget, schedule=schedule)
-            for budget in drop_recovery.BUDGETS
+            epoch_fraction: recovery.gap(
+                small, granularity, amount, epoch_fraction, schedule=schedule
+            )
+            for epoch_fraction in drop_recovery.EPOCH_FRACTIONS
         }
-        enough[style, amount, schedule] = recovery.smallest_budget(lost, tolerance=2)
-    least = [enough[style, amount, schedule] for schedule in ("constant", "rewound")]
+        enough[granularity, amount, schedule] = recovery.smallest_budget(lost, tolerance=2)
+    least = [enough[granularity, amount, schedule] for schedule in ("constant", "rewound")]
     said = ["none of them" if one is None else f"{100 * one:.0f} %" for one in least]
-    print(f"{named(style, amount):20s} constant {said[0]:13s} rewound {said[1]}")
+    print(f"{named(granularity, amount):20s} constant {said[0]:13s} rewound {said[1]}")
 
 # %%
 print("half of the weights: 5 % is enough:", enough["weights", 0.5, "rewound"] == 0.05)
@@ -511,7 +525,7 @@ print("98 % of the weights: 20 % is not:", gaps["weights", 0.98] > 2)
 # row in between.
 
 # %% tags=["nbval-ignore-output"]
-gap = recovery.gap(small, "weights", 0.9, budget=0.1)
+gap = recovery.gap(small, "weights", 0.9, epoch_fraction=0.1)
 print(f"90 % of the weights, a tenth of the epochs: a gap of {gap:.1f} points")
 reveal("04.gap", max(0.0, gap), low=0, high=20, unit="points")
 
@@ -526,8 +540,8 @@ print("it is under two points:", gap < 2)
 # round differently and the training drifts. Within **one point** is agreement.
 
 # %% tags=["nbval-ignore-output"]
-what = {"style": "weights", "amount": 0.9, "method": "one-shot", "seed": 0}
-[there] = recordings.points(small, schedule="constant", budget=0.05, **what)
+what = {"granularity": "weights", "amount": 0.9, "method": "one-shot", "seed": 0}
+[there] = recordings.points(small, schedule="constant", epoch_fraction=0.05, **what)
 tested = training.accuracy(repaired, pictures.test)
 print(f"here {tested:.2f} %, recorded {there['accuracy']:.2f} %")
 print(f"threads: here {torch.get_num_threads()}, recorded {small['machine']['threads']}")
@@ -600,7 +614,7 @@ print("the same pictures give a narrower interval:", np.ptp(paired) < np.ptp(apa
 # %% tags=["nbval-ignore-output"]
 deviation = {}
 for each in PRUNED:
-    lost = recovery.gaps(small, *each, budget=0.2, schedule="rewound")
+    lost = recovery.gaps(small, *each, epoch_fraction=0.2, schedule="rewound")
     said = "  ".join(f"{gap:5.2f}" for gap in lost)
     if len(lost) > 1:
         deviation[each] = np.std(lost, ddof=1)
@@ -620,7 +634,8 @@ print(f"{len(deviation)} rows with several seeds; they differ most at", *most)
 clear = {}
 for each in PRUNED:
     constant, rewound = (
-        recovery.gap(small, *each, budget=0.2, schedule=name) for name in ("constant", "rewound")
+        recovery.gap(small, *each, epoch_fraction=0.2, schedule=name)
+        for name in ("constant", "rewound")
     )
     low, high = quality.difference_interval(dense - rewound, dense - constant, 10_000)
     clear[each] = "better" if low > 0 else "worse" if high < 0 else "not clear"
@@ -668,22 +683,24 @@ print(f"{rounds} rounds of 20 % take away 90 %")
 
 
 # %%
-def mean_gaps(recording, style, way, budget=0.2):
-    """The mean gap over the seeds, for every amount of a style."""
+def mean_gaps(recording, granularity, way, epoch_fraction=0.2):
+    """The mean gap over the seeds, for every amount of a granularity."""
     method, schedule = RETRAINING[way]
     return [
-        recovery.gap(recording, style, amount, budget, method=method, schedule=schedule)
-        for amount in drop_recovery.AMOUNTS[style]
+        recovery.gap(
+            recording, granularity, amount, epoch_fraction, method=method, schedule=schedule
+        )
+        for amount in drop_recovery.AMOUNTS[granularity]
     ]
 
 
 # %% tags=["nbval-ignore-output"]
 figure, panel = panels("gap (points)", ylim=(-1, 15))
-for style, axes in panel.items():
+for granularity, axes in panel.items():
     for way, line in (("rewound", "o-"), ("in steps", "D--"), ("from scratch", "^:")):
-        colour = figures.COLOURS["dense"] if way == "from scratch" else COLOUR[style]
-        x = [100 * amount for amount in drop_recovery.AMOUNTS[style]]
-        axes.plot(x, mean_gaps(small, style, way), line, color=colour, label=way)
+        colour = figures.COLOURS["dense"] if way == "from scratch" else COLOUR[granularity]
+        x = [100 * amount for amount in drop_recovery.AMOUNTS[granularity]]
+        axes.plot(x, mean_gaps(small, granularity, way), line, color=colour, label=way)
     axes.legend(loc="upper left")
 figures.show(figure, alt="Gap over what is removed: rewound, in steps and from scratch.")
 
@@ -749,7 +766,9 @@ print("each part costs small_resnet more than the one before:", steep == sorted(
 # pruning:
 
 # %% tags=["nbval-ignore-output"]
-measured = {f"drop_{style}_{100 * amount:.0f}": drop for (style, amount), drop in drops.items()}
+measured = {
+    f"drop_{granularity}_{100 * amount:.0f}": drop for (granularity, amount), drop in drops.items()
+}
 card03 = claims.record("C03", measured, "small_resnet, 10,000 test pictures")
 card03
 
@@ -762,7 +781,10 @@ print(card03.here.text)
 
 # %% tags=["nbval-ignore-output"]
 wanted = PRUNED[2:8]  # neither the easiest nor the hardest
-measured = {f"gap_{style}_{100 * amount:.0f}": gaps[style, amount] for style, amount in wanted}
+measured = {
+    f"gap_{granularity}_{100 * amount:.0f}": gaps[granularity, amount]
+    for granularity, amount in wanted
+}
 context = f"recorded on {small['name']}, 10,000 test pictures"
 card04 = claims.record("C04", claims.known(measured), f"small_resnet, {context}")
 card04
@@ -775,8 +797,8 @@ print(card04.here.text)
 # essential?
 
 # %% tags=["nbval-ignore-output"]
-what |= {"style": "channels", "amount": 0.5}
-[half] = recordings.points(small, schedule="constant", budget=0.05, **what)
+what |= {"granularity": "channels", "amount": 0.5}
+[half] = recordings.points(small, schedule="constant", epoch_fraction=0.05, **what)
 measured = {
     "regained_weights_80": drops["weights", 0.8] - gaps["weights", 0.8],
     "regained_channels_50": half["accuracy"] - (dense - drops["channels", 0.5]),

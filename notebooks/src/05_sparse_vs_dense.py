@@ -592,7 +592,7 @@ print("GPU recordings:", ", ".join(gpus) or "none yet; what is said of GPUs belo
 
 # %%
 processor = recorded[recordings.COURSE]
-halves = recordings.points(processor, format="CSR", asked=0.5)
+halves = recordings.points(processor, format="CSR", target_sparsity=0.5)
 slower = sum(point["speedup"] < 1 for point in halves)
 print(f"the recorded processor, 50 % sparse: CSR is slower in {slower} of {len(halves)} shapes")
 
@@ -605,7 +605,10 @@ def speedup_over_sparsity(name, matrix, columns, dtype):
     for kind, marker in zip(sparse.FORMATS, "os^DvP*", strict=True):
         line = recordings.points(recorded[name], format=kind, **what)
         if line and kind != "masked":
-            x, y = [1 - point["asked"] for point in line], [point["speedup"] for point in line]
+            x, y = (
+                [1 - point["target_sparsity"] for point in line],
+                [point["speedup"] for point in line],
+            )
             axes.plot(x, y, f"{marker}-", label=kind)
     sparsity_axis(axes)
     axes.set(ylabel="times faster than dense", title=f"{name}, {matrix} x {matrix}")
@@ -628,7 +631,7 @@ choose(
 )
 
 # %%
-sixteen = recordings.points(processor, dtype="bfloat16", asked=0.9)
+sixteen = recordings.points(processor, dtype="bfloat16", target_sparsity=0.9)
 print("16-bit numbers on the recorded processor:", *dict.fromkeys(p["format"] for p in sixteen))
 
 # %% [markdown]
@@ -641,7 +644,7 @@ print("16-bit numbers on the recorded processor:", *dict.fromkeys(p["format"] fo
 def recorded_break_even(found, kind, **what):
     """In words, from the recorded speed-ups of a format."""
     line = recordings.points(found, format=kind, **what)
-    at = sparse.break_even([p["asked"] for p in line], [p["speedup"] for p in line])
+    at = sparse.break_even([p["target_sparsity"] for p in line], [p["speedup"] for p in line])
     return "never" if at is None else f"{at:.1%}" if at > 0.5 else "below 50%"
 
 
@@ -649,7 +652,7 @@ def recorded_break_even(found, kind, **what):
 print("size  columns  numbers " + "".join(f"{kind:>12s}" for kind in ("CSR", "BSR 16")))
 for name, found in recorded.items():
     print(name)
-    csr_points = recordings.points(found, format="CSR", asked=0.9)
+    csr_points = recordings.points(found, format="CSR", target_sparsity=0.9)
     for point in csr_points:
         what = {key: point[key] for key in ("matrix", "batch", "dtype")}
         told = [recorded_break_even(found, kind, **what) for kind in ("CSR", "BSR 16")]
@@ -658,7 +661,11 @@ for name, found in recorded.items():
 
 # %%
 shapes = recordings.side_by_side(
-    {"here": processor}, "speedup", ("matrix", "batch", "asked"), format="CSR", dtype="float32"
+    {"here": processor},
+    "speedup",
+    ("matrix", "batch", "target_sparsity"),
+    format="CSR",
+    dtype="float32",
 )
 wins = {sparsity: [] for sparsity in sweep.SPARSITIES}
 for (_, _, sparsity), values in shapes.items():
@@ -676,7 +683,7 @@ for sparsity in (0.7, 0.9, 0.99):
 # zeros (GPUs can be: bits that do not change take no power, and power limits their clock):
 
 # %% tags=["nbval-ignore-output"]
-what = {"format": "CSR", "asked": 0.9, "rows": 1024, "columns": 1024}
+what = {"format": "CSR", "target_sparsity": 0.9, "rows": 1024, "columns": 1024}
 table = recordings.side_by_side(recorded, "speedup", ("dtype", "batch"), **what)
 for (dtype, columns), values in table.items():
     told = ", ".join(f"{name} {value:.2f}x" for name, value in values.items())
@@ -698,7 +705,13 @@ again = sparse.measure(
     sparse.to_formats(matrix, 0.9, ["CSR"]), sweep.inputs_of(matrix, 64), seconds=1
 )
 here = again["CSR"].speedup
-what = {"matrix": "square 1024", "dtype": "float32", "batch": 64, "asked": 0.9, "format": "CSR"}
+what = {
+    "matrix": "square 1024",
+    "dtype": "float32",
+    "batch": 64,
+    "target_sparsity": 0.9,
+    "format": "CSR",
+}
 for name, found in recorded.items():
     for point in recordings.points(found, **what):
         print(f"{name}: recorded {point['speedup']:.2f}x, here {here}")
@@ -737,7 +750,7 @@ def on_a_gpu(kind, sparsity, dtype):
     if on_gpu:
         row = on_gpu[getattr(torch, dtype), sparsity][kind]
         return row.ratio
-    what = {"matrix": "square 4096", "batch": 4096, "dtype": dtype, "asked": sparsity}
+    what = {"matrix": "square 4096", "batch": 4096, "dtype": dtype, "target_sparsity": sparsity}
     for name in gpus:
         for point in recordings.points(recorded[name], format=kind, **what):
             return point["speedup"]

@@ -767,7 +767,7 @@ print(
 # %%
 # from course_lib.networks.training import to_teacher
 #
-# step = steps.CompressionStep("narrower", weights=0.5, values=31, budget=0.1)
+# step = steps.CompressionStep("narrower", weights=0.5, codebook_size=31, epoch_fraction=0.1)
 # source, _ = pruned_file.load(recorded_file("narrower"))
 # with forms.teacher("resnet18", pictures) as logits:
 #     objective = to_teacher(logits)

@@ -87,7 +87,7 @@ for name, network in {"teacher": resnet18, "student": student}.items():
 print()
 for name, method in METHODS.items():
     start = "what pruning leaves" if method.pruned else "fresh weights"
-    goal = "labels and teacher" if method.taught else "labels"
+    goal = "labels and teacher" if method.distilled else "labels"
     print(f"{name:20s} begins with {start}, learns from {goal}")
 
 # %% [markdown]
@@ -265,7 +265,7 @@ check("10.3", epochs_in_time)
 
 # %% tags=["nbval-ignore-output"]
 setting = Setting("resnet18", pictures, teacher, cost["ratio"])
-for budget in distillation.BUDGETS:
+for budget in distillation.TIME_FRACTIONS:
     epochs = [
         distillation.epochs_for(Run(name, budget, 0), setting) for name in ("scratch", "distilled")
     ]
@@ -287,17 +287,17 @@ for run in bar(runs, "students"):
     seconds[run] = time.perf_counter() - start
     live[run] = distillation.point(run, trained, setting)
     print(
-        f"{run.budget:3.0%}  {run.method:20s} {live[run]['epochs']:.2f} epochs, "
+        f"{run.time_fraction:3.0%}  {run.method:20s} {live[run]['epochs']:.2f} epochs, "
         f"{seconds[run]:4.1f} s, {live[run]['accuracy']:.1f} % of the test pictures"
     )
 
 # %% tags=["nbval-ignore-output"]
 at_1, at_5 = (
-    {run.method: point["accuracy"] for run, point in live.items() if run.budget == budget}
+    {run.method: point["accuracy"] for run, point in live.items() if run.time_fraction == budget}
     for budget in (0.01, 0.05)
 )
 alone, taught = (
-    sum(seconds[run] for run in runs[:4] if METHODS[run.method].taught == wanted)
+    sum(seconds[run] for run in runs[:4] if METHODS[run.method].distilled == wanted)
     for wanted in (False, True)
 )
 print(f"in 1 %, the taught trained for {taught:.1f} s, the others for {alone:.1f} s")
@@ -369,7 +369,7 @@ STYLES = {
     "pruned": {"color": figures.COLOURS["structured"], "marker": "s"},
     "pruned and distilled": {"color": figures.COLOURS["distilled"], "marker": "s", "ls": "--"},
 }
-BUDGETS = distillation.BUDGETS
+TIME_FRACTIONS = distillation.TIME_FRACTIONS
 
 
 # %%
@@ -386,7 +386,7 @@ def curve(axes, name, budgets):
 
 # %%
 figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=(3, 2))
-for axes, budgets in zip(pair, (BUDGETS, BUDGETS[-2:]), strict=True):
+for axes, budgets in zip(pair, (TIME_FRACTIONS, TIME_FRACTIONS[-2:]), strict=True):
     for name in METHODS:
         curve(axes, name, budgets)
     axes.set(xlabel="share of the time (%)")
@@ -397,10 +397,10 @@ figures.show(figure, alt="Accuracy over training time of four methods; the taugh
 
 # %%
 means = {
-    name: {budget: fmean(distillation.by_seed(recorded, name, budget)) for budget in BUDGETS}
+    name: {budget: fmean(distillation.by_seed(recorded, name, budget)) for budget in TIME_FRACTIONS}
     for name in METHODS
 }
-for budget in BUDGETS:
+for budget in TIME_FRACTIONS:
     ranked = sorted(METHODS, key=lambda name: -means[name][budget])
     print(f"{budget:4.0%}", "  ".join(f"{name} {means[name][budget]:.1f}" for name in ranked))
 
@@ -410,7 +410,7 @@ for budget in BUDGETS:
 
 # %% tags=["nbval-ignore-output"]
 for name in ("scratch", "pruned"):
-    points = recordings.points(recorded, method=name, budget=0.05)
+    points = recordings.points(recorded, method=name, time_fraction=0.05)
     seen = ", ".join(f"{point['accuracy']:.1f} %" for point in points)
     print(f"{name:8s} here {at_5[name]:.1f} %, recorded with three seeds {seen}")
 
@@ -434,7 +434,7 @@ def lead(first, second, budget):
 
 # %%
 print("pruned minus scratch, seeds 0, 1 and 2")
-kept = {budget: lead("pruned", "scratch", budget) for budget in BUDGETS}
+kept = {budget: lead("pruned", "scratch", budget) for budget in TIME_FRACTIONS}
 
 # %% [markdown]
 # Without training both only guess: of so few channels nothing works by itself. After 5 % pruned
