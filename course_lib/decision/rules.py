@@ -573,7 +573,7 @@ def right_answers(brief: Brief, known: Sequence[Evidence]) -> list[tuple[str, ..
 # --- cases to practise on -----------------------------------------------------------------------
 
 
-class Case(NamedTuple):
+class DeploymentCase(NamedTuple):
     """A product, and its brief."""
 
     product: str
@@ -620,13 +620,15 @@ EASY = 10
 RETRAININGS = (0.0, 0.1, 0.2, 0.5, 1.0, 1.5)
 
 
-def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[Case]:
+def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[DeploymentCase]:
     """``count`` different cases, each with at least one right answer by what was recorded."""
     draw = random.Random(seed)
     products = draw.sample(PRODUCTS, count)
     easy = draw.sample(products, count // EASY)
     return [
-        Case(product, brief if (product, *brief[:3]) in easy else _drawn(brief, draw, known))
+        DeploymentCase(
+            product, brief if (product, *brief[:3]) in easy else _drawn(brief, draw, known)
+        )
         for product, hardware, bottleneck, architecture in products
         for brief in [Brief(hardware, bottleneck, architecture)]
     ]
