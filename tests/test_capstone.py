@@ -12,10 +12,10 @@ from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.pruning import masks
 from course_lib.teaching import capstone
-from course_lib.teaching.capstone import Attempt, Budget, Plan, PlanError
+from course_lib.teaching.capstone import Attempt, Limits, Plan, PlanError
 
-BUDGET = Budget(bytes=1000, time=0.1, accuracy=90.0)
-MET = Attempt(Plan(), BUDGET, bytes=1000, time=0.1, accuracy=90.0, seconds=3.0)
+LIMITS = Limits(bytes=1000, time=0.1, accuracy=90.0)
+MET = Attempt(Plan(), LIMITS, bytes=1000, time=0.1, accuracy=90.0, seconds=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def pictures() -> Splits:
 )
 def test_a_wrong_plan_is_refused_before_any_work(wrong, words):
     with pytest.raises(PlanError, match=re.escape(words)):
-        capstone.run(Plan()._replace(**wrong), BUDGET, data=None)
+        capstone.run(Plan()._replace(**wrong), LIMITS, data=None)
 
 
-def test_a_budget_comes_from_the_seed_and_a_recorded_network_meets_it():
+def test_limits_come_from_the_seed_and_a_recorded_network_keeps_them():
     points = load("compression", "resnet18")[COURSE]["points"]
-    budgets = [capstone.drawn(seed) for seed in range(30)]
-    assert budgets == [capstone.drawn(seed) for seed in range(30)] and len(set(budgets)) > 20
-    for bytes_, time, accuracy in budgets:
+    drawn = [capstone.drawn(seed) for seed in range(30)]
+    assert drawn == [capstone.drawn(seed) for seed in range(30)] and len(set(drawn)) > 20
+    for bytes_, time, accuracy in drawn:
         assert any(
             one["bytes"] <= bytes_
             and 1 / one["one thread"]["speedup"] <= time
@@ -97,7 +97,7 @@ def attempt(pictures):
         patch.setattr(
             capstone, "compare", lambda *what, **_: compare(*what, rounds=6, seconds=0, in_a_row=1)
         )
-        found = capstone.run(plan, BUDGET, pictures, lambda each: steps.append(len(each)) or each)
+        found = capstone.run(plan, LIMITS, pictures, lambda each: steps.append(len(each)) or each)
     return found, steps, made[0]
 
 
@@ -123,7 +123,7 @@ def test_a_teacher_is_asked_only_where_the_plan_says_so(pictures, monkeypatch):
 
     monkeypatch.setattr(capstone.forms, "teacher", teacher)
     with pytest.raises(RuntimeError, match="asked"):
-        capstone.run(Plan(channels=0.9, teacher=True), BUDGET, pictures)
+        capstone.run(Plan(channels=0.9, teacher=True), LIMITS, pictures)
     assert asked == ["resnet18"]
 
 
@@ -137,21 +137,21 @@ def test_the_estimate_is_no_time_without_training_and_more_with_more(pictures):
 # The board
 
 
-def test_the_board_keeps_all_attempts_and_ranks_those_at_a_budget(tmp_path):
+def test_the_board_keeps_all_attempts_and_ranks_those_within_its_limits(tmp_path):
     worse = MET._replace(bytes=3000)
     cheaper = MET._replace(plan=Plan(epochs=0.1))
-    other = MET._replace(budget=BUDGET._replace(bytes=5))
+    other = MET._replace(limits=LIMITS._replace(bytes=5))
     for each in (worse, MET, other):
         capstone.remember(each, tmp_path)
     assert capstone.remember(cheaper, tmp_path) == [cheaper, MET, worse]
-    assert capstone.board(tmp_path, BUDGET) == [cheaper, MET, worse]
-    assert capstone.board(tmp_path, other.budget) == [other]
-    lines = capstone.table(capstone.board(tmp_path, BUDGET)).splitlines()
+    assert capstone.board(tmp_path, LIMITS) == [cheaper, MET, worse]
+    assert capstone.board(tmp_path, other.limits) == [other]
+    lines = capstone.table(capstone.board(tmp_path, LIMITS)).splitlines()
     assert len(lines) == 4 and "epochs=0.1" in lines[1] and "3 of 3" in lines[1]
 
 
 def test_an_empty_board(tmp_path):
-    assert capstone.board(tmp_path / "none", BUDGET) == []
+    assert capstone.board(tmp_path / "none", LIMITS) == []
 
 
 ENTRY = json.loads(json.dumps(capstone._written(MET)))
@@ -178,7 +178,7 @@ def test_a_damaged_board_is_set_aside_never_overwritten(tmp_path, content, capsy
     (aside,) = tmp_path.glob("capstone.aside-*.json")
     assert aside.read_text(encoding="utf-8") == content
     assert aside.name in capsys.readouterr().out
-    assert capstone.board(tmp_path, BUDGET) == [MET]
+    assert capstone.board(tmp_path, LIMITS) == [MET]
 
 
 def test_a_board_that_cannot_be_stored_is_told_and_nothing_breaks(tmp_path, capsys):

@@ -17,9 +17,11 @@ def known():
 
 BRIEFS = {
     "nothing": Brief("cpu", "compute", "cnn"),
-    "all steps": Brief("cpu", "download", "cnn", smaller=200, may_lose=1, retraining=2.0),
-    "sparse": Brief("gpu with 2:4", "compute", "transformer", faster=1.5, retraining=0.2),
-    "impossible": Brief("microcontroller", "RAM", "mixed", smaller=900, retraining=0.1),
+    "all steps": Brief(
+        "cpu", "download", "cnn", compression_ratio=200, max_accuracy_drop=1, retraining=2.0
+    ),
+    "sparse": Brief("gpu with 2:4", "compute", "transformer", speedup=1.5, retraining=0.2),
+    "impossible": Brief("microcontroller", "RAM", "mixed", compression_ratio=900, retraining=0.1),
 }
 
 

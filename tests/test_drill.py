@@ -26,8 +26,8 @@ def state(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def evidence():
-    return questions.Evidence(machine="nobody's")
+def finder():
+    return questions.NumberFinder(machine="nobody's")
 
 
 def at(day):
@@ -160,8 +160,8 @@ def test_numbers_as_people_type_them(typed, meant):
     assert drill.number(typed) == meant
 
 
-def test_an_estimate_is_judged_by_its_tolerance(evidence):
-    assert [drill.judged(ESTIMATE, guess, evidence) for guess in (88, 91, 95)] == [
+def test_an_estimate_is_judged_by_its_tolerance(finder):
+    assert [drill.judged(ESTIMATE, guess, finder) for guess in (88, 91, 95)] == [
         *("good", "good", "again")
     ]
 
@@ -187,7 +187,7 @@ def test_the_summary_counts_by_topic_and_says_what_to_read_again():
 # --- the terminal -------------------------------------------------------------------------------
 
 
-def terminal(evidence, *lines, seconds=20.0):
+def terminal(finder, *lines, seconds=20.0):
     """A terminal that is fed ``lines``, then Ctrl-D; what it wrote; a clock."""
     typed, written, ticks = iter(lines), [], iter(range(1000))
 
@@ -198,11 +198,11 @@ def terminal(evidence, *lines, seconds=20.0):
             return line
         raise line
 
-    return Terminal(evidence, read, written.append, lambda: next(ticks) * seconds), written
+    return Terminal(finder, read, written.append, lambda: next(ticks) * seconds), written
 
 
-def test_cards_in_the_terminal(evidence):
-    there, written = terminal(evidence, "", "five", "3", "many", "89")
+def test_cards_in_the_terminal(finder):
+    there, written = terminal(finder, "", "five", "3", "many", "89")
     assert drill.practise([EXPLAIN, ESTIMATE], there, lambda: NOW) == 2
     text = "\n".join(written)
     assert "1 of 2: explain in sixty seconds, scoring, difficulty 3 of 5" in text
@@ -212,22 +212,22 @@ def test_cards_in_the_terminal(evidence):
 
 
 @pytest.mark.parametrize("stop", ["q", "Quit", EOFError, KeyboardInterrupt])
-def test_stopping_at_any_prompt_keeps_what_was_graded(evidence, stop):
-    there, _ = terminal(evidence, "", "easy", "", stop)
+def test_stopping_at_any_prompt_keeps_what_was_graded(finder, stop):
+    there, _ = terminal(finder, "", "easy", "", stop)
     assert drill.practise([EXPLAIN, OTHER], there, lambda: NOW) == 1
     assert [*progress.read()["interview"]] == [EXPLAIN.id]
-    assert drill.interview([OTHER], terminal(evidence, stop)[0], lambda: NOW) == []
+    assert drill.interview([OTHER], terminal(finder, stop)[0], lambda: NOW) == []
 
 
-def test_a_wrong_number_is_asked_again_soon(evidence):
-    there, written = terminal(evidence, "200")
+def test_a_wrong_number_is_asked_again_soon(finder):
+    there, written = terminal(finder, "200")
     drill.practise([ESTIMATE], there, lambda: NOW)
     assert "Not near enough." in written
     assert progress.read()["interview"][ESTIMATE.id]["grade"] == "again"
 
 
-def test_a_mock_interview_in_the_terminal(evidence):
-    there, written = terminal(evidence, "", "y", "maybe", "n", "yes", "", "n", seconds=70.0)
+def test_a_mock_interview_in_the_terminal(finder):
+    there, written = terminal(finder, "", "y", "maybe", "n", "yes", "", "n", seconds=70.0)
     [made] = drill.interview([EXPLAIN, OTHER], there, lambda: NOW)
     assert made == Answer(EXPLAIN, (True, False, True), 70.0) and made.grade == "hard"
     assert "70 seconds, too long." in written and "Type y or n." in written
@@ -281,8 +281,8 @@ def visible(widget):
     return widget.layout.display != "none"
 
 
-def test_cards_go_from_question_to_answer_to_grade_to_the_next(evidence, focused):
-    cards = Cards([EXPLAIN, ESTIMATE], evidence, lambda: NOW)
+def test_cards_go_from_question_to_answer_to_grade_to_the_next(finder, focused):
+    cards = Cards([EXPLAIN, ESTIMATE], finder, lambda: NOW)
     assert EXPLAIN.question in cards.question.value and focused == []
     assert visible(cards.question) and visible(cards.show)
     assert not visible(cards.answer) and not visible(cards.choice)
@@ -296,8 +296,8 @@ def test_cards_go_from_question_to_answer_to_grade_to_the_next(evidence, focused
     assert focused == [cards.grades[2], cards.next, cards.guess]
 
 
-def test_an_estimate_is_entered_and_grades_itself(evidence, focused):
-    cards = Cards([ESTIMATE], evidence, lambda: NOW)
+def test_an_estimate_is_entered_and_grades_itself(finder, focused):
+    cards = Cards([ESTIMATE], finder, lambda: NOW)
     cards.guess.value = "lots"
     assert "Type a number" in cards.said.value and visible(cards.guess)
     assert progress.read()["interview"] == {}
@@ -309,20 +309,20 @@ def test_an_estimate_is_entered_and_grades_itself(evidence, focused):
     assert not visible(cards.next)
 
 
-def test_an_empty_deck_says_so(evidence):
-    assert "Cards done: 0" in Cards([], evidence).question.value
+def test_an_empty_deck_says_so(finder):
+    assert "Cards done: 0" in Cards([], finder).question.value
 
 
-def interviewed(evidence, seconds):
+def interviewed(finder, seconds):
     """A mock interview whose clock is ``seconds`` (a list of one number), and its countdowns."""
     waiting = []
-    mock = Interview([EXPLAIN, OTHER], evidence, lambda: NOW, lambda: seconds[0], waiting.append)
+    mock = Interview([EXPLAIN, OTHER], finder, lambda: NOW, lambda: seconds[0], waiting.append)
     return mock, waiting
 
 
-def test_a_mock_interview_counts_down_and_sums_up(evidence, focused):
+def test_a_mock_interview_counts_down_and_sums_up(finder, focused):
     seconds = [0.0]
-    mock, waiting = interviewed(evidence, seconds)
+    mock, waiting = interviewed(finder, seconds)
     assert waiting == [] and not visible(mock.time), "nothing runs before it is started"
     mock.start.click()
     assert mock.time.value == 60 and visible(mock.time) and visible(mock.stop)
@@ -350,9 +350,9 @@ def test_a_mock_interview_counts_down_and_sums_up(evidence, focused):
         coroutine.close()
 
 
-def test_the_countdown_of_an_answered_question_stops(evidence, focused):
+def test_the_countdown_of_an_answered_question_stops(finder, focused):
     seconds = [0.0]
-    mock, waiting = interviewed(evidence, seconds)
+    mock, waiting = interviewed(finder, seconds)
     mock.start.click()
     mock.stop.click()
     steps = []
@@ -366,15 +366,15 @@ def test_the_countdown_of_an_answered_question_stops(evidence, focused):
         coroutine.close()
 
 
-def test_an_estimate_has_its_number_among_the_points(evidence):
-    first, *rest = drill.rubric(ESTIMATE, evidence)
+def test_an_estimate_has_its_number_among_the_points(finder):
+    first, *rest = drill.rubric(ESTIMATE, finder)
     assert first == "a number within 2 % of 89.3 %" and rest == [*ESTIMATE.strong]
 
 
-def test_text_of_a_question_stays_text(evidence):
+def test_text_of_a_question_stays_text(finder):
     odd = EXPLAIN._replace(question="<script>1 < 2</script>", answer="a & b")
-    assert "<script>" not in drill_widgets.question_html(odd, 1, 1, evidence)
-    assert "a &amp; b" in drill_widgets.answer_html(odd, evidence)
+    assert "<script>" not in drill_widgets.question_html(odd, 1, 1, finder)
+    assert "a &amp; b" in drill_widgets.answer_html(odd, finder)
 
 
 def test_pictures_show_the_bank_and_the_topics():

@@ -34,7 +34,7 @@ from course_lib.teaching.exercises.engine import Outcome, assess, examine
 from course_lib.teaching.running import Result, run
 
 PROTECTED = sandbox.missing() is None
-SMALL = sandbox.Limits(seconds=6, memory=400 << 20, file=1 << 20, files=20)
+SMALL = sandbox.ResourceLimits(seconds=6, memory=400 << 20, file=1 << 20, files=20)
 FIRST = lesson("01")
 
 needs_landlock = pytest.mark.skipif(not PROTECTED, reason="needs Landlock (Linux 6.2)")
@@ -737,5 +737,5 @@ def test_a_page_that_cannot_be_made_is_no_other_students_trouble(monkeypatch, tm
 
 
 def test_the_limits_leave_room_for_the_teacher():
-    assert 1 <= grading._workers(sandbox.Limits()) <= os.cpu_count()
-    assert grading._workers(sandbox.Limits(memory=1 << 60)) == 1
+    assert 1 <= grading._workers(sandbox.ResourceLimits()) <= os.cpu_count()
+    assert grading._workers(sandbox.ResourceLimits(memory=1 << 60)) == 1

@@ -14,7 +14,7 @@ import yaml
 from course_lib import PROJECT
 from course_lib.experiments import recordings
 from course_lib.teaching import claims, progress, questions
-from course_lib.teaching.questions import BankError, Estimate, Evidence
+from course_lib.teaching.questions import BankError, Estimate, NumberFinder
 
 BANK = questions.load()
 ESTIMATES = [question for question in BANK.values() if question.estimate]
@@ -26,8 +26,8 @@ def own_progress(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def evidence():
-    return Evidence(machine="nobody's")
+def finder():
+    return NumberFinder(machine="nobody's")
 
 
 # --- the bank -----------------------------------------------------------------------------------
@@ -54,15 +54,15 @@ def test_every_topic_and_difficulty_and_claim_is_asked_about():
 
 
 @pytest.mark.parametrize("question", BANK.values(), ids=lambda question: question.id)
-def test_its_numbers_are_found_and_nothing_is_left_to_fill_in(question, evidence):
-    full = questions.filled(question, evidence)
+def test_its_numbers_are_found_and_nothing_is_left_to_fill_in(question, finder):
+    full = questions.filled(question, finder)
     assert not questions.placeholders(full.texts())
     assert not any(re.search(r"nan|inf\b|[{}]", text) for text in full.texts())
 
 
 @pytest.mark.parametrize("question", ESTIMATES, ids=lambda question: question.id)
-def test_an_estimate_has_a_finite_answer_that_is_right_and_is_told(question, evidence):
-    truth = evidence.number(question.estimate.value).value
+def test_an_estimate_has_a_finite_answer_that_is_right_and_is_told(question, finder):
+    truth = finder.number(question.estimate.value).value
     assert math.isfinite(truth)
     assert question.estimate.right(truth, truth)
     assert not question.estimate.right(5 * truth + 100, truth)
@@ -220,9 +220,9 @@ def two_machines(tmp_path):
 
 
 def test_the_learners_own_recording_comes_first(two_machines):
-    mine = Evidence(two_machines, "mine").number(PLACE)
+    mine = NumberFinder(two_machines, "mine").number(PLACE)
     assert mine == (50.0, "recorded on mine")
-    other = Evidence(two_machines, "another").number(PLACE)
+    other = NumberFinder(two_machines, "another").number(PLACE)
     assert other.origin == "recorded on cpu-2core" and other.value != 50.0
 
 
@@ -233,33 +233,33 @@ def test_both_parts_of_a_ratio_come_from_one_machine(two_machines):
     own["pruned"] = [entry for entry in own["pruned"] if entry["amount"] != 0.9]
     path.write_text(json.dumps(own))
     ratio = PLACE | {"over": PLACE | {"where": {"granularity": "weights", "amount": 0.5}}}
-    found = Evidence(two_machines, "mine").number(ratio)
-    there = Evidence(two_machines, "another").number(ratio)
+    found = NumberFinder(two_machines, "mine").number(ratio)
+    there = NumberFinder(two_machines, "another").number(ratio)
     assert found == there and found.origin == "recorded on cpu-2core"
 
 
-def test_a_measured_claim_of_the_learner_comes_first(evidence):
+def test_a_measured_claim_of_the_learner_comes_first(finder):
     look_up = {"claim": "C02", "quantity": "gap_without_finetune"}
-    assert evidence.number(look_up).origin == "recorded on cpu-2core"
+    assert finder.number(look_up).origin == "recorded on cpu-2core"
     claims.record("C02", {"gap_without_finetune": 12.5}, "a test")
-    assert Evidence().number(look_up) == (12.5, "as you measured it")
+    assert NumberFinder().number(look_up) == (12.5, "as you measured it")
 
 
-def test_seeds_count_as_their_mean(evidence):
+def test_seeds_count_as_their_mean(finder):
     what = {"granularity": "weights", "amount": 0.98, "method": "one-shot"}
     what |= {"schedule": "rewound", "epoch_fraction": 0.2}
     recording = recordings.load("drop_recovery", "small_resnet")[recordings.COURSE]
     found = [point["accuracy"] for point in recordings.points(recording, **what)]
-    value = evidence.number(PLACE | {"at": "points", "where": what}).value
+    value = finder.number(PLACE | {"at": "points", "where": what}).value
     assert len(found) == 3 and value == pytest.approx(sum(found) / 3)
 
 
-def test_a_look_up_compares_and_converts(evidence):
-    assert evidence.number({"number": 6, "over": {"number": 4}}).value == 1.5
-    assert evidence.number({"number": 6, "minus": {"number": 4}}).value == 2
+def test_a_look_up_compares_and_converts(finder):
+    assert finder.number({"number": 6, "over": {"number": 4}}).value == 1.5
+    assert finder.number({"number": 6, "minus": {"number": 4}}).value == 2
     dense = PLACE | {"field": "dense.accuracy"}
     del dense["at"], dense["where"]
-    assert evidence.number(dense).value == pytest.approx(92.27)
+    assert finder.number(dense).value == pytest.approx(92.27)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_a_look_up_compares_and_converts(evidence):
         {"over": {"number": 0}},
     ],
 )
-def test_a_look_up_that_finds_nothing_is_told(evidence, change):
+def test_a_look_up_that_finds_nothing_is_told(finder, change):
     with pytest.raises(BankError, match="No recording has"):
-        evidence.number(PLACE | change)
+        finder.number(PLACE | change)
 
 
 def test_numbers_are_shown_with_three_digits():

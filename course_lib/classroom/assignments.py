@@ -67,7 +67,7 @@ and without files. Save, and hand in this file.
 The story behind the exercises is in lesson {number}, `notebooks/{name}.ipynb`."""
 
 
-class Task(NamedTuple):
+class AssignedExercise(NamedTuple):
     """An exercise as it stands in a lesson: its text, and the cell with the stub."""
 
     exercise: Exercise
@@ -86,7 +86,7 @@ class Assignment(NamedTuple):
 
     name: str
     title: str
-    tasks: list[Task]
+    tasks: list[AssignedExercise]
     own: dict[str, str]
 
     @property
@@ -126,12 +126,12 @@ def assignment(script: Path) -> Assignment:
     return Assignment(script.stem, title, tasks, {cell.id: cell.source for cell in cells})
 
 
-def _task(script: Path, number: str, function: str, text: str, stub: str) -> Task:
+def _task(script: Path, number: str, function: str, text: str, stub: str) -> AssignedExercise:
     if number not in EXERCISES:
         raise ClassroomError(f"{script.name} checks {number}, but no exercise has that number.")
     if len(re.findall(rf"^ +{re.escape(STUB)}$", stub, re.MULTILINE)) != 1:
         raise ClassroomError(f"{script.name}: the stub of {number} has no single `{STUB}`.")
-    return Task(EXERCISES[number], function, _own_text(text, number), stub)
+    return AssignedExercise(EXERCISES[number], function, _own_text(text, number), stub)
 
 
 def _own_text(text: str, number: str) -> str:
@@ -140,7 +140,7 @@ def _own_text(text: str, number: str) -> str:
     return text[heading or max(text.find(f"**Exercise {number}"), 0) :]
 
 
-def setup(tasks: Iterable[Task]) -> str:
+def setup(tasks: Iterable[AssignedExercise]) -> str:
     """The first cell: the imports that the references need, and ``check`` and ``hint``."""
     needed = [line for task in tasks for line in _imports(task.exercise.reference)]
     plain = sorted({"import numpy as np", "import torch", *needed})
@@ -155,7 +155,7 @@ def _imports(reference: Callable) -> list[str]:
     return [ast.unparse(node) for node in imports if not _is_own(node) and used & _names(node)]
 
 
-def solved(task: Task) -> str:
+def solved(task: AssignedExercise) -> str:
     """The cell of ``task`` with the reference where the stub has its ``...``, marked for nbgrader.
 
     The reference and what it needs of its module stand inside of the function, so that the release,
@@ -243,7 +243,7 @@ def _setup_cell(assignment: Assignment) -> NotebookNode:
     return _marked(setup(assignment.tasks), f"setup-{assignment.number}", locked=True)
 
 
-def _cells(task: Task) -> list[NotebookNode]:
+def _cells(task: AssignedExercise) -> list[NotebookNode]:
     number = task.exercise.id
     name, worth = number.replace(".", "-"), f"{task.points} point" + "s" * (task.points > 1)
     test = (

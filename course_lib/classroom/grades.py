@@ -4,7 +4,7 @@ import csv
 import io
 from typing import NamedTuple
 
-from course_lib.classroom.assignments import Task
+from course_lib.classroom.assignments import AssignedExercise
 from course_lib.teaching.exercises.engine import Outcome
 
 
@@ -19,7 +19,7 @@ class Mark(NamedTuple):
     code: str = ""
 
     @classmethod
-    def of(cls, task: Task, outcome: Outcome, code: str = "") -> "Mark":
+    def of(cls, task: AssignedExercise, outcome: Outcome, code: str = "") -> "Mark":
         """All points of ``task`` for a correct answer, else none."""
         points = task.points if outcome.kind == "correct" else 0
         return cls(task.exercise.id, task.exercise.title, points, task.points, outcome, code)

@@ -18,12 +18,18 @@ from typing import NamedTuple
 from course_lib import PROJECT
 from course_lib.bars import bar
 from course_lib.classroom import sandbox, submissions
-from course_lib.classroom.assignments import COURSE, Assignment, Task, assignments, setup
+from course_lib.classroom.assignments import (
+    COURSE,
+    AssignedExercise,
+    Assignment,
+    assignments,
+    setup,
+)
 from course_lib.classroom.errors import ClassroomError
 from course_lib.classroom.feedback import page
 from course_lib.classroom.grades import Grade, Mark, table
 from course_lib.classroom.judging import Ran, ran
-from course_lib.classroom.sandbox import Limits
+from course_lib.classroom.sandbox import ResourceLimits
 from course_lib.classroom.wire import Job
 from course_lib.files import write_whole
 from course_lib.measuring import machine
@@ -31,7 +37,7 @@ from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.exercises.engine import Outcome
 from course_lib.teaching.running import SECONDS
 
-LIMITS = Limits()
+LIMITS = ResourceLimits()
 
 ENDED_THE_JUDGE = "It ended the process that judges it."
 
@@ -49,7 +55,7 @@ class Notebook(NamedTuple):
 def grade(
     folder: Path,
     out: Path = COURSE,
-    limits: Limits = LIMITS,
+    limits: ResourceLimits = LIMITS,
     protected: bool = True,
     root: Path = PROJECT,
 ) -> list[Grade]:
@@ -99,7 +105,7 @@ def _placed(notebooks: list[Notebook]) -> list[Notebook]:
 
 
 def _graded(
-    notebooks: list[Notebook], known: dict[str, Assignment], limits: Limits, protected: bool
+    notebooks: list[Notebook], known: dict[str, Assignment], limits: ResourceLimits, protected: bool
 ) -> list[Grade]:
     done = [_zero(one, known) for one in notebooks if one.answers is None]
     to_run = [one for one in notebooks if one.answers is not None]
@@ -167,13 +173,15 @@ def _graded_one(notebook: Notebook, assignment: Assignment, result: Ran | Classr
         return _zero(notebook._replace(reason=why), known)
 
 
-def _workers(limits: Limits) -> int:
+def _workers(limits: ResourceLimits) -> int:
     """As many as there are cores, and memory for."""
     room = machine.memory()[0] // (sandbox.RUNTIME + limits.memory)
     return max(1, min(machine.usable_threads(), room))
 
 
-def _job(notebook: Notebook, assignment: Assignment, limits: Limits, protected: bool) -> Job:
+def _job(
+    notebook: Notebook, assignment: Assignment, limits: ResourceLimits, protected: bool
+) -> Job:
     cells, names = notebook.answers
     cases = {name: EXERCISES[name].cases() for name in names}
     return Job(setup(assignment.tasks), cells, names, cases, SECONDS, limits, protected)
@@ -194,7 +202,7 @@ def _summary(marks: tuple[Mark, ...], result: Ran) -> str:
     return "" if any(mark.points for mark in marks) else marks[0].outcome.message
 
 
-def _mark(task: Task, answers: submissions.Answers, result: Ran) -> Mark:
+def _mark(task: AssignedExercise, answers: submissions.Answers, result: Ran) -> Mark:
     number, names = task.exercise.id, "|".join(map(re.escape, answers.names[task.exercise.id]))
     its = re.compile(rf"\bdef ({names})\b|^({names}) *=|check\(\s*[\"']{number}\b", re.MULTILINE)
     cells = [pair for pair in zip(answers.cells, result.errors, strict=True) if its.search(pair[0])]

@@ -33,7 +33,7 @@ SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/e
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
 
 
-class Limits(NamedTuple):
+class ResourceLimits(NamedTuple):
     """What one submission may use; bytes are those beyond Python and torch."""
 
     seconds: float = 45.0
@@ -63,7 +63,7 @@ def missing() -> str | None:
 # --- inside: what a program does to itself ------------------------------------------------------
 
 
-def confine(folder: Path, limits: Limits, protected: bool) -> None:
+def confine(folder: Path, limits: ResourceLimits, protected: bool) -> None:
     """Limit this process for good; with ``protected``, to writing in ``folder`` as well.
 
     It says so on standard error, for :func:`run`.
@@ -81,7 +81,7 @@ def confine(folder: Path, limits: Limits, protected: bool) -> None:
     os.write(sys.stderr.fileno(), CONFINED)
 
 
-def _limit_resources(limits: Limits) -> None:
+def _limit_resources(limits: ResourceLimits) -> None:
     import resource  # Windows has none
 
     now = psutil.Process().memory_info().vms
@@ -126,7 +126,7 @@ def adopt_orphans() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def run(module: str, job: bytes, folder: Path, limits: Limits) -> Ended:
+def run(module: str, job: bytes, folder: Path, limits: ResourceLimits) -> Ended:
     """Run ``python -m module`` with ``job`` as its input, in ``folder``, under ``limits``.
 
     It must call :func:`confine`, and close its standard error, before it does anything for a
@@ -188,7 +188,9 @@ def _is_confined(said: int) -> bool:
     return os.pread(said, os.fstat(said).st_size, 0).endswith(CONFINED)
 
 
-def _watch(process: subprocess.Popen, said: int, folder: Path, limits: Limits) -> str | None:
+def _watch(
+    process: subprocess.Popen, said: int, folder: Path, limits: ResourceLimits
+) -> str | None:
     """Wait for its end; the reason why it had to be ended, or did not end well.
 
     Time and looks begin when it is confined: before, Python and torch load, and start programs of
@@ -208,7 +210,7 @@ def _watch(process: subprocess.Popen, said: int, folder: Path, limits: Limits) -
     return None
 
 
-def _excess(pid: int, folder: Path, limits: Limits) -> str | None:
+def _excess(pid: int, folder: Path, limits: ResourceLimits) -> str | None:
     """What a running program has too much of."""
     with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
         process = psutil.Process(pid)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from course_lib.classroom.sandbox import Limits
+from course_lib.classroom.sandbox import ResourceLimits
 from course_lib.files import printable
 from course_lib.teaching.running import Failure, Result
 
@@ -37,7 +37,7 @@ class Job(NamedTuple):
     names: dict[str, list[str]]
     cases: dict[str, list[tuple]]
     seconds: float
-    limits: Limits
+    limits: ResourceLimits
     protected: bool
 
 

@@ -35,11 +35,11 @@ class Evidence(NamedTuple):
         form: the file it lies in: "float32" or "int8" to run, "packed" to send.
         steps: what was done to it, of "structured", "unstructured", "2:4", "distil", "quantize".
         budget: the training that it took, as a share of the recipe's epochs.
-        lost: points of test accuracy.
-        smaller: how many times fewer bytes.
-        fewer: how many times fewer MACs.
-        faster: how many times faster on one thread of a CPU.
-        faster_float32: the same for its float32 form.
+        accuracy_drop: points of test accuracy that it lost.
+        compression_ratio: how many times fewer bytes.
+        mac_reduction: how many times fewer MACs.
+        speedup: how many times faster on one thread of a CPU.
+        speedup_float32: the same for its float32 form.
         source: the recording.
     """
 
@@ -48,11 +48,11 @@ class Evidence(NamedTuple):
     form: str
     steps: frozenset[str]
     budget: float
-    lost: float
-    smaller: float
-    fewer: float
-    faster: float
-    faster_float32: float
+    accuracy_drop: float
+    compression_ratio: float
+    mac_reduction: float
+    speedup: float
+    speedup_float32: float
     source: str
 
 
@@ -116,7 +116,8 @@ def _transformer(root: Path) -> Iterator[Evidence]:
             in_place = _in_place("transformer", name, step, budget, lost, source)
             yield in_place
             if "bytes" in row:
-                yield in_place._replace(form="packed", smaller=dense["bytes"] / row["bytes"])
+                ratio = dense["bytes"] / row["bytes"]
+                yield in_place._replace(form="packed", compression_ratio=ratio)
 
 
 def _mixed(root: Path) -> Iterator[Evidence]:
@@ -163,11 +164,11 @@ def _row(
         point["form"],
         made.steps | ({"quantize"} if point["form"] == "int8" else set()),
         made.budget,
-        lost=dense["accuracy"] - point["accuracy"],
-        smaller=dense["bytes"] / point["bytes"],
-        fewer=dense["macs"] / point["macs"],
-        faster=_over(point, dense),
-        faster_float32=_over(exact, dense),
+        accuracy_drop=dense["accuracy"] - point["accuracy"],
+        compression_ratio=dense["bytes"] / point["bytes"],
+        mac_reduction=dense["macs"] / point["macs"],
+        speedup=_over(point, dense),
+        speedup_float32=_over(exact, dense),
         source=source,
     )
 
@@ -178,12 +179,12 @@ def _over(point: dict, dense: dict) -> float:
 
 
 def _in_place(
-    architecture: str, name: str, step: str, budget: float, lost: float, source: str
+    architecture: str, name: str, step: str, budget: float, accuracy_drop: float, source: str
 ) -> Evidence:
     """A network with its pruned weights stored as zeros: as large and as slow as the dense one."""
-    return Evidence(
-        architecture, name, "float32", frozenset([step]), budget, lost, 1.0, 1.0, 1.0, 1.0, source
-    )
+    made = Made(frozenset([step]), budget)
+    gains = (1.0, 1.0, 1.0, 1.0)
+    return Evidence(architecture, name, "float32", *made, accuracy_drop, *gains, source)
 
 
 # --- networks whose other numbers are in other recordings ---------------------------------------
@@ -237,7 +238,7 @@ def _distillation(root: Path) -> Iterator[Evidence]:
         right = fmean(one["accuracy"] for one in points)
         row = _row("cnn", student, made, dense, student, source)
         if made.steps:
-            yield row._replace(name=method, lost=dense["accuracy"] - right)
+            yield row._replace(name=method, accuracy_drop=dense["accuracy"] - right)
 
 
 def _steps_of(method: str) -> frozenset[str]:

@@ -49,10 +49,10 @@ HARDWARE = {
 
 #: What can be scarce, and the target that addresses it.
 BOTTLENECKS = {
-    "compute": "faster",
-    "memory bandwidth": "faster",
-    "download": "smaller",
-    "RAM": "smaller",
+    "compute": "speedup",
+    "memory bandwidth": "speedup",
+    "download": "compression_ratio",
+    "RAM": "compression_ratio",
 }
 
 
@@ -63,9 +63,9 @@ class Brief(NamedTuple):
         hardware: one of :data:`HARDWARE`.
         bottleneck: one of :data:`BOTTLENECKS`.
         architecture: "cnn", "transformer" or "mixed".
-        faster: how many times faster it must get; 1 asks for nothing.
-        smaller: how many times fewer bytes it must have; 1 asks for nothing.
-        may_lose: points of accuracy that it may lose.
+        speedup: how many times faster it must get; 1 asks for nothing.
+        compression_ratio: how many times fewer bytes it must have; 1 asks for nothing.
+        max_accuracy_drop: points of accuracy that it may lose.
         retraining: the training that can be afforded, as a share of the original epochs.
         keep_weights: whether the result must come from the weights that are trained already.
     """
@@ -73,9 +73,9 @@ class Brief(NamedTuple):
     hardware: str
     bottleneck: str
     architecture: str
-    faster: float = 1.0
-    smaller: float = 1.0
-    may_lose: float = 1.0
+    speedup: float = 1.0
+    compression_ratio: float = 1.0
+    max_accuracy_drop: float = 1.0
     retraining: float = 0.0
     keep_weights: bool = False
 
@@ -85,16 +85,16 @@ class Expected(NamedTuple):
 
     Args:
         name: the network that promises it, and its form.
-        faster: times; the most that the hardware allows where ``at_most``, else measured.
+        speedup: the most that the hardware allows where ``at_most``, else measured.
         taught: whether it learned from a teacher.
         source: the recording.
     """
 
     name: str
     form: str
-    lost: float
-    smaller: float
-    faster: float
+    accuracy_drop: float
+    compression_ratio: float
+    speedup: float
     at_most: bool
     budget: float
     taught: bool
@@ -103,10 +103,14 @@ class Expected(NamedTuple):
     def __str__(self) -> str:
         most = "at most " if self.at_most else ""
         return (
-            f"{self.name}, {self.form}: {self.lost:.1f} points lost, {self.smaller:.1f}x smaller, "
-            f"{most}{self.faster:.1f}x faster, {100 * self.budget:.0f} % of the epochs "
-            f"({self.source})"
+            f"{self.name}, {self.form}: {self.accuracy_drop:.1f} points lost, "
+            f"{self.compression_ratio:.1f}x smaller, {most}{self.speedup:.1f}x faster, "
+            f"{100 * self.budget:.0f} % of the epochs ({self.source})"
         )
+
+
+#: The fields of a brief that are numbers, and the least that each may be.
+LEAST = {"speedup": 1, "compression_ratio": 1, "max_accuracy_drop": 0, "retraining": 0}
 
 
 class BriefError(ValueError):
@@ -127,7 +131,7 @@ def checked(brief: Brief) -> Brief:
         if getattr(brief, field) not in choices:
             given = getattr(brief, field)
             raise BriefError(f"{field} is {given!r}; choose from {', '.join(choices)}.")
-    for field, least in (("faster", 1), ("smaller", 1), ("may_lose", 0), ("retraining", 0)):
+    for field, least in LEAST.items():
         _check_number(field, getattr(brief, field), least)
     if type(brief.keep_weights) is not bool:
         raise BriefError(f"keep_weights is {brief.keep_weights!r}; say True or False.")
@@ -143,11 +147,11 @@ def _check_number(field: str, value: Any, least: float) -> None:
 
 def _refuse_contradiction(brief: Brief) -> None:
     wanted = BOTTLENECKS[brief.bottleneck]
-    other = "smaller" if wanted == "faster" else "faster"
+    other = "compression_ratio" if wanted == "speedup" else "speedup"
     if getattr(brief, wanted) == 1 < getattr(brief, other):
         raise BriefError(
             f"The bottleneck is {brief.bottleneck}, but {wanted} is 1 while {other} is "
-            f"{getattr(brief, other)}: say how many times {wanted} it must get, or name "
+            f"{getattr(brief, other)}: say which {wanted} it must reach, or name "
             "another bottleneck."
         )
 
@@ -162,17 +166,17 @@ def expected(evidence: Evidence, hardware: str) -> Expected:
     tensor cores may double that. Zeros elsewhere and int8 count for nothing.
     """
     kind = HARDWARE[hardware]
-    faster = evidence.faster if kind.int8 else evidence.faster_float32
+    speedup = evidence.speedup if kind.int8 else evidence.speedup_float32
     if kind.gpu:
         doubled = kind.two_four and "2:4" in evidence.steps
-        faster = evidence.fewer * (TWO_FOUR_CEILING if doubled else 1.0)
+        speedup = evidence.mac_reduction * (TWO_FOUR_CEILING if doubled else 1.0)
     return Expected(
         evidence.name,
         evidence.form,
-        evidence.lost,
-        evidence.smaller,
-        faster,
-        at_most=kind.gpu and faster > 1,
+        evidence.accuracy_drop,
+        evidence.compression_ratio,
+        speedup,
+        at_most=kind.gpu and speedup > 1,
         budget=evidence.budget,
         taught="distil" in evidence.steps,
         source=evidence.source,
@@ -213,9 +217,9 @@ def shortfall(brief: Brief, promise: Expected) -> float:
 
     Factors are compared by their logarithms, points of accuracy as they are.
     """
-    factors = (brief.faster / promise.faster, brief.smaller / promise.smaller)
+    factors = (brief.speedup / promise.speedup, brief.compression_ratio / promise.compression_ratio)
     missing = sum(max(0.0, math.log(factor)) for factor in factors)
-    return missing + max(0.0, round(promise.lost, 2) - brief.may_lose)
+    return missing + max(0.0, round(promise.accuracy_drop, 2) - brief.max_accuracy_drop)
 
 
 def best(
@@ -231,7 +235,7 @@ def best(
 
     def rank(one: Expected) -> tuple:
         unlike = one.name != like, one.taught != ("distil" in steps)
-        return unlike[0], shortfall(brief, one), unlike[1], one.lost
+        return unlike[0], shortfall(brief, one), unlike[1], one.accuracy_drop
 
     return min(promises(brief, steps, known), key=rank, default=None)
 
@@ -293,7 +297,7 @@ def _int8_is_enough(state: State) -> bool:
 
 
 def _skips_zeros(state: State) -> bool:
-    short_of_time = BOTTLENECKS[state.brief.bottleneck] == "faster"
+    short_of_time = BOTTLENECKS[state.brief.bottleneck] == "speedup"
     skips = HARDWARE[state.brief.hardware].two_four
     return skips and short_of_time and state.would_do("2:4")
 
@@ -303,7 +307,7 @@ def _cannot_retrain(state: State) -> bool:
 
 
 def _only_bytes(state: State) -> bool:
-    only = state.brief.faster == 1 and _zeros_count(state.brief)
+    only = state.brief.speedup == 1 and _zeros_count(state.brief)
     return only and state.would_do("unstructured")
 
 
@@ -488,7 +492,7 @@ def judge(brief: Brief, answer: Collection[str], known: Sequence[Evidence]) -> J
     Raises:
         BriefError: the brief is impossible or contradicts itself.
     """
-    steps, asked = frozenset(answer), max(checked(brief).faster, brief.smaller) > 1
+    steps, asked = frozenset(answer), max(checked(brief).speedup, brief.compression_ratio) > 1
     if unknown := steps - {NOTHING, *STEPS}:
         return Judgement(False, f"no step is called {min(unknown)!r}; choose from {_listed()}")
     if not steps:
@@ -545,12 +549,14 @@ def _simpler(brief: Brief, steps: frozenset[str], known: Sequence[Evidence]) -> 
 
 def missed(brief: Brief, promise: Expected) -> list[str]:
     """The targets that ``promise`` does not meet, in words."""
+    drop, most = promise.accuracy_drop, brief.max_accuracy_drop
+    ratio, speedup = promise.compression_ratio, promise.speedup
     return [
         f"{name} ({got:.1f}, asked: {asked:g})"
         for name, got, asked, met in (
-            ("points lost", promise.lost, brief.may_lose, round(promise.lost, 2) <= brief.may_lose),
-            ("smaller", promise.smaller, brief.smaller, promise.smaller >= brief.smaller),
-            ("faster", promise.faster, brief.faster, promise.faster >= brief.faster),
+            ("points lost", drop, most, round(drop, 2) <= most),
+            ("smaller", ratio, brief.compression_ratio, ratio >= brief.compression_ratio),
+            ("faster", speedup, brief.speedup, speedup >= brief.speedup),
         )
         if not met
     ]
@@ -567,7 +573,7 @@ def right_answers(brief: Brief, known: Sequence[Evidence]) -> list[tuple[str, ..
 # --- cases to practise on -----------------------------------------------------------------------
 
 
-class Case(NamedTuple):
+class DeploymentCase(NamedTuple):
     """A product, and its brief."""
 
     product: str
@@ -614,13 +620,15 @@ EASY = 10
 RETRAININGS = (0.0, 0.1, 0.2, 0.5, 1.0, 1.5)
 
 
-def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[Case]:
+def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[DeploymentCase]:
     """``count`` different cases, each with at least one right answer by what was recorded."""
     draw = random.Random(seed)
     products = draw.sample(PRODUCTS, count)
     easy = draw.sample(products, count // EASY)
     return [
-        Case(product, brief if (product, *brief[:3]) in easy else _drawn(brief, draw, known))
+        DeploymentCase(
+            product, brief if (product, *brief[:3]) in easy else _drawn(brief, draw, known)
+        )
         for product, hardware, bottleneck, architecture in products
         for brief in [Brief(hardware, bottleneck, architecture)]
     ]
@@ -628,7 +636,8 @@ def cases(seed: int, known: Sequence[Evidence], count: int = 20) -> list[Case]:
 
 def _drawn(start: Brief, draw: random.Random, known: Sequence[Evidence]) -> Brief:
     """``start`` with targets that some recorded network meets."""
-    mine = [one for one in known if one.architecture == start.architecture and 0 <= one.lost < 3]
+    same = (one for one in known if one.architecture == start.architecture)
+    mine = [one for one in same if 0 <= one.accuracy_drop < 3]
     by_steps: dict[tuple[str, ...], list[Evidence]] = {}
     for one in mine:
         by_steps.setdefault(tuple(sorted(one.steps)), []).append(one)
@@ -641,7 +650,7 @@ def _drawn(start: Brief, draw: random.Random, known: Sequence[Evidence]) -> Brie
 def _asked_of(one: Evidence, start: Brief, draw: random.Random) -> Brief:
     """Targets that ``one`` just meets; often none for what is not the bottleneck."""
     promise = expected(one, start.hardware)
-    targets = {"faster": promise.faster, "smaller": promise.smaller}
+    targets = {"speedup": promise.speedup, "compression_ratio": promise.compression_ratio}
     wanted = BOTTLENECKS[start.bottleneck]
     asked = {
         name: max(1.0, float(f"{draw.uniform(0.6, 0.9) * target:.2g}"))
@@ -649,9 +658,9 @@ def _asked_of(one: Evidence, start: Brief, draw: random.Random) -> Brief:
         if name == wanted or draw.random() < 0.3
     }
     return start._replace(
-        faster=asked.get("faster", start.faster),
-        smaller=asked.get("smaller", start.smaller),
-        may_lose=math.ceil(2 * one.lost + draw.random()) / 2,
+        speedup=asked.get("speedup", start.speedup),
+        compression_ratio=asked.get("compression_ratio", start.compression_ratio),
+        max_accuracy_drop=math.ceil(2 * one.accuracy_drop + draw.random()) / 2,
         retraining=min(share for share in RETRAININGS if share >= one.budget - 1e-9),
         keep_weights=draw.random() < 0.3,
     )
@@ -661,7 +670,7 @@ def _asked_of(one: Evidence, start: Brief, draw: random.Random) -> Brief:
 
 
 #: Points of accuracy that the comparisons of C20 allow.
-MOST_LOST = 1.0
+MAX_ACCURACY_DROP = 1.0
 
 
 def textbook(brief: Brief) -> tuple[str, ...]:
@@ -683,7 +692,7 @@ def most(
     If no network is within a point it is 1, that of the dense network.
 
     Args:
-        gain: "faster" or "smaller".
+        gain: "speedup" or "compression_ratio".
         pruned: the only kind of pruning.
         budget: the most training that can be afforded, as a share of the epochs.
     """
@@ -691,7 +700,7 @@ def most(
         getattr(one, gain)
         for one in known
         if (one.architecture, one.form, one.steps - {"distil"}) == (architecture, form, {pruned})
-        and one.lost <= MOST_LOST
+        and one.accuracy_drop <= MAX_ACCURACY_DROP
         and one.budget <= budget
     ]
     return max(found, default=1.0)

@@ -131,35 +131,35 @@ def weight_sharing(model: nn.Module, count: int) -> Iterator[None]:
 
 
 class _Shared(nn.Module):
-    """A weight as a table of values and the place of each weight in it; zero is the first."""
+    """A weight as a table of values and the index of each weight in it; zero is the first."""
 
     def __init__(self, weight: torch.Tensor, count: int):
         super().__init__()
         quantized = share_weights(weight.detach(), count)
         self.values = quantized[quantized != 0].unique()
-        places = torch.searchsorted(self.values, quantized.contiguous()) + 1
-        self.register_buffer("places", torch.where(quantized == 0, 0, places))
+        indices = torch.searchsorted(self.values, quantized.contiguous()) + 1
+        self.register_buffer("indices", torch.where(quantized == 0, 0, indices))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return _Looked.apply(torch.cat([values.new_zeros(1), values]), self.places)
+        return _Looked.apply(torch.cat([values.new_zeros(1), values]), self.indices)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         return self.values
 
 
 class _Looked(torch.autograd.Function):
-    """``table[places]``; its gradient adds up 30 times faster than that of torch on a CPU."""
+    """``table[indices]``; its gradient adds up 30 times faster than that of torch on a CPU."""
 
     @staticmethod
-    def forward(ctx, table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places)
+    def forward(ctx, table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(indices)
         ctx.count = len(table)
-        return table[places]
+        return table[indices]
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (places,) = ctx.saved_tensors
-        sums = torch.bincount(places.flatten(), gradient.flatten(), ctx.count)
+        (indices,) = ctx.saved_tensors
+        sums = torch.bincount(indices.flatten(), gradient.flatten(), ctx.count)
         return sums.to(gradient.dtype), None
 
 

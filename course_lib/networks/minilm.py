@@ -237,7 +237,7 @@ def predictions(
 
 
 def by_length(ids: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
-    """The places of all sentences ``ids`` in batches, the shortest first.
+    """The indices of all sentences ``ids`` in batches, the shortest first.
 
     Sentences of one length go together, so that hardly any padding is computed.
     """
@@ -283,9 +283,9 @@ def cut_vocabulary(
     that costs on sentences that had no say.
     """
     kept = kept_pieces(tokenizer, texts)
-    places = torch.tensor([tokenizer.token_to_id(piece) for piece in kept])
+    indices = torch.tensor([tokenizer.token_to_id(piece) for piece in kept])
     rows = network.bert.get_input_embeddings().weight
-    return _with_rows(network, rows[places.to(rows.device)]), build_tokenizer(kept)
+    return _with_rows(network, rows[indices.to(rows.device)]), build_tokenizer(kept)
 
 
 def uncut(network: SentenceClassifier, pieces: int = PIECES, seed: int = 0) -> SentenceClassifier:

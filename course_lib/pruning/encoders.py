@@ -28,7 +28,7 @@ from course_lib.pruning.graph import Graph, Group, Provenance, Slot
 from course_lib.pruning.surgery import Plan, Removed
 
 
-class Part(NamedTuple):
+class EncoderPart(NamedTuple):
     """Where a layer keeps its heads or neurons: names of parameters, without "weight" and "bias".
 
     Each head or neuron has the same number of rows in what makes it and of columns in what reads
@@ -42,22 +42,22 @@ class Part(NamedTuple):
 
 
 BERT = (
-    Part(
+    EncoderPart(
         "heads",
         ("attention.self.query.", "attention.self.key.", "attention.self.value."),
         "attention.output.dense.",
         rows="attention.self.attention_head_size",
     ),
-    Part("neurons", ("intermediate.dense.",), "output.dense."),
+    EncoderPart("neurons", ("intermediate.dense.",), "output.dense."),
 )
 VISION = (
-    Part(
+    EncoderPart(
         "heads",
         ("self_attention.in_proj_",),  # queries, keys and values, one below the other
         "self_attention.out_proj.",
         rows="self_attention.head_dim",
     ),
-    Part("neurons", ("mlp.0.",), "mlp.3."),
+    EncoderPart("neurons", ("mlp.0.",), "mlp.3."),
 )
 
 
@@ -125,7 +125,9 @@ def encoder_graph(model: nn.Module) -> Graph:
     return Graph(groups, slots, (), Provenance([], {}, count, nothing, nothing[0]))
 
 
-def _slots(name: str, layer: nn.Module, part: Part, channels: torch.Tensor) -> Iterator[Slot]:
+def _slots(
+    name: str, layer: nn.Module, part: EncoderPart, channels: torch.Tensor
+) -> Iterator[Slot]:
     """The places of ``channels``, all heads or all neurons of the layer ``name``."""
     tensors = dict(layer.named_parameters())
     along = channels.repeat_interleave(_rows(layer, part))
@@ -136,11 +138,11 @@ def _slots(name: str, layer: nn.Module, part: Part, channels: torch.Tensor) -> I
     yield Slot(f"{name}.{part.read_by}weight", 1, along, reads=True)
 
 
-def _rows(layer: nn.Module, part: Part) -> int:
+def _rows(layer: nn.Module, part: EncoderPart) -> int:
     return attrgetter(part.rows)(layer) if part.rows else 1
 
 
-def _count(layer: nn.Module, part: Part) -> int:
+def _count(layer: nn.Module, part: EncoderPart) -> int:
     return layer.get_parameter(f"{part.read_by}weight").shape[1] // _rows(layer, part)
 
 
@@ -157,7 +159,7 @@ def _names(model: nn.Module) -> list[str]:
     return names
 
 
-def _parts(layer: nn.Module) -> tuple[Part, ...]:
+def _parts(layer: nn.Module) -> tuple[EncoderPart, ...]:
     """The heads and the neurons of ``layer``; none if it is no encoder layer that is known here."""
     found = {name for name, _ in layer.named_parameters()}
     for parts in (BERT, VISION):

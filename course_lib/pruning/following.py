@@ -17,7 +17,7 @@ Parts = tuple[torch.Tensor, ...]
 Step = tuple[str | float | None, ...]
 
 
-class Run(Protocol):
+class Follower(Protocol):
     """A run that follows labels through a network; ``node`` is the operation that is followed."""
 
     node: fx.Node
@@ -59,4 +59,4 @@ class Run(Protocol):
 
 
 #: Called with the run, the layer or operation and its arguments, it gives the labels that leave.
-Rule = Callable[Concatenate[Run, ...], Any]
+Rule = Callable[Concatenate[Follower, ...], Any]

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from course_lib.pruning.following import Args, Parts, Rule, Run
+from course_lib.pruning.following import Args, Follower, Parts, Rule
 
 
 def varying(labels: torch.Tensor) -> set[int]:
@@ -64,7 +64,7 @@ def spread(channels: torch.Tensor, shape: torch.Size, dim: int) -> torch.Tensor:
 # --- the rules ----------------------------------------------------------------------------------
 
 
-def _convolution(run: Run, op: nn.modules.conv._ConvNd, x: torch.Tensor) -> torch.Tensor:
+def _convolution(run: Follower, op: nn.modules.conv._ConvNd, x: torch.Tensor) -> torch.Tensor:
     """An output reads all channels of the input, or those of its group."""
     name, inputs, outputs = run.where, run.along(x, 1), run.new(run.where, op.out_channels)
     if op.groups == 1:
@@ -78,12 +78,12 @@ def _convolution(run: Run, op: nn.modules.conv._ConvNd, x: torch.Tensor) -> torc
     return spread(outputs, _shape_of_result(op, x), 1)
 
 
-def _linear(run: Run, op: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def _linear(run: Follower, op: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     run.slot(f"{run.where}.weight", 1, run.along(x, -1), reads=True)
     return _new_features(run, run.where, x)
 
 
-def _new_features(run: Run, name: str, x: torch.Tensor) -> torch.Tensor:
+def _new_features(run: Follower, name: str, x: torch.Tensor) -> torch.Tensor:
     """What the linear layer ``name`` makes: along the last dimension."""
     outputs = run.new(name, len(run.tensors[f"{name}.weight"]))
     run.slot(f"{name}.weight", 0, outputs)
@@ -91,7 +91,7 @@ def _new_features(run: Run, name: str, x: torch.Tensor) -> torch.Tensor:
     return spread(outputs, x.shape[:-1] + outputs.shape, x.dim() - 1)
 
 
-def _per_channel(run: Run, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _per_channel(run: Follower, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Every channel has its own numbers and sees no other: BatchNorm, InstanceNorm, PReLU."""
     if isinstance(op, nn.modules.instancenorm._InstanceNorm):
         run.lock_along(x, _picture(op), f"{run.where} normalises across them")
@@ -103,7 +103,7 @@ def _per_channel(run: Run, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _group_norm(run: Run, op: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+def _group_norm(run: Follower, op: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     """The channels of one group share a mean and a variance: they stay or go together."""
     run.unite_rows(run.along(x, 1).view(op.num_groups, -1))
     if not op.affine:
@@ -111,14 +111,14 @@ def _group_norm(run: Run, op: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     return _per_channel(run, op, x)
 
 
-def _layer_norm(run: Run, op: Any, x: torch.Tensor, shape: Any = (), **_: Any) -> torch.Tensor:
+def _layer_norm(run: Follower, op: Any, x: torch.Tensor, shape: Any = (), **_: Any) -> torch.Tensor:
     count = len(getattr(op, "normalized_shape", shape))
     run.lock_along(x, range(-count, 0), f"LayerNorm ({run.where}) normalises them together")
     return x
 
 
 def _attention(
-    run: Run, op: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any
+    run: Follower, op: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any
 ) -> tuple[torch.Tensor, None]:
     """A head is an inner channel: its rows of q, k and v, its columns of the output."""
     special = getattr(op, "bias_k", None) is not None or getattr(op, "add_zero_attn", False)
@@ -138,19 +138,19 @@ def _attention(
     return _new_features(run, f"{name}.out_proj", query), None
 
 
-def _window_attention(run: Run, op: nn.Module, x: torch.Tensor, *_: Any) -> torch.Tensor:
+def _window_attention(run: Follower, op: nn.Module, x: torch.Tensor, *_: Any) -> torch.Tensor:
     """Swin's and MaxViT's attention: a head is as wide as the block divided by the heads."""
     run.lock(x, f"{type(op).__name__} fixes the width of its heads")
     return x
 
 
-def _channel_shuffle(run: Run, op: nn.ChannelShuffle, x: torch.Tensor) -> torch.Tensor:
+def _channel_shuffle(run: Follower, op: nn.ChannelShuffle, x: torch.Tensor) -> torch.Tensor:
     columns = run.along(x, 1).view(op.groups, -1).t()
     run.unite_rows(columns)
     return spread(columns.reshape(-1), x.shape, 1)
 
 
-def _elementwise(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _elementwise(run: Follower, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Values that meet in one place belong together."""
     operands = sorted(held((args, kwargs)), key=lambda x: (-len(varying(x)), -x.numel()))
     parts: Parts = torch.broadcast_tensors(*operands)
@@ -165,12 +165,12 @@ def _elementwise(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return whole
 
 
-def _move(run: Run, op: Any, *args: Any, **kwargs: Any) -> Any:
+def _move(run: Follower, op: Any, *args: Any, **kwargs: Any) -> Any:
     """Values are only moved: move the labels."""
     return op(*args, **kwargs)
 
 
-def _reshape(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _reshape(run: Follower, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """A size that is written in the code stays, so what lies along it stays or goes together."""
     out = x.reshape(*args, **kwargs)
     sizes: Args = (*run.node.args[1:], *run.node.kwargs.values())
@@ -183,7 +183,7 @@ def _reshape(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> t
     return out
 
 
-def _chunk(run: Run, op: Any, x: torch.Tensor, chunks: int, dim: int = 0) -> Parts:
+def _chunk(run: Follower, op: Any, x: torch.Tensor, chunks: int, dim: int = 0) -> Parts:
     """Equal parts have to stay equal, so the channels at one place of each part go together."""
     parts: Parts = op(x, chunks, dim)
     if dim % x.dim() in varying(x):
@@ -194,7 +194,7 @@ def _chunk(run: Run, op: Any, x: torch.Tensor, chunks: int, dim: int = 0) -> Par
     return parts
 
 
-def _split(run: Run, op: Any, x: torch.Tensor, size: Any, dim: int = 0) -> Parts:
+def _split(run: Follower, op: Any, x: torch.Tensor, size: Any, dim: int = 0) -> Parts:
     if isinstance(run.node.args[1], fx.Node):  # computed from the input: equal parts
         return _chunk(run, torch.split, x, size, dim)
     run.lock_along(x, [dim], f"{run.where} splits them at fixed places")
@@ -202,7 +202,7 @@ def _split(run: Run, op: Any, x: torch.Tensor, size: Any, dim: int = 0) -> Parts
     return parts
 
 
-def _index(run: Run, op: Any, x: Any, index: Any) -> Any:
+def _index(run: Follower, op: Any, x: Any, index: Any) -> Any:
     items = index if isinstance(index, tuple) else (index,)
     if not all(item is None or isinstance(item, int | slice | type(...)) for item in items):
         return _whole(run, op, x, index)
@@ -213,26 +213,26 @@ def _index(run: Run, op: Any, x: Any, index: Any) -> Any:
 
 
 def _reduce(
-    run: Run, op: Any, x: torch.Tensor, dim: Any = None, keepdim: bool = False, **_: Any
+    run: Follower, op: Any, x: torch.Tensor, dim: Any = None, keepdim: bool = False, **_: Any
 ) -> torch.Tensor:
     dims = range(x.dim()) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     run.lock_along(x, dims, f"{run.where} adds them up")
     return x.amin(dim=tuple(dims), keepdim=keepdim)
 
 
-def _unbind(run: Run, op: Any, x: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
+def _unbind(run: Follower, op: Any, x: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
     """Parts of size one, without their dimension."""
     return [part.squeeze(dim) for part in _chunk(run, torch.chunk, x, x.shape[dim], dim)]
 
 
-def _matmul(run: Run, op: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _matmul(run: Follower, op: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Channels that a product of activations sums over stay: no weight reads them."""
     run.lock_along(a, [-1], "a product of activations adds them up")
     run.lock_along(b, [-2], "a product of activations adds them up")
     return _elementwise(run, op, a.narrow(-1, 0, 1), b.narrow(-2, 0, 1))
 
 
-def _whole(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _whole(run: Follower, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """All that enters or leaves stays, so it is exact whatever happens in between."""
     reason = f"{run.where} uses them as a whole, in {op.__name__}()"
     for labels in held((args, kwargs)):
@@ -243,19 +243,19 @@ def _whole(run: Run, op: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 
 def _attend(
-    run: Run, op: Any, q: Any, k: Any, v: Any, mask: Any = None, *_: Any, **__: Any
+    run: Follower, op: Any, q: Any, k: Any, v: Any, mask: Any = None, *_: Any, **__: Any
 ) -> torch.Tensor:
     """Attention without weights of its own: two products."""
     scores = _matmul(run, op, q, k.transpose(-2, -1))
     return _matmul(run, op, scores if mask is None else _elementwise(run, op, scores, mask), v)
 
 
-def _softmax(run: Run, op: Any, x: torch.Tensor, dim: Any = None, **_: Any) -> torch.Tensor:
+def _softmax(run: Follower, op: Any, x: torch.Tensor, dim: Any = None, **_: Any) -> torch.Tensor:
     run.lock_along(x, [getattr(op, "dim", dim)], "softmax compares them")
     return x
 
 
-def _pool(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _pool(run: Follower, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Pools over places of the picture, not over channels."""
     run.lock_along(x, _picture(op), f"{run.where} pools across them")
     return _resize(run, op, x, *args, **kwargs)
@@ -266,7 +266,7 @@ def _picture(op: Any) -> range:
     return range(-int(re.findall(r"(\d)d", getattr(op, "__name__", type(op).__name__))[0]), 0)
 
 
-def _resize(run: Run, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _resize(run: Follower, op: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The picture becomes larger or smaller."""
     shape = _shape_of_result(op, x, *args, **kwargs)
     changed = {dim for dim in range(x.dim()) if shape[dim] != x.shape[dim]}

@@ -1,4 +1,4 @@
-"""The capstone of lesson 12: ResNet-18 made small by a plan, under a budget, and scored.
+"""The capstone of lesson 12: ResNet-18 made small by a plan, within limits, and scored.
 
 An :class:`Attempt` is really pruned, trained, quantized and timed. A board keeps earlier ones.
 """
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
     teacher: bool = False
 
 
-class Budget(NamedTuple):
+class Limits(NamedTuple):
     """At most so many ``bytes``, this share of the dense ``time``, and at least this ``accuracy``.
 
     Bytes are those of the file that the runtime reads; accuracy is in percent of the validation
@@ -80,10 +80,10 @@ class Budget(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What a plan reached, in the units of its budget, after so many ``seconds`` of training."""
+    """What a plan reached, in the units of its limits, after so many ``seconds`` of training."""
 
     plan: Plan
-    budget: Budget
+    limits: Limits
     bytes: int
     time: float
     accuracy: float
@@ -96,10 +96,10 @@ class Attempt(NamedTuple):
         Bytes and time: what is allowed over what is used. Accuracy: 1 less a tenth for each point
         that is missing.
         """
-        missing = self.budget.accuracy - self.accuracy
+        missing = self.limits.accuracy - self.accuracy
         return {
-            "bytes": min(1.0, self.budget.bytes / self.bytes),
-            "time": min(1.0, self.budget.time / self.time),
+            "bytes": min(1.0, self.limits.bytes / self.bytes),
+            "time": min(1.0, self.limits.time / self.time),
             "accuracy": min(1.0, max(0.0, 1 - missing / HOPELESS)),
         }
 
@@ -115,12 +115,12 @@ class Attempt(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            _line("bytes", f"{self.bytes:,}", f"at most {self.budget.bytes:,}", self.parts),
-            _line("time", f"{self.time:.3f}", f"at most {self.budget.time:.3f}", self.parts),
+            _line("bytes", f"{self.bytes:,}", f"at most {self.limits.bytes:,}", self.parts),
+            _line("time", f"{self.time:.3f}", f"at most {self.limits.time:.3f}", self.parts),
             _line(
                 "accuracy",
                 f"{self.accuracy:.2f} %",
-                f"at least {self.budget.accuracy:.1f} %",
+                f"at least {self.limits.accuracy:.1f} %",
                 self.parts,
             ),
         ]
@@ -153,8 +153,8 @@ def checked(plan: Plan) -> Plan:
     return plan
 
 
-def drawn(seed: int, root: Path = DATA) -> Budget:
-    """A budget that a network of the course's recording meets, with some room; from a ``seed``.
+def drawn(seed: int, root: Path = DATA) -> Limits:
+    """Limits that a network of the course's recording keeps, with some room; from a ``seed``.
 
     Raises:
         RecordingError: the recording is damaged.
@@ -163,7 +163,7 @@ def drawn(seed: int, root: Path = DATA) -> Budget:
     narrow = [one for one in points if one["macs"] < points[0]["macs"] and one["form"] != "packed"]
     draw = random.Random(seed)
     one = draw.choice(narrow)
-    return Budget(
+    return Limits(
         bytes=1000 * math.ceil(draw.uniform(1.1, 1.6) * one["bytes"] / 1000),
         time=math.ceil(1000 * draw.uniform(1.2, 1.6) / one["one thread"]["speedup"]) / 1000,
         accuracy=math.floor(10 * (one["validation"] - draw.uniform(0.2, 1.2))) / 10,
@@ -175,7 +175,7 @@ def drawn(seed: int, root: Path = DATA) -> Budget:
 
 def run(
     plan: Plan,
-    budget: Budget,
+    limits: Limits,
     data: Splits,
     progress: Callable[[Iterable], Iterable] = bar,
 ) -> Attempt:
@@ -198,7 +198,7 @@ def run(
         dense = quantization.export(whole, Path(folder) / "dense.onnx", data.test.images[:2])
         return Attempt(
             plan,
-            budget,
+            limits,
             bytes=mine.stat().st_size,
             time=round_significant(time_beside(dense, mine, data)),
             accuracy=round(runtime.accuracy(mine, data.validation), 2),
@@ -280,7 +280,7 @@ def _objective(plan: Plan, data: Splits) -> Iterator[Objective]:
 
 
 def remember(attempt: Attempt, folder: Path) -> list[Attempt]:
-    """Add ``attempt`` to the board in ``folder``; return all for its budget, the best first.
+    """Add ``attempt`` to the board in ``folder``; return all for its limits, the best first.
 
     A board that is damaged is set aside. One that cannot be stored is told, and the lesson goes on.
     """
@@ -298,15 +298,15 @@ def remember(attempt: Attempt, folder: Path) -> list[Attempt]:
             "set the environment variable PRUNING_COURSE_STATE to a folder that is."
         )
         attempts = [attempt]
-    return _ranked(attempts, attempt.budget)
+    return _ranked(attempts, attempt.limits)
 
 
-def board(folder: Path, budget: Budget) -> list[Attempt]:
-    """All attempts at ``budget`` so far, the best first.
+def board(folder: Path, limits: Limits) -> list[Attempt]:
+    """All attempts within ``limits`` so far, the best first.
 
     Best is the highest score, and of equal ones that with the fewest epochs.
     """
-    return _ranked(_read(board_file(folder)), budget)
+    return _ranked(_read(board_file(folder)), limits)
 
 
 def board_file(folder: Path) -> Path:
@@ -330,14 +330,16 @@ def _told(plan: Plan) -> str:
     return ", ".join(f"{name}={value}" for name, value in plan._asdict().items())
 
 
-def _ranked(attempts: Iterable[Attempt], budget: Budget) -> list[Attempt]:
-    mine = [one for one in attempts if one.budget == budget]
+def _ranked(attempts: Iterable[Attempt], limits: Limits) -> list[Attempt]:
+    mine = [one for one in attempts if one.limits == limits]
     return sorted(mine, key=lambda one: (-one.score, one.plan.epochs))
 
 
 def _written(attempt: Attempt) -> dict:
-    inner = {"plan": attempt.plan._asdict(), "budget": attempt.budget._asdict()}
-    return attempt._asdict() | inner
+    """An entry of the board; its file calls the limits "budget", and boards last."""
+    entry = attempt._asdict()
+    limits = entry.pop("limits")
+    return entry | {"plan": attempt.plan._asdict(), "budget": limits._asdict()}
 
 
 def _read(file: Path) -> list[Attempt]:
@@ -358,9 +360,10 @@ def _attempt(entry: dict) -> Attempt:
     Raises:
         ValueError, TypeError, KeyError: it is none.
     """
-    plan, budget = checked(Plan(**entry["plan"])), Budget(**entry["budget"])
-    found = Attempt(**entry | {"plan": plan, "budget": budget})
-    numbers = (*budget, *found[2:])
+    plan, limits = checked(Plan(**entry["plan"])), Limits(**entry["budget"])
+    rest = {name: value for name, value in entry.items() if name not in ("plan", "budget")}
+    found = Attempt(plan, limits, **rest)
+    numbers = (*limits, *found[2:])
     if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
         raise ValueError("a number is none")
     if min(found.bytes, found.time) <= 0:

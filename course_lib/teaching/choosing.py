@@ -89,5 +89,5 @@ def _promise(step: Step) -> str:
 
 def _gains(promise: Expected) -> str:
     most = "≤ " if promise.at_most else ""
-    gained = f"{promise.smaller:.1f}x smaller, {most}{promise.faster:.1f}x faster"
-    return f"{promise.lost:+.1f} points lost, {gained}".replace("+", "")
+    gained = f"{promise.compression_ratio:.1f}x smaller, {most}{promise.speedup:.1f}x faster"
+    return f"{promise.accuracy_drop:+.1f} points lost, {gained}".replace("+", "")

@@ -97,7 +97,7 @@ class Claim(NamedTuple):
     tests: tuple[Test, ...]
 
 
-class Outcome(NamedTuple):
+class TestOutcome(NamedTuple):
     """One test and its measured value; both ``value`` and ``passed`` are None while unmeasured."""
 
     test: Test
@@ -110,7 +110,7 @@ class Verdict(NamedTuple):
 
     kind: str
     text: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TestOutcome, ...]
 
 
 # Loading
@@ -230,8 +230,8 @@ def judge(claim: Claim, measured: Mapping[str, float]) -> Verdict:
     return Verdict("holds when", text, outcomes)
 
 
-def _outcome(test: Test, value: float | None) -> Outcome:
-    return Outcome(test, value, None if value is None else test.passed(value))
+def _outcome(test: Test, value: float | None) -> TestOutcome:
+    return TestOutcome(test, value, None if value is None else test.passed(value))
 
 
 def _listed(words: list[str]) -> str:
@@ -402,7 +402,7 @@ class Card:
         )
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: TestOutcome) -> str:
     test = outcome.test
     if outcome.value is None:
         return f"{test.label}: not measured yet (lesson {test.lesson})"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from fsrs import Card, Rating, Scheduler, State
 
 from course_lib.teaching import claims, progress, questions
-from course_lib.teaching.questions import KINDS, TOPICS, BankError, Evidence, Question
+from course_lib.teaching.questions import KINDS, TOPICS, BankError, NumberFinder, Question
 
 GRADES = ("again", "hard", "good", "easy")
 SECONDS = 60  # for an answer in a mock interview
@@ -154,12 +154,12 @@ def balanced(topics: Sequence[str], count: int) -> list[int]:
 # --- judging ------------------------------------------------------------------------------------
 
 
-def rubric(question: Question, evidence: Evidence) -> list[str]:
+def rubric(question: Question, finder: NumberFinder) -> list[str]:
     """What an answer is graded by: the strong answer's points, and first the number to guess."""
-    strong = [*questions.filled(question, evidence).strong]
+    strong = [*questions.filled(question, finder).strong]
     if question.estimate is None:
         return strong
-    truth = evidence.number(question.estimate.value).value
+    truth = finder.number(question.estimate.value).value
     return [f"a number {question.estimate.tolerance} of {amount(question, truth)}", *strong]
 
 
@@ -168,9 +168,9 @@ def amount(question: Question, value: float) -> str:
     return f"{questions.shown(value)} {question.estimate.unit}"
 
 
-def judged(question: Question, guess: float, evidence: Evidence) -> str:
+def judged(question: Question, guess: float, finder: NumberFinder) -> str:
     """The grade of a guess: "good" within the tolerance, else "again"."""
-    right = question.estimate.right(guess, evidence.number(question.estimate.value).value)
+    right = question.estimate.right(guess, finder.number(question.estimate.value).value)
     return "good" if right else "again"
 
 
@@ -243,7 +243,7 @@ class Quit(Exception):
 class Terminal(NamedTuple):
     """How to talk to the learner; tests feed lines instead of a keyboard."""
 
-    evidence: Evidence
+    finder: NumberFinder
     read: Callable[[str], str]
     write: Callable[[str], object]
     clock: Callable[[], float]
@@ -276,16 +276,16 @@ class Terminal(NamedTuple):
     def head(self, place: int, count: int, question: Question) -> None:
         """Which question it is of how many, of what kind, and its text."""
         self.write(f"\n{place} of {count}: {heading(question)}")
-        self.say(questions.filled(question, self.evidence).question)
+        self.say(questions.filled(question, self.finder).question)
 
     def show(self, question: Question) -> None:
         """The answer, its strong points and the usual mistake."""
-        full = questions.filled(question, self.evidence)
+        full = questions.filled(question, self.finder)
         self.say(full.answer)
         for point in full.strong:
             self.say(f"+ {point}", "  ")
         self.say(f"Often heard: {full.wrong.says} But: {full.wrong.because}")
-        self.say(source(question, self.evidence))
+        self.say(source(question, self.finder))
 
 
 def heading(question: Question) -> str:
@@ -293,12 +293,12 @@ def heading(question: Question) -> str:
     return f"{KINDS[question.kind]}, {question.topic}, difficulty {question.difficulty} of 5"
 
 
-def source(question: Question, evidence: Evidence) -> str:
+def source(question: Question, finder: NumberFinder) -> str:
     """What proves the answer, and where its number comes from."""
     proof = f"Proved in lesson {question.lesson}, claim {question.claim}"
     if question.estimate is None:
         return f"{proof}."
-    return f"{proof}; the number {evidence.number(question.estimate.value).origin}."
+    return f"{proof}; the number {finder.number(question.estimate.value).origin}."
 
 
 def comes_back(due: datetime, now: datetime) -> str:
@@ -333,7 +333,7 @@ def _answered(question: Question, terminal: Terminal) -> str:
         )
     unit = question.estimate.unit
     guess = terminal.ask_until(f"Your guess ({unit}): ", number, "Type a number such as 2.5.")
-    grade = judged(question, guess, terminal.evidence)
+    grade = judged(question, guess, terminal.finder)
     terminal.say("Right." if grade == "good" else "Not near enough.")
     terminal.show(question)
     return grade
@@ -367,7 +367,7 @@ def _timed(question: Question, terminal: Terminal) -> Answer:
     terminal.show(question)
     ticked = [
         terminal.ask_until(f"Did you say: {point}? (y/n) ", _yes, "Type y or n.")
-        for point in rubric(question, terminal.evidence)
+        for point in rubric(question, terminal.finder)
     ]
     return Answer(question, tuple(ticked), seconds)
 
@@ -398,7 +398,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Practise in the terminal: what is due and some new questions, or a mock interview."""
     chosen = _arguments(arguments)
-    terminal = Terminal(Evidence(), input, print, time.monotonic)
+    terminal = Terminal(NumberFinder(), input, print, time.monotonic)
     lessons = [each.zfill(2) for each in chosen.lesson]
     try:
         bank = choose(questions.load(), lessons, chosen.topic)

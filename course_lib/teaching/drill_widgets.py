@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from course_lib.teaching import drill, questions, widgets
 from course_lib.teaching.drill import GRADES, SECONDS, Answer, Bank, TopicRow
-from course_lib.teaching.questions import KINDS, Evidence, Question
+from course_lib.teaching.questions import KINDS, NumberFinder, Question
 
 # Not layouts: each widget makes one of its own, so that one can be hidden without the others.
 WIDTH, WIDE = {"width": "44em"}, {"width": "100%"}
@@ -31,18 +31,18 @@ def utc() -> datetime:
 # --- what a learner reads -----------------------------------------------------------------------
 
 
-def question_html(question: Question, place: int, count: int, evidence: Evidence) -> str:
+def question_html(question: Question, place: int, count: int, finder: NumberFinder) -> str:
     """The question with its kind and place, as HTML."""
-    text = html.escape(questions.filled(question, evidence).question)
+    text = html.escape(questions.filled(question, finder).question)
     return f"<p>{place} of {count}: {drill.heading(question)}</p><p><b>{text}</b></p>"
 
 
-def answer_html(question: Question, evidence: Evidence) -> str:
+def answer_html(question: Question, finder: NumberFinder) -> str:
     """The answer, a strong answer's points, the usual mistake and the proof, as HTML."""
-    full = questions.filled(question, evidence)
+    full = questions.filled(question, finder)
     points = "".join(f"<li>{html.escape(point)}</li>" for point in full.strong)
     wrong = f"Often heard: <i>{html.escape(full.wrong.says)}</i> {html.escape(full.wrong.because)}"
-    proof = html.escape(drill.source(question, evidence))
+    proof = html.escape(drill.source(question, finder))
     return f"<p>{html.escape(full.answer)}</p><ul>{points}</ul><p>{wrong}</p><p>{proof}</p>"
 
 
@@ -70,9 +70,9 @@ class Cards:
     """
 
     def __init__(
-        self, deck: Sequence[Question], evidence: Evidence, now: Callable[[], datetime] = utc
+        self, deck: Sequence[Question], finder: NumberFinder, now: Callable[[], datetime] = utc
     ):
-        self._deck, self._evidence, self._now, self._place = deck, evidence, now, 0
+        self._deck, self._finder, self._now, self._place = deck, finder, now, 0
         self.question, self.answer, self.said = (ipywidgets.HTML(layout=WIDTH) for _ in range(3))
         self.guess = ipywidgets.Text(continuous_update=False, placeholder="a number, then Enter")
         self.guess.observe(lambda change: self._guessed(change["new"]), "value")
@@ -95,7 +95,7 @@ class Cards:
             self.question.value = f"<p>Cards done: {self._place}. Come back tomorrow.</p>"
             return
         self.question.value = question_html(
-            self.current, self._place + 1, len(self._deck), self._evidence
+            self.current, self._place + 1, len(self._deck), self._finder
         )
         self.guess.value = ""
         if self.current.estimate:
@@ -109,12 +109,12 @@ class Cards:
         if value is None:
             self._say("Type a number such as 2.5.")
             return
-        grade = drill.judged(self.current, value, self._evidence)
+        grade = drill.judged(self.current, value, self._finder)
         self._show()
         self._graded(grade, "Right. " if grade == "good" else "Not near enough. ")
 
     def _show(self) -> None:
-        self.answer.value = answer_html(self.current, self._evidence)
+        self.answer.value = answer_html(self.current, self._finder)
         _visible(False, self.show, self.guess)
         _visible(True, self.answer)
         if self.current.estimate is None:
@@ -139,9 +139,9 @@ class Cards:
             (self.guess if self.current.estimate else self.show).focus()
 
 
-def cards(deck: Sequence[Question], evidence: Evidence) -> None:
+def cards(deck: Sequence[Question], finder: NumberFinder) -> None:
     """Show ``deck`` as cards; a grade is stored as soon as it is pressed."""
-    widgets.show(Cards(deck, evidence).root)
+    widgets.show(Cards(deck, finder).root)
 
 
 # --- mock interview -----------------------------------------------------------------------------
@@ -159,12 +159,12 @@ class Interview:
     def __init__(
         self,
         drawn: Sequence[Question],
-        evidence: Evidence,
+        finder: NumberFinder,
         now: Callable[[], datetime] = utc,
         clock: Callable[[], float] = time.monotonic,
         spawn: Callable[[Coroutine], object] = asyncio.ensure_future,
     ):
-        self._drawn, self._evidence, self._now = drawn, evidence, now
+        self._drawn, self._finder, self._now = drawn, finder, now
         self._clock, self._spawn = clock, spawn
         self.answers: list[Answer] = []
         self.running = False
@@ -185,7 +185,7 @@ class Interview:
 
     def _ask(self) -> None:
         place = len(self.answers) + 1
-        self.question.value = question_html(self.current, place, len(self._drawn), self._evidence)
+        self.question.value = question_html(self.current, place, len(self._drawn), self._finder)
         _visible(False, self.start, self.answer, self.boxes, self.next)
         _visible(True, self.question, self.time, self.stop)
         self._began, self.running = self._clock(), True
@@ -209,8 +209,8 @@ class Interview:
     def _said(self) -> None:
         self._tick()
         self.running = False
-        self.answer.value = answer_html(self.current, self._evidence)
-        points = drill.rubric(self.current, self._evidence)
+        self.answer.value = answer_html(self.current, self._finder)
+        points = drill.rubric(self.current, self._finder)
         self.boxes.children = [
             ipywidgets.Checkbox(description=point, indent=False, layout=WIDE) for point in points
         ]
@@ -230,9 +230,9 @@ class Interview:
         _visible(False, self.time, self.answer, self.boxes, self.next)
 
 
-def interview(drawn: Sequence[Question], evidence: Evidence) -> None:
+def interview(drawn: Sequence[Question], finder: NumberFinder) -> None:
     """Show a mock interview over ``drawn``; nothing happens until the learner starts it."""
-    widgets.show(Interview(drawn, evidence).root)
+    widgets.show(Interview(drawn, finder).root)
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 A file holds the questions of one lesson; ``data/README.md`` describes their fields. A number that a
 machine measured is never typed there: a *look-up* says in which recording it stands, and
-:class:`Evidence` finds it in the learner's own recordings first, then in the course's.
+:class:`NumberFinder` finds it in the learner's own recordings first, then in the course's.
 """
 
 import math
@@ -299,7 +299,7 @@ class Number(NamedTuple):
     origin: str
 
 
-class Evidence:
+class NumberFinder:
     """Where numbers are looked up: in the learner's own recordings first, then in the course's.
 
     Args:
@@ -384,9 +384,9 @@ def shown(value: float) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
 
 
-def filled(question: Question, evidence: Evidence) -> Question:
+def filled(question: Question, finder: NumberFinder) -> Question:
     """``question`` with the measured number in the place of every {placeholder}."""
-    found = {name: shown(evidence.number(each).value) for name, each in question.numbers.items()}
+    found = {name: shown(finder.number(each).value) for name, each in question.numbers.items()}
     return question._replace(
         question=question.question.format_map(found),
         answer=question.answer.format_map(found),

@@ -7,7 +7,7 @@
 # - turn a product into a brief: hardware, bottleneck, network, targets, training that can be paid,
 # - walk down nine questions to the steps that fit, and say which measurement stands behind each,
 # - predict what two steps give together, and find claims that cannot both be right,
-# - make a plan for ResNet-18 under a budget, have it carried out, and be scored.
+# - make a plan for ResNet-18 within limits, have it carried out, and be scored.
 #
 # **Time**: 90 minutes of reading and exercises, under 60 s of compute
 #
@@ -72,7 +72,8 @@ for source in dict.fromkeys(one.source for one in known):
 print()
 for name, form in (("dense", "int8"), ("channels", "float32"), ("channels", "int8")):
     one = next(one for one in known if (one.name, one.form) == (name, form))
-    print(f"{name}, {form}: {one.lost:.1f} points lost, {one.smaller:.1f}x, {one.faster:.1f}x")
+    gains = f"{one.compression_ratio:.1f}x, {one.speedup:.1f}x"
+    print(f"{name}, {form}: {one.accuracy_drop:.1f} points lost, {gains}")
 
 # %%
 kinds = {one.architecture: 0 for one in known}
@@ -107,12 +108,12 @@ check("12.1", together)
 
 # %% tags=["nbval-ignore-output"]
 runtime = {(one.name, one.form): one for one in known if one.source.startswith("compression")}
-channels, int8 = runtime["channels", "float32"].faster, runtime["dense", "int8"].faster
-fixed = 1 / runtime["narrower", "float32"].faster
+channels, int8 = runtime["channels", "float32"].speedup, runtime["dense", "int8"].speedup
+fixed = 1 / runtime["narrower", "float32"].speedup
 promised = {
     "product": channels * int8,
     "with a fixed part": rules.combined(channels, int8, fixed),
-    "measured": runtime["channels", "int8"].faster,
+    "measured": runtime["channels", "int8"].speedup,
 }
 for name, times in promised.items():
     print(f"{name:18s} {times:5.1f}x")
@@ -124,14 +125,15 @@ print("the fixed part explains most of it:", off["with a fixed part"] < off["pro
 # %% [markdown]
 # One more number, measured once, and the promise is much nearer to the truth.
 #
-# **Exercise 12.2.** `networks` has for each name what is "lost" (points), and how many times
-# "smaller" and "faster" it is. Return the name of the network with the largest `gain` among those
-# that lose at most `most_lost`, `"dense"` if there is none. Of equal ones, that which loses less.
+# **Exercise 12.2.** `networks` has for each name its "accuracy_drop" (in points), and how many
+# times smaller and faster it is: "compression_ratio" and "speedup". Return the name of the network
+# with the largest `gain` among those that lose at most `max_accuracy_drop`, `"dense"` if there is
+# none. Of equal ones, that which loses less.
 
 
 # %%
-def best_within(networks, gain, most_lost):
-    """The name of the best network in the limit; gain is "smaller" or "faster"."""
+def best_within(networks, gain, max_accuracy_drop):
+    """The name of the best network in the limit; gain is "compression_ratio" or "speedup"."""
     return ...
 
 
@@ -151,9 +153,9 @@ brief = Brief(
     hardware="unknown",
     bottleneck="compute",
     architecture="cnn",
-    faster=4,  # at least so many times
-    smaller=20,
-    may_lose=1,  # points of accuracy
+    speedup=4,  # at least so many times
+    compression_ratio=20,
+    max_accuracy_drop=1,  # points of accuracy
     retraining=1.0,  # share of the original epochs
     keep_weights=False,
 )
@@ -174,7 +176,7 @@ print(*decide(brief, known).names, sep=", then ")
 # A customer's brief is rarely sound at first.
 
 # %%
-for change in ({"faster": 0.5}, {"hardware": "laptop"}, {"faster": 1}):
+for change in ({"speedup": 0.5}, {"hardware": "laptop"}, {"speedup": 1}):
     try:
         decide(brief._replace(**change), known)
     except rules.BriefError as error:
@@ -182,10 +184,10 @@ for change in ({"faster": 0.5}, {"hardware": "laptop"}, {"faster": 1}):
 
 # %% [markdown]
 # **Exercise 12.3.** A small brief is a dictionary: "hardware" ("cpu", "gpu" or "unknown"),
-# "bottleneck" ("time" or "bytes"), and the numbers "faster", "smaller" (at least 1) and "may_lose"
-# (at least 0). Return the first field that is wrong, in the order hardware, faster, smaller,
-# may_lose. Then `"bottleneck"` if nothing is asked of it (1) but something of the other. None if it
-# is sound.
+# "bottleneck" ("time" or "bytes"), and the numbers "speedup", "compression_ratio" (at least 1) and
+# "max_accuracy_drop" (at least 0). Return the first field that is wrong, in the order hardware,
+# speedup, compression_ratio, max_accuracy_drop. Then `"bottleneck"` if nothing is asked of it (1)
+# but something of the other. None if it is sound.
 
 
 # %%
@@ -234,7 +236,7 @@ choose(
 
 # %%
 for network in evidence.ARCHITECTURES:
-    unsure = Brief("unknown", "compute", network, faster=1.3, may_lose=1, retraining=1.0)
+    unsure = Brief("unknown", "compute", network, speedup=1.3, max_accuracy_drop=1, retraining=1.0)
     print(f"unsure of the hardware, {network}:", ", ".join(decide(unsure, known).names))
 
 # %% [markdown]
@@ -293,12 +295,13 @@ cases = {case.product: case.brief for case in rules.cases(seed=9, known=known)}
 
 def told(brief):
     """A brief in words."""
-    asked = {"faster": brief.faster, "smaller": brief.smaller}
+    asked = {"faster": brief.speedup, "smaller": brief.compression_ratio}
     targets = [f"{number:g} times {name}" for name, number in asked.items() if number > 1]
     keep = "; the trained weights must be kept" if brief.keep_weights else ""
     return (
         f"{brief.architecture} on {brief.hardware}; short of {brief.bottleneck}; "
-        f"asked: {' and '.join(targets) or 'nothing'}; may lose {brief.may_lose:g} points; "
+        f"asked: {' and '.join(targets) or 'nothing'}; "
+        f"may lose {brief.max_accuracy_drop:g} points; "
         f"training: {100 * brief.retraining:.0f} % of the epochs{keep}"
     )
 
@@ -413,13 +416,13 @@ check("12.5", paid_after)
 # %% [markdown]
 # ## The capstone
 #
-# A budget for ResNet-18: bytes of the file that the runtime reads, time of a picture as a share of
-# the dense network's, accuracy. It is drawn from a seed, from what recorded networks reached, with
-# some room, so that it can be met.
+# Limits for ResNet-18: bytes of the file that the runtime reads, time of a picture as a share of
+# the dense network's, accuracy. They are drawn from a seed, from what recorded networks reached,
+# with some room, so that they can be met.
 
 # %%
-budget = capstone.drawn(seed=5)
-print(budget)
+limits = capstone.drawn(seed=5)
+print(limits)
 
 # %% [markdown]
 # A plan says how many channels and how many weights go, whether it is deployed in int8, how long it
@@ -445,41 +448,43 @@ for name, plan in plans.items():
     print(f"{name:14s} about {seconds[name]:5.0f} s   {plan}")
 
 # %% tags=["nbval-ignore-output"]
-attempt = capstone.run(plans["the quick one"], budget, pictures)
+attempt = capstone.run(plans["the quick one"], limits, pictures)
 print(attempt)
 reveal("12.start", attempt.accuracy, low=50, high=95, unit="%")
 
 # %% tags=["stable"]
 print("small enough:", attempt.parts["bytes"] == 1)
-print("so little training is not enough:", attempt.accuracy < budget.accuracy - 2)
+print("so little training is not enough:", attempt.accuracy < limits.accuracy - 2)
 
 # %% [markdown]
 # What is missing is accuracy: more training, more channels, or a teacher? The recordings can be
 # asked first, for nothing:
 
 # %% tags=["nbval-ignore-output"]
-for one in known:
-    if one.architecture == "cnn" and one.form == "int8" and one.smaller > 50 and one.budget <= 1:
-        print(f"{one.name:16s} {one.lost:4.1f} points lost, {one.smaller:5.1f}x, {one.budget:.0%}")
+small = [one for one in known if one.form == "int8" and one.compression_ratio > 50]
+for one in small:
+    if one.architecture == "cnn" and one.budget <= 1:
+        ratio, drop = one.compression_ratio, one.accuracy_drop
+        print(f"{one.name:16s} {drop:4.1f} points lost, {ratio:5.1f}x, {one.budget:.0%}")
 
 # %%
-full = [one.lost for one in runtime.values() if one.form == "int8" and one.smaller > 50]
+full = [one.accuracy_drop for one in runtime.values() if one in small]
 print("with all epochs and a teacher less than half a point is lost:", min(full) < 0.5)
 
 # %% [markdown]
-# The board remembers all attempts at this budget on this machine. The best is that with the highest
-# score, and of equal ones that with the least training.
+# The board remembers all attempts within these limits on this machine. The best is that with the
+# highest score, and of equal ones that with the least training.
 
 # %% tags=["nbval-ignore-output"]
 print(capstone.table(capstone.remember(attempt, progress.folder())))
 
 # %% [markdown]
-# Your turn. Another `seed` is another budget; `capstone.board(progress.folder(), budget)` has the
+# Your turn. Another `seed` gives other limits; `capstone.board(progress.folder(), limits)` has the
 # attempts. Read the *test* pictures once, of the one that you would deploy (lesson 07 shows how).
 
 # %%
 # mine = Plan(channels=0.75, weights=0.0, int8=True, epochs=0.2, teacher=False)
-# attempt = capstone.run(mine, budget, pictures)
+# attempt = capstone.run(mine, limits, pictures)
 # print(attempt)
 # print(capstone.table(capstone.remember(attempt, progress.folder())))
 
@@ -494,14 +499,16 @@ print(capstone.table(capstone.remember(attempt, progress.folder())))
 # %% tags=["nbval-ignore-output"]
 zeros, fewer = "unstructured", "structured"
 measurements = {
-    f"{kind}_structured_over_unstructured": rules.most("faster", known, kind, fewer)
-    / rules.most("faster", known, kind, zeros)
+    f"{kind}_structured_over_unstructured": rules.most("speedup", known, kind, fewer)
+    / rules.most("speedup", known, kind, zeros)
     for kind in evidence.ARCHITECTURES
 }
-packed = [rules.most("smaller", known, "cnn", each, form="packed") for each in (fewer, zeros)]
+packed = [
+    rules.most("compression_ratio", known, "cnn", kind, form="packed") for kind in (fewer, zeros)
+]
 measurements["packed_structured_over_unstructured"] = packed[0] / packed[1]
 for name, paid in (("short", 0.2), ("full", 1.0)):
-    fastest = rules.most("faster", known, "transformer", fewer, budget=paid)
+    fastest = rules.most("speedup", known, "transformer", fewer, budget=paid)
     measurements[f"two_four_over_structured_{name}"] = rules.TWO_FOUR_CEILING / fastest
 claims.record("C20", measurements, "the recordings of lessons 05 to 10, one thread of a CPU")
 

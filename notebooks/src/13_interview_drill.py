@@ -166,14 +166,14 @@ check("13.2", within_factor)
 # if you have taken it, else the course's.
 
 # %%
-evidence = questions.Evidence()
+finder = questions.NumberFinder()
 example = bank["05-csr-speed"]
-print(questions.filled(example, evidence).question)
+print(questions.filled(example, finder).question)
 for key, value in example.estimate.value.items():
     print(f"  {key:11s}", value)
 
 # %% tags=["nbval-ignore-output"]
-truth = evidence.number(example.estimate.value)
+truth = finder.number(example.estimate.value)
 print(f"{truth.value:.2f} times, {truth.origin}")
 figure, axes = plt.subplots(figsize=(7.2, 2.0))
 band = truth.value / example.estimate.factor, truth.value * example.estimate.factor
@@ -189,7 +189,7 @@ figures.show(figure, alt="A logarithmic scale with the tolerance, the truth in i
 # %%
 print("ten times is near enough:", example.estimate.right(10, truth.value))
 asked = [question for question in bank.values() if question.estimate]
-found = [evidence.number(question.estimate.value).value for question in asked]
+found = [finder.number(question.estimate.value).value for question in asked]
 measured = [question for question in asked if "number" not in question.estimate.value]
 print(f"{len(asked)} estimates, {len(measured)} of them from recordings")
 print("all have a finite answer:", bool(np.isfinite(found).all()))
@@ -248,7 +248,7 @@ for point in recorded["points"]:
 # %%
 TODAY = datetime.now(UTC)
 deck = drill.deck(bank, TODAY, seed=TODAY.toordinal(), new=10)
-drill_widgets.cards(deck, evidence)
+drill_widgets.cards(deck, finder)
 
 # %% [markdown]
 # New ones should not all be about one thing. From a shuffled pile the topics take turns:
@@ -282,7 +282,7 @@ print("topics of ten questions:", ", ".join(question.topic for question in ten))
 
 # %%
 another = TODAY.toordinal() + 1  # not the questions of the cards again
-drill_widgets.interview(drill.draw(bank, count=10, seed=another), evidence)
+drill_widgets.interview(drill.draw(bank, count=10, seed=another), finder)
 
 # %% [markdown]
 # Here is what the summary looks like, for somebody who makes one point, two and three in turn, each
@@ -292,7 +292,7 @@ drill_widgets.interview(drill.draw(bank, count=10, seed=another), evidence)
 answers = []
 for question in ten:
     made = 1 + len(answers) % 3
-    ticked = tuple(place < made for place in range(len(drill.rubric(question, evidence))))
+    ticked = tuple(place < made for place in range(len(drill.rubric(question, finder))))
     answers.append(drill.Answer(question, ticked, seconds=40))
 print(drill.summary(answers))
 

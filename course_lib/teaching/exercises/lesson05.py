@@ -30,7 +30,7 @@ class Machine:
         return f"clock (the machine is {self.slower:g}x slower after {self.slow_after:g} s)"
 
 
-class Job:
+class SimulatedJob:
     """What a candidate runs on a :class:`Machine`: so many milliseconds, a first run ten times."""
 
     def __init__(self, machine: Machine, *milliseconds: float):
@@ -42,7 +42,7 @@ class Job:
         self.runs += 1
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and other.milliseconds == self.milliseconds
+        return isinstance(other, SimulatedJob) and other.milliseconds == self.milliseconds
 
     def __repr__(self) -> str:
         return f"takes {' or '.join(f'{each:g}' for each in self.milliseconds)} ms"
@@ -72,7 +72,7 @@ def _timer_cases() -> list[tuple]:
         ({"a": (5, 1, 3), "b": (1,), "c": (2, 8)}, 6, 0.2, 2),
     ):
         machine = Machine(slow_after, slower)
-        candidates = {name: Job(machine, *taken) for name, taken in jobs.items()}
+        candidates = {name: SimulatedJob(machine, *taken) for name, taken in jobs.items()}
         cases.append((candidates, rounds, machine))
     return cases
 

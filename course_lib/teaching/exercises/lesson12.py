@@ -75,17 +75,23 @@ TOGETHER = Exercise(
 # --- 12.2 ---------------------------------------------------------------------------------------
 
 
-def best_within(networks: dict[str, dict[str, float]], gain: str, most_lost: float) -> str:
+def best_within(networks: dict[str, dict[str, float]], gain: str, max_accuracy_drop: float) -> str:
     """The largest gain of those that lose no more; of equal ones that which loses least."""
-    allowed = {name: one for name, one in networks.items() if one["lost"] <= most_lost}
+    allowed = {
+        name: one for name, one in networks.items() if one["accuracy_drop"] <= max_accuracy_drop
+    }
     ranked = max(
-        allowed, key=lambda name: (allowed[name][gain], -allowed[name]["lost"]), default=""
+        allowed, key=lambda name: (allowed[name][gain], -allowed[name]["accuracy_drop"]), default=""
     )
     return ranked or "dense"
 
 
-def _network(lost: float, smaller: float, faster: float) -> dict[str, float]:
-    return {"lost": lost, "smaller": smaller, "faster": faster}
+def _network(accuracy_drop: float, compression_ratio: float, speedup: float) -> dict[str, float]:
+    return {
+        "accuracy_drop": accuracy_drop,
+        "compression_ratio": compression_ratio,
+        "speedup": speedup,
+    }
 
 
 NETWORKS = {
@@ -100,21 +106,21 @@ NETWORKS = {
 def _within_cases() -> list[tuple]:
     equal = {"one": _network(0.5, 4.0, 2.0), "two": _network(0.2, 4.0, 9.0)}
     return [
-        (NETWORKS, "faster", 0.5),
-        (NETWORKS, "smaller", 0.5),
-        (NETWORKS, "smaller", 1.0),
-        (NETWORKS, "faster", 100.0),
-        (NETWORKS, "faster", 0.0),
-        (NETWORKS, "smaller", -1.0),
-        (equal, "smaller", 1.0),
-        ({}, "smaller", 1.0),
+        (NETWORKS, "speedup", 0.5),
+        (NETWORKS, "compression_ratio", 0.5),
+        (NETWORKS, "compression_ratio", 1.0),
+        (NETWORKS, "speedup", 100.0),
+        (NETWORKS, "speedup", 0.0),
+        (NETWORKS, "compression_ratio", -1.0),
+        (equal, "compression_ratio", 1.0),
+        ({}, "compression_ratio", 1.0),
     ]
 
 
 def _ranked(networks, gain, allowed, key=None, none="dense") -> str:
     """The same with another idea of what is ``allowed``, or of what is best."""
     names = [name for name, one in networks.items() if allowed(one)]
-    key = key or (lambda name: (networks[name][gain], -networks[name]["lost"]))
+    key = key or (lambda name: (networks[name][gain], -networks[name]["accuracy_drop"]))
     return max(names, key=key, default=none)
 
 
@@ -126,54 +132,54 @@ BEST_WITHIN = Exercise(
     reference=best_within,
     cases=_within_cases,
     hints=(
-        "First throw out what loses more than `most_lost`, then look for the largest gain.",
-        "`max(names, key=...)` may rank by a pair: (gain, -lost) prefers the smaller loss.",
+        "First throw out what loses more than `max_accuracy_drop`, then find the largest gain.",
+        "`max(names, key=...)` may rank by a pair: (gain, -drop) prefers the smaller drop.",
         'Nothing left? Then the answer is "dense": `max(..., default="dense")`.',
     ),
     mistakes=(
         Mistake(
-            lambda networks, gain, most_lost: _ranked(networks, gain, lambda one: True),
+            lambda networks, gain, max_accuracy_drop: _ranked(networks, gain, lambda one: True),
             "You did not look at what is lost. The largest gain is often a broken network's.",
         ),
         Mistake(
-            lambda networks, gain, most_lost: _ranked(
-                networks, gain, lambda one: one["lost"] < most_lost
+            lambda networks, gain, max_accuracy_drop: _ranked(
+                networks, gain, lambda one: one["accuracy_drop"] < max_accuracy_drop
             ),
             "A network that loses exactly as much as it may is allowed.",
         ),
         Mistake(
-            lambda networks, gain, most_lost: _ranked(
-                networks, gain, lambda one: abs(one["lost"]) <= most_lost
+            lambda networks, gain, max_accuracy_drop: _ranked(
+                networks, gain, lambda one: abs(one["accuracy_drop"]) <= max_accuracy_drop
             ),
             "A negative loss is a gain of accuracy. Do not take its absolute value.",
         ),
         Mistake(
-            lambda networks, gain, most_lost: _ranked(
+            lambda networks, gain, max_accuracy_drop: _ranked(
                 networks,
                 gain,
-                lambda one: one["lost"] <= most_lost,
-                lambda name: -networks[name]["lost"],
+                lambda one: one["accuracy_drop"] <= max_accuracy_drop,
+                lambda name: -networks[name]["accuracy_drop"],
             ),
             "That is the most accurate one. Accuracy is the limit here, the gain is the goal.",
         ),
         Mistake(
-            lambda networks, gain, most_lost: _ranked(
-                networks, "faster", lambda one: one["lost"] <= most_lost
+            lambda networks, gain, max_accuracy_drop: _ranked(
+                networks, "speedup", lambda one: one["accuracy_drop"] <= max_accuracy_drop
             ),
             "You always rank by speed. `gain` says what the bottleneck is: bytes or time.",
         ),
         Mistake(
-            lambda networks, gain, most_lost: _ranked(
+            lambda networks, gain, max_accuracy_drop: _ranked(
                 networks,
                 gain,
-                lambda one: one["lost"] <= most_lost,
+                lambda one: one["accuracy_drop"] <= max_accuracy_drop,
                 lambda name: networks[name][gain],
             ),
             "Two gain the same: take the one that loses less.",
         ),
         Mistake(
-            lambda networks, gain, most_lost: _ranked(
-                networks, gain, lambda one: one["lost"] <= most_lost, none=""
+            lambda networks, gain, max_accuracy_drop: _ranked(
+                networks, gain, lambda one: one["accuracy_drop"] <= max_accuracy_drop, none=""
             ),
             'No network is within the limit: then it stays as it is, "dense".',
         ),
@@ -184,39 +190,41 @@ BEST_WITHIN = Exercise(
 # --- 12.3 ---------------------------------------------------------------------------------------
 
 HARDWARE = ("cpu", "gpu", "unknown")
+TARGETS = ("speedup", "compression_ratio", "max_accuracy_drop")
 
 
 def wrong_field(brief: dict) -> str | None:
     """Words, then numbers, then what contradicts."""
     if brief["hardware"] not in HARDWARE:
         return "hardware"
-    for field, least in (("faster", 1), ("smaller", 1), ("may_lose", 0)):
+    for field, least in zip(TARGETS, (1, 1, 0), strict=True):
         value = brief[field]
         if type(value) not in (int, float) or value < least:
             return field
-    wanted = "faster" if brief["bottleneck"] == "time" else "smaller"
-    return "bottleneck" if brief[wanted] == 1 < max(brief["faster"], brief["smaller"]) else None
+    wanted = "speedup" if brief["bottleneck"] == "time" else "compression_ratio"
+    most = max(brief["speedup"], brief["compression_ratio"])
+    return "bottleneck" if brief[wanted] == 1 < most else None
 
 
 def _brief(**changes: object) -> dict:
-    sound = {"hardware": "cpu", "bottleneck": "time", "faster": 2.0, "smaller": 1, "may_lose": 0.5}
-    return sound | changes
+    targets = {"speedup": 2.0, "compression_ratio": 1, "max_accuracy_drop": 0.5}
+    return {"hardware": "cpu", "bottleneck": "time"} | targets | changes
 
 
 def _brief_cases() -> list[tuple]:
     return [
         (_brief(),),
         (_brief(hardware="abacus"),),
-        (_brief(faster=0.5),),
-        (_brief(smaller="10x"),),
-        (_brief(may_lose=-1),),
-        (_brief(may_lose=0),),
-        (_brief(may_lose=True),),
+        (_brief(speedup=0.5),),
+        (_brief(compression_ratio="10x"),),
+        (_brief(max_accuracy_drop=-1),),
+        (_brief(max_accuracy_drop=0),),
+        (_brief(max_accuracy_drop=True),),
         (_brief(bottleneck="bytes"),),
-        (_brief(bottleneck="bytes", smaller=4, faster=1),),
-        (_brief(faster=1, smaller=1),),
-        (_brief(faster=1, smaller=5),),
-        (_brief(hardware="unknown", faster="2"),),
+        (_brief(bottleneck="bytes", compression_ratio=4, speedup=1),),
+        (_brief(speedup=1, compression_ratio=1),),
+        (_brief(speedup=1, compression_ratio=5),),
+        (_brief(hardware="unknown", speedup="2"),),
     ]
 
 
@@ -224,11 +232,11 @@ def _checked(brief, is_wrong, contradicts=True, known=HARDWARE, least=(1, 1, 0))
     """The same with another idea of a wrong number, or with less that is checked."""
     if brief["hardware"] not in known:
         return "hardware"
-    for field, low in zip(("faster", "smaller", "may_lose"), least, strict=True):
+    for field, low in zip(TARGETS, least, strict=True):
         if is_wrong(brief[field], low):
             return field
-    wanted = "faster" if brief["bottleneck"] == "time" else "smaller"
-    both_none = brief["faster"] == brief["smaller"] == 1
+    wanted = "speedup" if brief["bottleneck"] == "time" else "compression_ratio"
+    both_none = brief["speedup"] == brief["compression_ratio"] == 1
     return "bottleneck" if contradicts and brief[wanted] == 1 and not both_none else None
 
 
@@ -244,10 +252,11 @@ WRONG_FIELD = Exercise(
     reference=wrong_field,
     cases=_brief_cases,
     hints=(
-        'Go through the fields in their order: "hardware", "faster", "smaller", "may_lose".',
+        'Go through the fields in their order: "hardware", "speedup", "compression_ratio", '
+        '"max_accuracy_drop".',
         "A number is an int or a float, neither True nor text.",
-        'Last: a bottleneck of "time" with faster = 1 contradicts itself if anything else is asked '
-        "for. If both are 1, nothing is asked, and that is sound.",
+        'Last: a bottleneck of "time" with a speedup of 1 contradicts itself if anything else is '
+        "asked for. If both are 1, nothing is asked, and that is sound.",
     ),
     mistakes=(
         Mistake(
