@@ -1,5 +1,7 @@
 """Nobody imports what lies above: the rooms of ``course_lib``, and the rule of each."""
 
+import ast
+
 import imports
 import pytest
 from imports import PROJECT, ROOMS, arrows, between, floors, room_of
@@ -68,6 +70,17 @@ def test_a_rule_that_is_broken_is_noticed(module, other):
     found[module] = found[module] | {other}
     with pytest.raises(AssertionError, match=f"{module} imports {other}"):
         assert_allowed(room_of(module), found)
+
+
+@pytest.mark.parametrize("name", imports.modules())
+def test_no_function_has_more_than_eight_arguments(name):
+    tree = ast.parse(imports.modules()[name].read_text(encoding="utf-8"))
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = function.args
+            names = [one.arg for one in given.posonlyargs + given.args + given.kwonlyargs]
+            own = [one for one in names if one not in ("self", "cls")]
+            assert len(own) + bool(given.vararg) + bool(given.kwarg) <= 8, function.name
 
 
 def test_each_import_is_seen(tmp_path):
