@@ -200,13 +200,14 @@ def fine_tune(
     data: Sentences,
     *,
     epochs: float,
-    seed: int,
     lr: float,
+    seed: int,
+    batch_size: int = 32,
     **training: Any,
 ) -> SentenceClassifier:
-    """Train ``network`` in place with AdamW in batches of 32, as BERT is fine-tuned.
+    """Train ``network`` in place with AdamW, as BERT is fine-tuned (Devlin et al., 2019).
 
-    (Devlin et al., 2019.) Drop-out follows the seed, too.
+    Drop-out follows the seed, too.
 
     Args:
         training: further arguments of :func:`course_lib.networks.training.fit`.
@@ -214,7 +215,8 @@ def fine_tune(
     device = next(network.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return fit(network, data, epochs=epochs, seed=seed, optimizer=AdamW(lr), **training)
+        optimizer = AdamW(lr, batch_size=batch_size)
+        return fit(network, data, epochs=epochs, seed=seed, optimizer=optimizer, **training)
 
 
 @torch.inference_mode()
