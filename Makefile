@@ -1,7 +1,7 @@
 # Pruning, Measured. "make" lists what there is; each command first installs what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help lab drill check test test-lessons test-all run notebooks classroom grade bench coverage doctor lint format empty-venv
+.PHONY: help lab drill check test test-lessons test-all run notebooks classroom grade bench coverage doctor lint format new-lesson empty-venv
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -54,6 +54,9 @@ test-lessons: $(VENV)/installed-classroom
 
 notebooks: $(VENV)/installed ## build the lessons that changed from notebooks/src (LESSON=01: that one)
 	@$(RUN) -m course_lib.teaching.lessons build $(LESSON)
+
+new-lesson: $(VENV)/installed ## begin a lesson (NAME=11_language_models); CONTRIBUTING.md says how to go on
+	@$(RUN) -m course_lib.teaching.new_lesson "$(NAME)"
 
 classroom: $(VENV)/installed-classroom ## write the exercises as an nbgrader course into build/classroom
 	@$(RUN) -m course_lib.classroom build

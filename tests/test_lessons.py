@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import re
+import warnings
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_lib import PROJECT
-from course_lib.teaching import claims, lessons, progress
+from course_lib.teaching import claims, exercises, lessons, progress
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,32 @@ def test_no_notebook_without_a_script():
 
 
 NUMBERS = [script.stem[:2] for script in lessons.scripts()]
+DRAFTS = {
+    script.stem[:2]: found for script in lessons.scripts() if (found := lessons.todos(script))
+}
+
+
+def assert_lists_the_lessons(numbers, what):
+    """All of them, in order; a draft may be left out."""
+    lacking = {*NUMBERS} - {*numbers} - DRAFTS.keys()
+    assert not lacking, f"{what} lacks the lessons {sorted(lacking)}"
+    assert numbers == [number for number in NUMBERS if number in numbers], what
+
+
+def test_drafts_are_told():
+    for number, found in DRAFTS.items():
+        warnings.warn(f"Lesson {number} is a draft: {len(found)} lines say TODO.", stacklevel=1)
+
+
+@pytest.mark.sweep
+def test_no_lesson_is_a_draft():
+    assert not DRAFTS
+
+
+def test_the_exercises_of_a_finished_lesson_have_nothing_left_to_do():
+    for module in exercises.LESSONS:
+        if module.__name__[-2:] not in DRAFTS:
+            assert lessons.todos(Path(module.__file__)) == []
 
 
 def test_a_lesson_calls_itself_and_others_by_numbers_that_there_are():
@@ -54,14 +82,15 @@ def test_a_lesson_calls_itself_and_others_by_numbers_that_there_are():
 
 def test_the_readme_lists_every_lesson_and_its_seconds():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| (\d\d) [a-z]", readme, re.MULTILINE) == NUMBERS
+    table = re.findall(r"^\| (\d\d) [a-z]", readme, re.MULTILINE)
+    assert_lists_the_lessons(table, "the table of README.md")
     [times] = re.findall(r"lesson (00 \d+ s,[\s\d,s]*)", readme)
-    assert re.findall(r"(\d\d) \d+ s", times) == NUMBERS
+    assert_lists_the_lessons(re.findall(r"(\d\d) \d+ s", times), "README.md, in its seconds,")
 
 
 def test_the_map_of_lesson_00_shows_every_lesson():
     text = lessons.scripts(["00"])[0].read_text(encoding="utf-8")
-    assert re.findall(r'\bL(\d\d)\["\1\b', text) == NUMBERS
+    assert_lists_the_lessons(re.findall(r'\bL(\d\d)\["\1\b', text), "the map of lesson 00")
 
 
 # From a script to a notebook
@@ -457,6 +486,19 @@ def test_lesson_00_needs_one_exercise_only(tmp_path):
     notebook = complete()
     notebook.cells[2].source = 'check("00.1", f)'
     assert missing(notebook, tmp_path, "00_start_here") == []
+
+
+def test_a_draft_needs_one_exercise_and_is_called_a_draft(course, executed, tmp_path, capsys):
+    notebook = complete()
+    notebook.cells[2].source = 'check("01.1", f)'
+    notebook.cells[0].source += "\nTODO: more"
+    assert missing(notebook, tmp_path) == []
+    root, write = course
+    write("01_one", "# %%\n1\n")
+    script = write("02_two", "# %% [markdown]\n# A text\n#\n# - TODO: more\n")
+    assert lessons.todos(script) == ["02_two.py, line 4: - TODO: more"]
+    lessons.build(root=root)
+    assert capsys.readouterr().out == "01 one ... 2 s ok\n02 two (draft) ... 2 s ok\n"
 
 
 def test_stored_notebook_is_plain_json_with_a_last_newline(course, executed):

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import os
 import re
+import symtable
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -199,7 +200,14 @@ def _source(source: str, node: ast.stmt) -> str:
 
 
 def _used(node: ast.AST) -> set[str]:
-    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    """What the code reads of its module; an argument of the same name is something else."""
+    return _globals(symtable.symtable(ast.unparse(node), "module", "exec"))
+
+
+def _globals(table: symtable.SymbolTable) -> set[str]:
+    symbols = table.get_symbols()
+    own = {each.get_name() for each in symbols if each.is_global() and each.is_referenced()}
+    return own.union(*map(_globals, table.get_children()))
 
 
 def _names(node: ast.stmt) -> set[str]:
