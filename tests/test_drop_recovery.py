@@ -1,7 +1,6 @@
 """The experiment does the runs that it should, each as it says, and goes on when interrupted."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, product
 
 import pytest
@@ -421,13 +420,12 @@ def test_a_run_that_lacks_a_point_is_run_again_without_doubling_the_others(few_r
     assert len(few_runs) == 1 and again == [*found["points"], lost]
 
 
-def test_two_parts_at_once_give_the_recording_of_one_run(few_runs, tmp_path):
+def test_two_parts_give_the_recording_of_one_run(few_runs, tmp_path):
     whole = record("drop_recovery", "small_resnet", tmp_path / "whole.json")
     parts = tmp_path / "parts.json"
-    with ThreadPoolExecutor(2) as machines:
-        what = ("drop_recovery", "small_resnet", parts)
-        runs = [machines.submit(record, *what, part=Part(number, 2)) for number in (1, 2)]
-    paths = [run.result() for run in runs]
+    paths = [
+        record("drop_recovery", "small_resnet", parts, part=Part(number, 2)) for number in (1, 2)
+    ]
     assert all(len(recordings.read(path)["points"]) < 12 for path in paths)
     assert merge(paths, parts).read_text() == whole.read_text()
 
