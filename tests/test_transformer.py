@@ -190,7 +190,7 @@ def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["few.pruned"]
     few, about = load(network_file(path, "few"))
     assert [layer.heads for layer in encoders.layers(few)].count(0) == 1
-    assert "'values': 7" in about["step"]
+    assert "'codebook_size': 7" in about["step"]
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):

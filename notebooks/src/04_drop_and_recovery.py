@@ -238,16 +238,15 @@ def look(epoch, loss):
     looks[epoch] = training.accuracy(repaired, some)
 
 
+how = {
+    "optimizer": training.SGD(lr=drop_recovery.CONSTANT_FACTOR * recipe.lr),
+    "schedule": training.Constant(),
+    "watch": training.Watch(bar, look, marks=[0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6]),
+}
+
+# %% tags=["nbval-ignore-output"]
 with masks.enforce_masks(repaired, kept):
-    training.fit(
-        repaired,
-        pictures.train,
-        epochs=0.05 * recipe.epochs,
-        seed=0,
-        optimizer=training.SGD(lr=drop_recovery.CONSTANT_FACTOR * recipe.lr),
-        schedule=training.Constant(),
-        watch=training.Watch(bar, look, marks=[0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6]),
-    )
+    training.fit(repaired, pictures.train, epochs=0.05 * recipe.epochs, seed=0, **how)
 
 # %% tags=["stable"]
 early, end = (looks[epoch] - looks[0.0] for epoch in (0.1, 0.6))

@@ -605,11 +605,8 @@ def speedup_over_sparsity(name, matrix, columns, dtype):
     for kind, marker in zip(sparse.FORMATS, "os^DvP*", strict=True):
         line = recordings.points(recorded[name], format=kind, **what)
         if line and kind != "masked":
-            x, y = (
-                [1 - point["target_sparsity"] for point in line],
-                [point["speedup"] for point in line],
-            )
-            axes.plot(x, y, f"{marker}-", label=kind)
+            density = [1 - point["target_sparsity"] for point in line]
+            axes.plot(density, [point["speedup"] for point in line], f"{marker}-", label=kind)
     sparsity_axis(axes)
     axes.set(ylabel="times faster than dense", title=f"{name}, {matrix} x {matrix}")
     handles, _ = axes.get_legend_handles_labels()
