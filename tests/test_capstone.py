@@ -127,7 +127,7 @@ def test_a_teacher_is_asked_only_where_the_plan_says_so(pictures, monkeypatch):
     assert asked == ["resnet18"]
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_estimate_is_no_time_without_training_and_more_with_more(pictures):
     assert capstone.estimate(Plan(channels=0.9, epochs=0.0), pictures) == 0
     short, long = (capstone.estimate(Plan(channels=0.9, epochs=e), pictures) for e in (0.2, 1.8))

@@ -449,7 +449,7 @@ def test_ablation_leaves_the_network_as_it_was_even_if_it_is_interrupted():
 # --- export -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_pruned_bert_runs_in_onnx_runtime(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     smaller = encoders.prune(bert(), REMOVED, [2])

@@ -336,7 +336,7 @@ def test_missing_weights_are_refused(tmp_path):
         minilm.load_trained(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_it_loads_without_a_network():
     script = """
 import socket

@@ -137,7 +137,7 @@ def course(tmp_path):
 TESTS = ("test_lessons", "test_exercises", "test_classroom")
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_all_is_green_from_the_first_minute(course):
     root, python = course
     number = new_lesson.free_numbers()[0]
