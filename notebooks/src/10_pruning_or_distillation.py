@@ -580,7 +580,8 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 # the pictures as they are, for students that see them shifted.
 
 # %%
-# from course_lib.networks.training import fit, to_teacher
+# from course_lib.networks import training
+# from course_lib.networks.training import to_teacher
 #
 # with torch.inference_mode():
 #     known = torch.cat([teacher(part) for part in pictures.train.images.split(500)])
