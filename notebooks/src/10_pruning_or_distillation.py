@@ -581,7 +581,6 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 
 # %%
 # from course_lib.networks import training
-# from course_lib.networks.training import to_teacher
 #
 # with torch.inference_mode():
 #     known = torch.cat([teacher(part) for part in pictures.train.images.split(500)])
@@ -589,7 +588,7 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 #
 #
 # def remembered(logits, images, places):
-#     goal = to_teacher(lambda _: known[places])
+#     goal = training.to_teacher(lambda _: known[places])
 #     return goal(logits, images, pictures.train.labels[places])
 #
 #
