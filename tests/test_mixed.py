@@ -1,6 +1,7 @@
 """Each part is pruned in its own way, as much as is asked; and an interrupted recording goes on."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -235,6 +236,17 @@ def test_only_some_of_its_networks_stay_beside_it(quick, tmp_path):
     other, about = pruned_file.load(network_file(path, "other"))
     assert [block.attention.num_heads for block in other.blocks] == [1] * 4
     assert "'amount': 0.75" in about["step"]
+
+
+def test_other_seeds_wait_when_the_minutes_are_over(quick, tmp_path):
+    path = record("mixed", path=tmp_path / "a.json")
+    found = json.loads(path.read_text())
+    found["networks"].pop()
+    recordings.write(found, path)
+    record("mixed", path=path, minutes=0)
+    assert len(quick) == 3
+    record("mixed", path=path)
+    assert len(quick) == 4
 
 
 def test_a_complete_recording_makes_nothing(quick, tmp_path):

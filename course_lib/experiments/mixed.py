@@ -372,6 +372,7 @@ def run(recording: Recording) -> None:
         network_file(recording.path, name).unlink(missing_ok=True)
     for name, variant in bar(AGAIN.items(), "other seeds"):
         if not _known(recording, name, variant):
+            recording.stop_in_time()
             recording.note(_entry(name, variant) | make(variant)[1])
 
 

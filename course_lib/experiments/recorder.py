@@ -127,7 +127,7 @@ class Recording:
         say(f"{len(numbered) - len(to_do)} of {len(numbered)} {text} are there.")
         left, done, start = sum(work(task) for _, task in to_do), 0.0, time.monotonic()
         for number, task in bar(to_do, text):
-            self._stop_in_time()
+            self.stop_in_time()
             for table, entries in measure(task).items():
                 origin = {TASK: number} if self.part else {}
                 self.content[table] += [entry | origin for entry in entries]
@@ -156,7 +156,7 @@ class Recording:
         """
         file = network_file(self.path, entry["name"])
         if not is_there(file, self.has("networks", **entry), read):
-            self._stop_in_time()
+            self.stop_in_time()
             made, found = make()
             about = {"command": self["command"], "step": str(entry)}
             pruned_file.save(made, self["model"], file, **about)
@@ -168,7 +168,8 @@ class Recording:
         found = {one["name"]: one for one in self["networks"]} | {entry["name"]: entry}
         self.write(networks=[*found.values()], **fields)
 
-    def _stop_in_time(self) -> None:
+    def stop_in_time(self) -> None:
+        """Raise :class:`OutOfTime` if no further task may begin."""
         if self._minutes is not None and time.monotonic() - self._start > 60 * self._minutes:
             raise OutOfTime
 
