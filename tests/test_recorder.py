@@ -26,8 +26,8 @@ class Toy:
 
     def run(self, recording):
         recording.once(lambda: {"constant": {"value": next(self.constants)}}, "constant")
-        tables = ("points", "refused")
-        recording.each(SQUARES, lambda task: [task], self.squares, tables=tables)
+        expected = {"expected": lambda task: [task], "tables": ("points", "refused")}
+        recording.each(SQUARES, self.squares, **expected)
 
     def squares(self, task):
         self.measured.append(task["number"])

@@ -163,7 +163,7 @@ def quick(monkeypatch, network, measured):
     monkeypatch.setattr(transformer, "METHODS", {"Wanda": transformer.METHODS["Wanda"]})
     monkeypatch.setattr(transformer, "PATTERNS", {"50 %": 0.5, "2:4": (2, 4)})
     monkeypatch.setattr(transformer, "RETRAINED", ("2:4",))
-    monkeypatch.setattr(transformer, "taken", noted)
+    monkeypatch.setattr(transformer, "apply_step", noted)
     monkeypatch.setattr(transformer, "measure", lambda *_: measured)
     return made
 

@@ -48,7 +48,7 @@ from course_lib.deployment.storage import (
     words_of,
 )
 from course_lib.files import write_whole
-from course_lib.networks.models import build, halved
+from course_lib.networks.models import Network, build, halved
 from course_lib.networks.tensors import check_notes
 from course_lib.pruning import surgery
 
@@ -285,7 +285,7 @@ def load(file: Path) -> tuple[nn.Module, dict[str, str]]:
     return smaller, about
 
 
-def rebuilt(whole: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+def rebuilt(whole: Network, tensors: dict[str, torch.Tensor]) -> Network:
     """The network, in ``eval`` mode, with ``tensors``, cut from the freshly built ``whole``.
 
     Raises:

@@ -50,15 +50,15 @@ def run(recording: Recording) -> None:
     models = {"dense": load_trained(network)}
 
     def make(step: CompressionStep) -> tuple[nn.Module, dict]:
-        made = apply_step(step, models[step.source], network, data, **how)
+        source, progress = models[step.source], partial(bar, text="steps")
+        made = apply_step(step, source, network, data, to_teacher(logits), progress)
         say(f"validation {accuracy(made, data.validation):.2f} %")
         return made, {}
 
     with teacher(network, data) as logits:
-        how = {"objective": to_teacher(logits), "progress": partial(bar, text="steps")}
         for name, step in bar(PLANS[network].items(), "networks"):
             entry = {"name": name} | step._asdict()
-            models[name] = recording.network(entry, partial(make, step))
+            models[name] = recording.network(entry, partial(make, step), load)
     if not recording["points"]:
         recording.write(**measure(models, network, data))
 

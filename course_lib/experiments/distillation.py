@@ -204,13 +204,9 @@ def run(recording: Recording) -> None:
         recording.once(lambda: {"cost": teacher_cost(network, data.train, logits)}, "cost")
         setting = Setting(network, data, logits, recording["cost"]["ratio"])
         _forget_lost_best(recording)
-        recording.each(plan(), _fields, partial(_trained, recording, setting), text="students")
+        recording.each(plan(), partial(_trained, recording, setting), text="students")
     if not recording.part and not recording["deployed"]:
         _measure_deployed(recording, data)
-
-
-def _fields(run: Run) -> list[dict]:
-    return [run._asdict()]
 
 
 def _trained(recording: Recording, setting: Setting, run: Run) -> dict[str, list[dict]]:

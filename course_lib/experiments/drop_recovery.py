@@ -111,7 +111,7 @@ def measure(
     _refuse_impossible(run, model_name)
     recipe = RECIPES[model_name]
     model = dense = on_device(load_trained(model_name))
-    points = []
+    points: list[dict] = []
 
     def note(*_) -> None:
         points.append(_point(run, len(points), recipe) | evaluate(model, data))
@@ -178,7 +178,7 @@ def _amounts(run: Run) -> list[float]:
 
 def _rates(name: str, recipe: Recipe, to_follow: float = 0.0) -> tuple[float, Schedule]:
     """The highest learning rate and the schedule of that ``name``."""
-    schedules = {
+    schedules: dict[str, tuple[float, Schedule]] = {
         "constant": (CONSTANT_FACTOR * recipe.lr, Constant()),
         "one-cycle": (recipe.lr, OneCycle()),
         "rewound": (recipe.lr, Rewound(recipe.epochs, to_follow)),
@@ -274,12 +274,8 @@ def run(recording: Recording) -> None:
         return {"points": [one for one in points if not recording.has("points", **_key(one))]}
 
     tasks = [*dict.fromkeys(Pruned(run.granularity, run.amount) for run in runs)]
-    recording.each(tasks, _fields, pruned, tables=("pruned",), text="pruned networks")
-    recording.each(runs, _keys, trained, work=lambda run: run.epoch_fractions[-1])
-
-
-def _fields(task: Pruned) -> list[dict]:
-    return [task._asdict()]
+    recording.each(tasks, pruned, tables=("pruned",), text="pruned networks")
+    recording.each(runs, trained, expected=_keys, work=lambda run: run.epoch_fractions[-1])
 
 
 def _key(point: dict) -> dict:

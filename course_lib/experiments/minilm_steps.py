@@ -7,7 +7,7 @@ sentences.
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -26,6 +26,8 @@ from course_lib.pruning.channels import Batch
 
 #: Gives the logits (N, 2) of token ids (N, L).
 Teacher = Callable[[torch.Tensor], torch.Tensor]
+
+Measured = TypeVar("Measured")
 
 #: Heads and neurons are scored on so many batches of so many training sentences.
 SCORED, BATCH = 32, 32
@@ -65,9 +67,9 @@ def apply_step(
     source: SentenceClassifier,
     data: Splits,
     teacher: Teacher,
-    measure: Callable[[SentenceClassifier], dict],
+    measure: Callable[[SentenceClassifier], Measured],
     **training,
-) -> tuple[SentenceClassifier, dict]:
+) -> tuple[SentenceClassifier, Measured]:
     """The network that ``step`` makes of ``source``, and what ``measure`` said before it trained.
 
     What a step has set to zero stays zero, also in the steps that follow.
@@ -118,7 +120,7 @@ def remembering(network: SentenceClassifier, data: Sentences) -> Teacher:
 
     The sentences are the same in every epoch, so the network reads each of them only once.
     """
-    known = {}
+    known: dict[tuple[int, ...], torch.Tensor] = {}
     with torch.inference_mode():
         for ids, _ in in_order(data):
             known |= zip(map(_key, ids), logits(network.eval(), ids).cpu(), strict=True)
@@ -153,14 +155,14 @@ def least_needed(network: SentenceClassifier, count: int, data: Sentences) -> li
 
     One after the other goes the layer without which the loss on ``data`` is lowest.
     """
-    dropped = []
+    dropped: list[int] = []
     for _ in range(count):
         found = {
             number: float(losses(encoders.prune(network, {}, [*dropped, number]), data).mean())
             for number in numbers(network)
             if number not in dropped
         }
-        dropped.append(min(found, key=found.get))
+        dropped.append(min(found, key=found.__getitem__))
     return dropped
 
 
@@ -178,8 +180,8 @@ def losses(network: SentenceClassifier, data: Sentences) -> torch.Tensor:
 
 def in_order(data: Sentences, size: int = AT_ONCE) -> list[Batch]:
     """All sentences of ``data`` and their labels in batches, the shortest sentences first."""
-    places = minilm.by_length(data.ids, size)
-    return [(trimmed(data.ids[index]), data.labels[index]) for index in places]
+    batches = minilm.by_length(data.ids, size)
+    return [(trimmed(data.ids[batch]), data.labels[batch]) for batch in batches]
 
 
 def some_batches(data: Sentences, seed: int = 0) -> list[Batch]:

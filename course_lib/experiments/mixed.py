@@ -17,13 +17,14 @@ from torch import nn
 
 from course_lib.bars import bar, say
 from course_lib.deployment import forms, quantization
+from course_lib.deployment.pruned_file import load
 from course_lib.experiments import steps
 from course_lib.experiments.recorder import Recording
 from course_lib.experiments.recordings import network_file
 from course_lib.measuring.quality import evaluate
 from course_lib.networks.attention import layered, removable, replaced
 from course_lib.networks.data import Images, Splits, fashion_mnist
-from course_lib.networks.models import EXAMPLE, load_trained, on_device
+from course_lib.networks.models import EXAMPLE, AttentionBlock, load_trained, on_device
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import Watch
 from course_lib.pruning import channels, masks, surgery
@@ -31,6 +32,7 @@ from course_lib.pruning.channels import Batch
 from course_lib.pruning.graph import Graph, trace
 from course_lib.pruning.masks import Masks
 from course_lib.pruning.surgery import Plan
+from course_lib.pruning.weights import prunable
 
 #: The network, and the beginnings of the names of what belongs to either part of it. Neither has
 #: the position, the head and the norms between.
@@ -100,7 +102,7 @@ RATIOS = 200
 
 def weights_of(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
     """The weights of a part of ``model`` that pruning may touch, by parameter name."""
-    found = masks.prunable(model)
+    found = prunable(model)
     return {name: found[name] for name in found if name.startswith(PARTS[part])}
 
 
@@ -116,7 +118,7 @@ def prune(model: nn.Module, variant: Variant, scored_on: list[Batch]) -> tuple[n
     """
     graph = trace(model, EXAMPLE)
     smaller = surgery.prune(model, graph, removed(model, graph, variant, scored_on))
-    kept = {}
+    kept: Masks = {}
     for part, how in variant.way._asdict().items():
         kept |= MASKS_OF[how](weights_of(smaller, part), variant.amount)
     return masks.pruned_copy(smaller, kept), kept
@@ -126,7 +128,7 @@ def removed(
     model: nn.Module, graph: Graph, variant: Variant, scored_on: list[Batch]
 ) -> dict[str, list[int]]:
     """By group, the channels, heads and neurons that go where ``variant`` is structured."""
-    ratios = {}
+    ratios: dict[str, float] = {}
     for part, how in variant.way._asdict().items():
         if how == "structured":
             ratios |= RATIOS_OF[part](model, graph, variant.amount)
@@ -184,8 +186,9 @@ def share_gone(weights: Mapping[str, torch.Tensor], plan: Plan) -> float:
 
 def head_ratios(model: nn.Module, graph: Graph, amount: float) -> dict[str, float]:
     """The ratios of heads and of neurons of each block, so that ``amount`` of attention goes."""
-    ratios = {}
-    for number, block in enumerate(model.blocks):
+    ratios: dict[str, float] = {}
+    blocks = [layer for layer in model.modules() if isinstance(layer, AttentionBlock)]
+    for number, block in enumerate(blocks):
         names = f"blocks.{number}.attention.heads", f"blocks.{number}.fc1"
         counts = [len(graph.groups[name].channels) for name in names]
         in_heads = block.attention.in_proj_weight.numel() + block.attention.out_proj.weight.numel()
@@ -251,13 +254,13 @@ def make_variant(
         progress: wraps the counter of training steps.
     """
     model, kept = prune(whole, variant, some_batches(data.train))
-    found = {"gone": gone(model, whole)}
     with masks.enforce_masks(on_device(model), kept):
-        found["before"] = evaluate(model, data)
+        before = evaluate(model, data)
         steps.retrain(
             model, NETWORK, data.train, EPOCH_FRACTION, variant.seed, watch=Watch(progress)
         )
-        found["after"] = evaluate(model, data)
+        after = evaluate(model, data)
+    found = {"gone": gone(model, whole), "before": before, "after": after}
     return model.cpu().eval(), found
 
 
@@ -296,7 +299,7 @@ def time_of_parts(model: nn.Module, picture: torch.Tensor, **timing) -> list[dic
     variants = {
         "whole": model,
         "without attention": _with_blocks(model, nn.Identity()),
-        "without products": _with_blocks(model, without_products(model.blocks)),
+        "without products": _with_blocks(model, without_products(model.get_submodule("blocks"))),
     }
     with TemporaryDirectory() as folder:
         files = {
@@ -366,7 +369,7 @@ def run(recording: Recording) -> None:
     if not recording["points"] or not all(_known(recording, *each) for each in PLAN.items()):
         models = {"dense": whole}
         for name, variant in bar(PLAN.items(), "networks"):
-            models[name] = recording.network(_entry(name, variant), partial(make, variant))
+            models[name] = recording.network(_entry(name, variant), partial(make, variant), load)
         recording.write(**measure(models, data))
     for name in PLAN.keys() - set(KEPT):
         network_file(recording.path, name).unlink(missing_ok=True)

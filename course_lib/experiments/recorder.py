@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import nn
 
 from course_lib.bars import bar, say
 from course_lib.deployment import pruned_file
@@ -22,6 +21,7 @@ from course_lib.experiments.recordings import RecordingError, is_there, network_
 from course_lib.experiments.registry import EXPERIMENTS, module_of
 from course_lib.measuring.machine import machine_facts
 from course_lib.networks.data import checksums
+from course_lib.networks.models import Network
 
 Task = TypeVar("Task")
 
@@ -93,17 +93,17 @@ class Recording:
 
     def once(self, measure: Callable[[], dict], *fields: str) -> None:
         """Record what ``measure`` gives, unless these ``fields`` of it are there."""
-        if all(self.content.get(field) for field in fields):
+        if _has(self.content, fields):
             return
-        known = {field: self.whole[field] for field in fields if self.whole.get(field)}
-        self.write(**(known if len(known) == len(fields) else measure()))
+        known = {field: self.whole[field] for field in fields} if _has(self.whole, fields) else {}
+        self.write(**(known or measure()))
 
     def each(
         self,
         tasks: Sequence[Task],
-        expected: Callable[[Task], Iterable[dict]],
         measure: Callable[[Task], dict[str, list[dict]]],
         *,
+        expected: Callable[[Task], Iterable[dict]] | None = None,
         tables: Sequence[str] = ("points",),
         work: Callable[[Task], float] = lambda task: 1.0,
         text: str = "runs",
@@ -111,8 +111,9 @@ class Recording:
         """Measure the ``tasks`` that are missing; write the recording after each.
 
         Args:
-            expected: of a task, the entries by which it is known to be done: some of their fields.
-            measure: gives the entries of a task, by table.
+            measure: returns the entries of a task, by table.
+            expected: the entries that show that a task is done, as far as their fields tell them
+                apart; without it, one entry with the fields of the task, a named tuple.
             tables: where the expected entries are.
             work: how long a task takes, in any unit.
             text: what the tasks are called.
@@ -123,6 +124,7 @@ class Recording:
         numbered = [*enumerate(tasks)]
         if self.part:
             numbered = numbered[self.part.number - 1 :: self.part.of]
+        expected = expected or _fields
         to_do = [one for one in numbered if not self._is_done(expected(one[1]), tables)]
         say(f"{len(numbered) - len(to_do)} of {len(numbered)} {text} are there.")
         left, done, start = sum(work(task) for _, task in to_do), 0.0, time.monotonic()
@@ -142,16 +144,16 @@ class Recording:
     def network(
         self,
         entry: dict,
-        make: Callable[[], tuple[nn.Module, dict]],
-        read: Callable[[Path], tuple[nn.Module, dict]] = pruned_file.load,
-    ) -> nn.Module:
+        make: Callable[[], tuple[Network, dict]],
+        read: Callable[[Path], tuple[Network, dict]],
+    ) -> Network:
         """A network from its file beside the recording; made, saved and noted if that is missing.
 
         What was measured of all networks together is forgotten when one is made anew.
 
         Args:
             entry: the ``name`` of the network, and how it is made.
-            make: gives the network, and what else is to be noted of it.
+            make: returns the network, and what else is to be noted of it.
             read: loads a network from its file.
         """
         file = network_file(self.path, entry["name"])
@@ -172,6 +174,15 @@ class Recording:
         """Raise :class:`OutOfTime` if no further task may begin."""
         if self._minutes is not None and time.monotonic() - self._start > 60 * self._minutes:
             raise OutOfTime
+
+
+def _fields(task) -> list[dict]:
+    return [task._asdict()]
+
+
+def _has(content: dict, fields: Sequence[str]) -> bool:
+    """Whether all ``fields`` were recorded; a table begins empty, and 0 is a value."""
+    return all(content.get(field) not in (None, [], {}) for field in fields)
 
 
 def _agrees(entry: dict, what: dict) -> bool:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from course_lib.bars import say
 from course_lib.deployment import pruned_file
@@ -63,7 +63,7 @@ KINDS = {
 }
 
 
-def check(recording: object, experiment: str) -> dict:
+def check(recording: Any, experiment: str) -> dict:
     """``recording``, once it has every field that ``experiment`` records, each of its kind.
 
     Raises:
@@ -96,7 +96,7 @@ def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, s
         yield place, f"must be {KINDS[kind]}; it is {value!r:.60}"
 
 
-def _fits(value: object, shape: object) -> bool:
+def _fits(value: Any, shape: object) -> bool:
     if shape == "interval":
         return _is_pair(value) and all(map(_is_percentage, value))
     if shape == "range":
@@ -108,12 +108,12 @@ def _fits(value: object, shape: object) -> bool:
     return type(value) is shape
 
 
-def _is_pair(value: object) -> bool:
+def _is_pair(value: Any) -> bool:
     two = isinstance(value, list) and len(value) == 2 and all(_fits(one, float) for one in value)
     return two and value[0] <= value[1]
 
 
-def _is_percentage(value: object) -> bool:
+def _is_percentage(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 100
 
 
@@ -162,14 +162,14 @@ def read(path: Path, experiment: str | None = None) -> dict:
         ) from error
 
 
-def _up_to_date(found: object) -> object:
+def _up_to_date(found: Any) -> Any:
     """``found`` with the fields of today, if it is a recording of the schema before."""
     if not isinstance(found, dict) or found.get("schema") != SCHEMA - 1:
         return found
-    return _renamed(found, RENAMED.get(found.get("experiment"), {})) | {"schema": SCHEMA}
+    return _renamed(found, RENAMED.get(found.get("experiment", ""), {})) | {"schema": SCHEMA}
 
 
-def _renamed(value: object, names: Mapping[str, str]) -> object:
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
     if isinstance(value, list):

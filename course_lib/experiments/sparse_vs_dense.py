@@ -10,7 +10,7 @@ import torch
 
 from course_lib.bars import bar
 from course_lib.deployment import sparse
-from course_lib.deployment.sparse import Row, StoredMatrix
+from course_lib.deployment.sparse import StoredMatrix
 from course_lib.experiments.recorder import Recording
 from course_lib.measuring.cost import roofline
 from course_lib.measuring.timing import Comparison, as_recorded, compare, round_significant
@@ -112,14 +112,14 @@ def run(recording: Recording) -> None:
     device = recording["device"]
 
     def measured(case: Case) -> dict[str, list[dict]]:
-        lacking = [one["batch"] for one in _fields(case) if not recording.has("points", **one)]
+        lacking = [one["batch"] for one in _expected(case) if not recording.has("points", **one)]
         return _measured(case._replace(batches=tuple(lacking)), device)
 
     recording.once(lambda: _ceilings(device), "rooflines", "zeros")
-    recording.each(plan(device), _fields, measured, text="matrices")
+    recording.each(plan(device), measured, expected=_expected, text="matrices")
 
 
-def _fields(case: Case) -> list[dict]:
+def _expected(case: Case) -> list[dict]:
     product = {"matrix": case.matrix, "dtype": case.dtype, "target_sparsity": case.sparsity}
     return [product | {"batch": batch} for batch in case.batches]
 
@@ -159,22 +159,23 @@ def _measured(case: Case, device: str) -> dict[str, list[dict]]:
     weight = weight_of(case.matrix, case.dtype, device)
     held = sparse.to_formats(weight, case.sparsity)
     points, refused = [], []
-    for fields in _fields(case):
+    for fields in _expected(case):
         inputs = inputs_of(weight, fields["batch"])
         rows = sparse.measure(held, inputs, seconds=SECONDS[device], limit=LIMIT)
         product = {"rows": weight.shape[0], "columns": weight.shape[1]} | fields
         for name, row in rows.items():
-            if row.timing:
-                points.append(product | {"format": name} | _about(held[name], row))
+            if row.timing and row.speedup and row.error is not None:
+                entry = product | {"format": name} | _about(held[name], row.error)
+                points.append(entry | as_recorded(row.timing, row.speedup))
             if row.why:
                 refused.append(product | {"format": name, "why": row.why})
     return {"points": points, "refused": refused}
 
 
-def _about(held: StoredMatrix, row: Row) -> dict:
+def _about(held: StoredMatrix, error: float) -> dict:
     return {
         "sparsity": round(held.sparsity, 4),
         "bytes": held.bytes,
         "convert": round_significant(held.convert_ms),
-        "error": round_significant(row.error),
-    } | as_recorded(row.timing, row.speedup)
+        "error": round_significant(error),
+    }

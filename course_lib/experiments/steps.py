@@ -16,6 +16,7 @@ from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import SGD, Objective, Rewound, Watch, fit
 from course_lib.pruning import masks
 from course_lib.pruning.granularity import prune
+from course_lib.pruning.weights import prunable
 
 
 class CompressionStep(NamedTuple):
@@ -95,7 +96,7 @@ def fake_quantized(model: nn.Module, bits: int = 8) -> nn.Module:
     """A copy of ``model`` whose weights are those that ``bits`` and a scale per channel can say."""
     copied = masks.pruned_copy(model, {})
     with torch.no_grad():
-        for weight in masks.prunable(copied).values():
+        for weight in prunable(copied).values():
             weight.copy_(symmetric(weight, bits, axis=0).values)
     return copied
 

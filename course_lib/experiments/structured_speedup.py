@@ -142,7 +142,8 @@ def staircase(
 
 def placed(model: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     """``model`` on a device, in the layout that convolutions are fastest in."""
-    return model.to(device, dtype, memory_format=torch.channels_last)
+    # torch's types do not know a device and a layout together
+    return model.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -188,7 +189,7 @@ def run(recording: Recording) -> None:
     tasks = [Task(*each) for each in product((*PARTS, "staircase"), BATCHES, DTYPES[device])]
     tasks.sort(key=lambda task: (DTYPES[device].index(task.dtype), BATCHES.index(task.batch)))
     tables = ("points", "staircase", "refused")
-    recording.each(tasks, _fields, measured, tables=tables, text="comparisons")
+    recording.each(tasks, measured, expected=_expected, tables=tables, text="comparisons")
 
 
 def _ceilings(device: str) -> dict:
@@ -196,7 +197,7 @@ def _ceilings(device: str) -> dict:
     return {"rooflines": [{"dtype": name} | roof._asdict() for name, roof in found.items()]}
 
 
-def _fields(task: Task) -> list[dict]:
+def _expected(task: Task) -> list[dict]:
     """What every entry of a task has; those of the staircase have no part."""
     return [task._asdict() | ({"part": None} if task.part == "staircase" else {})]
 

@@ -21,6 +21,7 @@ from course_lib.deployment.forms import measure as in_runtime
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments.minilm_steps import (
     EncoderStep,
+    apply_step,
     in_order,
     load,
     losses,
@@ -28,10 +29,9 @@ from course_lib.experiments.minilm_steps import (
     remembering,
     retrain,
 )
-from course_lib.experiments.minilm_steps import apply_step as taken
 from course_lib.experiments.recorder import Recording
 from course_lib.experiments.recordings import network_file
-from course_lib.measuring.quality import evaluated_by
+from course_lib.measuring.quality import Evaluation, evaluated_by
 from course_lib.measuring.timing import round_significant
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits, movie_reviews
@@ -71,7 +71,8 @@ KEPT = ("few values",)
 #: What removes single weights without any training, and how many: see
 #: :mod:`course_lib.pruning.oneshot`.
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
-PATTERNS = {"50 %": 0.5, "60 %": 0.6, "70 %": 0.7, "80 %": 0.8, "2:4": (2, 4)}
+FRACTIONS = {"50 %": 0.5, "60 %": 0.6, "70 %": 0.7, "80 %": 0.8}
+PATTERNS: dict[str, oneshot.Pattern] = {**FRACTIONS, "2:4": (2, 4)}
 
 #: Of these patterns it is also recorded what a short fine-tune brings back.
 RETRAINED = ("80 %", "2:4")
@@ -117,7 +118,7 @@ def subject() -> tuple[SentenceClassifier, Splits]:
     return network, Splits(*(minilm.encoded(tokenizer, part) for part in movie_reviews()))
 
 
-def evaluate(network: nn.Module, data: Splits) -> dict:
+def evaluate(network: nn.Module, data: Splits) -> Evaluation:
     """Test accuracy with its interval, and validation accuracy, of ``network`` in torch."""
     return evaluated_by(partial(minilm.accuracy, network), data)
 
@@ -136,7 +137,8 @@ def _record_layers(recording: Recording, network: SentenceClassifier, data: Sent
     def expected(number: int) -> list[dict]:
         return [{"layer": number}]
 
-    recording.each(numbers(network), expected, measured, tables=("layers",), text="layers")
+    tasks = numbers(network)
+    recording.each(tasks, measured, expected=expected, tables=("layers",), text="layers")
     network.cpu()
 
 
@@ -194,8 +196,9 @@ def one_shot(
         if isinstance(layer, nn.Linear) and name.startswith("bert.encoder.")
     ]
     batches = of_one_length(data.ids[:CALIBRATION])
-    how = {"layers": layers, "at_once": LINEAR_LAYERS}
-    return oneshot.prune(network, batches, METHODS[method], PATTERNS[pattern], **how)
+    return oneshot.prune(
+        network, batches, METHODS[method], PATTERNS[pattern], layers, at_once=LINEAR_LAYERS
+    )
 
 
 def of_one_length(ids: torch.Tensor) -> list[torch.Tensor]:
@@ -212,7 +215,7 @@ def _record_one_shot(recording: Recording, network: SentenceClassifier, data: Sp
         return {"one_shot": [task._asdict() | evaluate(model, data)]}
 
     tasks = [OneShot(method, pattern) for pattern, method in product(PATTERNS, METHODS)]
-    recording.each(tasks, _fields, measured, tables=("one_shot",), text="one-shot")
+    recording.each(tasks, measured, tables=("one_shot",), text="one-shot")
 
 
 def _record_retrained(recording: Recording, network: SentenceClassifier, data: Splits) -> None:
@@ -228,11 +231,7 @@ def _record_retrained(recording: Recording, network: SentenceClassifier, data: S
             return {"retrained": [entry | {"bytes": file.stat().st_size}]}
 
     tasks = [OneShot(method, pattern) for pattern, method in product(RETRAINED, METHODS)]
-    recording.each(tasks, _fields, measured, tables=("retrained",), text="retrained")
-
-
-def _fields(task: OneShot) -> list[dict]:
-    return [task._asdict()]
+    recording.each(tasks, measured, tables=("retrained",), text="retrained")
 
 
 # --- networks that are smaller ------------------------------------------------------------------
@@ -248,10 +247,16 @@ def _networks(
     """All networks of the plan and the dense one; those that are missing are made first."""
     teacher = remembering(on_device(network), data.train)
     models = {"dense": network.cpu()}
-    how = {"measure": partial(evaluate, data=data), "progress": partial(bar, text="steps")}
 
     def make(step: EncoderStep) -> tuple[SentenceClassifier, dict]:
-        made, before = taken(step, models[step.source], data, teacher, **how)
+        made, before = apply_step(
+            step,
+            models[step.source],
+            data,
+            teacher,
+            measure=partial(evaluate, data=data),
+            progress=partial(bar, text="steps"),
+        )
         say(f"validation {minilm.accuracy(made, data.validation):.2f} %")
         return made, {"before": before}
 
@@ -272,12 +277,13 @@ def measure(
     """
     models = {"whole vocabulary": minilm.uncut(models["dense"]), **models}
     runtime = Runtime(deployed, first_tokens(data.test), runtime_accuracy)
-    how = {"runtime": runtime, "rounds": rounds, "seconds": seconds}
-    found = in_runtime(models, MINILM.network, data, **how)
+    found = in_runtime(
+        models, MINILM.network, data, runtime=runtime, rounds=rounds, seconds=seconds
+    )
     return found | {"operators": _operators(models["dense"])}
 
 
-def deployed(model: SentenceClassifier, name: str, folder: Path) -> dict[str, Path]:
+def deployed(model: nn.Module, name: str, folder: Path) -> dict[str, Path]:
     """``model`` as ONNX in ``folder``, in float32 and in int8; files by name and form.
 
     Int8 with ranges that were seen on training sentences beforehand is no faster here, since few

@@ -7,6 +7,7 @@ was made by ``python -m course_lib train NAME``.
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +18,9 @@ from course_lib.networks.tensors import read_tensors, write_tensors
 
 #: What a network takes: a tensor, or tensors by name, as ``transformers`` wants them.
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+
+#: A network of any class, where a function returns one of the class that it was given.
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
@@ -233,14 +237,14 @@ def halved(model: nn.Module) -> dict[str, torch.Tensor]:
 EXAMPLE = torch.zeros(1, 1, 28, 28)
 
 
-def on_device(model: nn.Module) -> nn.Module:
+def on_device(model: Network) -> Network:
     """``model`` on the GPU if there is one, in the layout that convolutions are fastest in."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # torch's types do not know a device and a layout together
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def reinitialized(model: nn.Module, seed: int) -> nn.Module:
+def reinitialized(model: Network, seed: int) -> Network:
     """``model`` with fresh random weights, the same on every device; the generator is left alone.
 
     Every layer draws torch's own initial weights for the shape that it has now.

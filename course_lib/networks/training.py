@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -11,8 +11,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from course_lib.bars import Progress
 from course_lib.networks.data import Batch, Images, Labelled
-
-Network = TypeVar("Network", bound=nn.Module)
+from course_lib.networks.models import Network
 
 #: The loss, from the logits (N, classes), the inputs that they were given for, and the labels (N,).
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from course_lib.networks.models import Network
 from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import surgery
 from course_lib.pruning.channels import Scores, readers_zeroed, sum_by_channel
@@ -204,7 +205,7 @@ def ablation(
 # --- removing -----------------------------------------------------------------------------------
 
 
-def prune(model: nn.Module, removed: Removed, dropped: Iterable[int] = ()) -> nn.Module:
+def prune(model: Network, removed: Removed, dropped: Iterable[int] = ()) -> Network:
     """A copy of ``model`` without the ``removed`` heads and neurons and the ``dropped`` layers.
 
     It computes what ``model`` computes after ``surgery.zero_readers`` of the same heads and
@@ -222,7 +223,7 @@ def prune(model: nn.Module, removed: Removed, dropped: Iterable[int] = ()) -> nn
     return _drop(smaller, dropped)
 
 
-def _drop(model: nn.Module, dropped: Iterable[int]) -> nn.Module:
+def _drop(model: Network, dropped: Iterable[int]) -> Network:
     """Drop layers of ``model`` in place."""
     found = layers(model)
     there = [number for number, layer in enumerate(found) if layer.heads]

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from course_lib.networks.models import Network
+
 #: Is called before a layer: with it, its arguments and its named ones.
 InputHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
@@ -175,7 +177,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.layout is not torch.strided or torch.equal(one, other)
 
 
-def copied(model: nn.Module, instead: dict[int, torch.Tensor] | None = None) -> nn.Module:
+def copied(model: Network, instead: dict[int, torch.Tensor] | None = None) -> Network:
     """A copy of ``model`` that shares nothing with it.
 
     Args:

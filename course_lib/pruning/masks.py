@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from course_lib.networks.models import Inputs, logits
+from course_lib.networks.models import Inputs, Network, logits
 from course_lib.pruning import calibration
 from course_lib.pruning.layers import InputHook, at_rest, copied, first_input
 from course_lib.pruning.weights import coverage as coverage
@@ -472,7 +472,7 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
         weights[name].masked_fill_(~mask.to(weights[name].device), 0)
 
 
-def pruned_copy(model: nn.Module, masks: Masks) -> nn.Module:
+def pruned_copy(model: Network, masks: Masks) -> Network:
     """A copy of ``model`` with ``masks`` applied; ``model`` itself is left as it is.
 
     Raises:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from course_lib.bars import Progress
-from course_lib.networks.models import Inputs, logits
+from course_lib.networks.models import Inputs, Network, logits
 from course_lib.pruning import calibration, masks
 from course_lib.pruning.layers import InputHook, at_rest, copied, first_input
 from course_lib.pruning.weights import coverage, is_conv1d, prunable, rows
@@ -310,14 +310,14 @@ def output_error(weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tens
 
 
 def prune(
-    model: nn.Module,
+    model: Network,
     batches: Iterable[Inputs],
     method: Method = sparsegpt,
     pattern: Pattern = 0.5,
     layers: Sequence[str] | None = None,
     at_once: int = 1,
     progress: Progress[list[str]] = iter,
-) -> nn.Module:
+) -> Network:
     """A copy of ``model``, in ``eval`` mode, with its linear layers pruned in the order they run.
 
     Each layer is pruned for the inputs that it gets once the layers before it are pruned. Without

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from course_lib.networks.attention import SelfAttention
+from course_lib.networks.models import Network
 from course_lib.networks.tensors import open_tensors, write_tensors
 from course_lib.pruning import channels
 from course_lib.pruning.graph import Graph, Provenance, UnknownOperation, trace
@@ -50,7 +51,7 @@ def shrink(
     return prune(model, graph, channels.spared(graph, scores, channels.lowest(scores, ratio)))
 
 
-def prune(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
+def prune(model: Network, graph: Graph, removed: Removed) -> Network:
     """A copy of ``model`` without the ``removed`` channels, its wiring checked.
 
     Raises:
@@ -116,7 +117,7 @@ def zero_readers(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
     return model
 
 
-def remove(model: nn.Module, plan: Plan) -> nn.Module:
+def remove(model: Network, plan: Plan) -> Network:
     """A copy of ``model`` with only what ``plan`` keeps; ``model`` itself is left as it is.
 
     The copy has its plan, relative to the unpruned network, as ``pruning_plan``.
@@ -135,7 +136,7 @@ def remove(model: nn.Module, plan: Plan) -> nn.Module:
             smaller.set_submodule(name, SelfAttention(layer))
     for layer in smaller.modules():
         _set_sizes(layer)
-    vars(smaller)["pruning_plan"] = _compose(getattr(model, "pruning_plan", {}), plan)
+    smaller.__dict__["pruning_plan"] = _compose(getattr(model, "pruning_plan", {}), plan)
     return smaller
 
 
