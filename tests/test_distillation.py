@@ -16,8 +16,8 @@ from course_lib.experiments.distillation import (
     METHODS,
     SEEDS,
     TIME_FRACTIONS,
-    Run,
     Setting,
+    StudentRun,
     epochs_for,
     untrained,
 )
@@ -118,7 +118,7 @@ def test_an_unknown_method_is_refused():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_time_is_fewer_epochs_with_a_teacher(method, setting, fits):
-    run = Run(method, 0.2, 1)
+    run = StudentRun(method, 0.2, 1)
     distillation.train(run, setting)
     expected = 0.2 * EPOCHS / (COST if "distilled" in method else 1)
     assert epochs_for(run, setting) == pytest.approx(expected)
@@ -129,23 +129,23 @@ def test_equal_time_is_fewer_epochs_with_a_teacher(method, setting, fits):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_who_is_taught_hears_the_teacher(method, setting, fits):
-    distillation.train(Run(method, 0.2, 1), setting)
+    distillation.train(StudentRun(method, 0.2, 1), setting)
     images, labels = setting.data.train.images[:8], setting.data.train.labels[:8]
     other = setting._replace(teacher=lambda images: says(images).flip(1))
-    distillation.train(Run(method, 0.2, 1), other)
+    distillation.train(StudentRun(method, 0.2, 1), other)
     first, second = (told["objective"](images[:, 0, 1, :10], images, labels) for told in fits)
     assert bool(first != second) == ("distilled" in method)
 
 
 def test_no_budget_is_no_training(setting, fits):
-    student = distillation.train(Run("pruned", 0.0, 0), setting)
+    student = distillation.train(StudentRun("pruned", 0.0, 0), setting)
     assert not fits and torch.equal(
         weights(student), weights(untrained("pruned", "small_resnet", 0))
     )
 
 
 def test_a_point_is_the_run_and_its_quality(setting):
-    run = Run("distilled", 0.2, 0)
+    run = StudentRun("distilled", 0.2, 0)
     student = distillation.train(run, setting)
     found = distillation.point(run, student, setting)
     assert {key: found[key] for key in run._fields} == run._asdict()
@@ -157,7 +157,7 @@ def test_a_point_is_the_run_and_its_quality(setting):
 
 
 def test_a_run_says_what_it_is():
-    assert str(Run("pruned", 0.05, 2)) == "pruned, 5 % of the time, seed 2"
+    assert str(StudentRun("pruned", 0.05, 2)) == "pruned, 5 % of the time, seed 2"
 
 
 # --- what a teacher costs -----------------------------------------------------------------------
@@ -244,7 +244,7 @@ def finalists(path) -> list[dict]:
 def test_a_recording_holds_every_run_and_one_measurement(quick, tmp_path):
     path = record("distillation", "small_resnet", tmp_path / "a.json")
     found = recorded(path)
-    runs = [Run(one["method"], one["time_fraction"], one["seed"]) for one in found["points"]]
+    runs = [StudentRun(one["method"], one["time_fraction"], one["seed"]) for one in found["points"]]
     assert runs == distillation.plan() and len(runs) == 8
     assert found["cost"]["ratio"] == COST and len(found["deployed"]) == 1
     assert [[*networks] for networks in quick] == [["teacher", "student"]]
@@ -256,7 +256,7 @@ def test_the_best_student_is_kept(quick, pictures, tmp_path):
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["best.pruned"]
     student, about = load(network_file(path, BEST))
     best = max(finalists(path), key=lambda one: one["validation"])
-    assert about["step"] == str(Run(best["method"], 0.1, 0))
+    assert about["step"] == str(StudentRun(best["method"], 0.1, 0))
     assert accuracy(student, pictures.test) == pytest.approx(best["accuracy"], abs=2)
 
 
@@ -322,7 +322,7 @@ def test_the_learner_builds_the_epochs_of_equal_time(case, setting, monkeypatch)
     time_fraction, epochs, cost = case
     recipe = RECIPES["small_resnet"]._replace(epochs=epochs)
     monkeypatch.setitem(RECIPES, "small_resnet", recipe)
-    found = epochs_for(Run("distilled", time_fraction, 0), setting._replace(cost=cost))
+    found = epochs_for(StudentRun("distilled", time_fraction, 0), setting._replace(cost=cost))
     assert found == pytest.approx(EXERCISES["10.3"].reference(*case))
 
 

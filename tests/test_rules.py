@@ -42,7 +42,7 @@ def test_evidence_is_what_the_recording_holds(known):
 def test_what_was_made_in_two_steps_has_the_budgets_of_both(known):
     recording, _ = evidence.chosen("compression", "resnet18")
     budgets = {one["name"]: one["epoch_fraction"] for one in recording["networks"]}
-    assert found(known, "both").budget == budgets["channels"] + budgets["both"]
+    assert found(known, "both").epoch_fraction == budgets["channels"] + budgets["both"]
     assert found(known, "both").steps == {"structured", "unstructured", "distil"}
 
 
@@ -220,7 +220,7 @@ def test_int8_counts_for_time_only_where_the_hardware_multiplies_it(known):
 
 def test_a_network_that_trained_longer_than_is_paid_is_no_promise(known):
     brief = Brief("cpu", "compute", "cnn", speedup=10, retraining=0.1)
-    assert all(one.budget <= 0.1 for one in rules.promises(brief, ["structured"], known))
+    assert all(one.epoch_fraction <= 0.1 for one in rules.promises(brief, ["structured"], known))
     assert rules.promises(brief._replace(retraining=1.0), ["structured"], known)
 
 
@@ -306,7 +306,7 @@ def test_the_most_within_a_point_is_found_by_hand_as_well(known):
     assert rules.most("speedup", known, "cnn", "structured") == max(within)
     nobody = [one._replace(accuracy_drop=5.0) for one in known]
     assert rules.most("speedup", nobody, "cnn", "structured") == 1.0
-    short = rules.most("speedup", known, "transformer", "structured", budget=0.2)
+    short = rules.most("speedup", known, "transformer", "structured", epoch_fraction=0.2)
     assert short < rules.most("speedup", known, "transformer", "structured")
 
 

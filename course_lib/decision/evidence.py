@@ -34,8 +34,8 @@ class Evidence(NamedTuple):
     Args:
         form: the file it lies in: "float32" or "int8" to run, "packed" to send.
         steps: what was done to it, of "structured", "unstructured", "2:4", "distil", "quantize".
-        budget: the training that it took, as a share of the recipe's epochs.
-        accuracy_drop: points of test accuracy that it lost.
+        epoch_fraction: the training that it took, as a share of the recipe's epochs.
+        accuracy_drop: points of test accuracy lost.
         compression_ratio: how many times fewer bytes.
         mac_reduction: how many times fewer MACs.
         speedup: how many times faster on one thread of a CPU.
@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
     name: str
     form: str
     steps: frozenset[str]
-    budget: float
+    epoch_fraction: float
     accuracy_drop: float
     compression_ratio: float
     mac_reduction: float
@@ -60,7 +60,7 @@ class Made(NamedTuple):
     """What was done to a recorded network, and how long it trained."""
 
     steps: frozenset[str]
-    budget: float
+    epoch_fraction: float
 
 
 def collected(root: Path = DATA) -> list[Evidence]:
@@ -100,8 +100,8 @@ def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[dict,
 
 def _compression(root: Path) -> Iterator[Evidence]:
     found, source = chosen("compression", "resnet18", root)
-    taught = ({"distilled": True} | entry for entry in found["networks"])  # all of them were
-    return _deployed("cnn", found["points"], _made(taught), source)
+    distilled = ({"distilled": True} | entry for entry in found["networks"])  # all of them were
+    return _deployed("cnn", found["points"], _made(distilled), source)
 
 
 def _transformer(root: Path) -> Iterator[Evidence]:
@@ -109,11 +109,12 @@ def _transformer(root: Path) -> Iterator[Evidence]:
     yield from _deployed("transformer", found["points"], _made(found["networks"]), source)
     dense = _named(found["points"], "dense")
     short = min((one["epoch_fraction"] for one in found["networks"]), default=0.0)
-    for rows, budget in ((found["one_shot"], 0.0), (found["retrained"], short)):
+    for rows, epoch_fraction in ((found["one_shot"], 0.0), (found["retrained"], short)):
         for row in rows:
             step = "2:4" if row["pattern"] == "2:4" else "unstructured"
-            name, lost = f"{row['method']} {row['pattern']}", dense["accuracy"] - row["accuracy"]
-            in_place = _in_place("transformer", name, step, budget, lost, source)
+            name = f"{row['method']} {row['pattern']}"
+            accuracy_drop = dense["accuracy"] - row["accuracy"]
+            in_place = _in_place("transformer", name, step, epoch_fraction, accuracy_drop, source)
             yield in_place
             if "bytes" in row:
                 ratio = dense["bytes"] / row["bytes"]
@@ -122,9 +123,9 @@ def _transformer(root: Path) -> Iterator[Evidence]:
 
 def _mixed(root: Path) -> Iterator[Evidence]:
     found, source = chosen("mixed", "conv_attention", root)
-    budget = found["recipe"]["epoch_fraction"]
+    epoch_fraction = found["recipe"]["epoch_fraction"]
     made = _made([]) | {
-        one["name"]: Made(frozenset([one["convolutions"], one["attention"]]), budget)
+        one["name"]: Made(frozenset([one["convolutions"], one["attention"]]), epoch_fraction)
         for one in found["networks"]
     }
     return _deployed("mixed", found["points"], made, source)
@@ -136,7 +137,9 @@ def _made(networks: Iterable[dict]) -> dict[str, Made]:
     for entry in networks:
         source = made[entry["source"]]
         steps = {step for field, step in STEP_OF.items() if entry.get(field)}
-        made[entry["name"]] = Made(source.steps | steps, source.budget + entry["epoch_fraction"])
+        made[entry["name"]] = Made(
+            source.steps | steps, source.epoch_fraction + entry["epoch_fraction"]
+        )
     return made
 
 
@@ -163,7 +166,7 @@ def _row(
         point["network"],
         point["form"],
         made.steps | ({"quantize"} if point["form"] == "int8" else set()),
-        made.budget,
+        made.epoch_fraction,
         accuracy_drop=dense["accuracy"] - point["accuracy"],
         compression_ratio=dense["bytes"] / point["bytes"],
         mac_reduction=dense["macs"] / point["macs"],
@@ -179,10 +182,15 @@ def _over(point: dict, dense: dict) -> float:
 
 
 def _in_place(
-    architecture: str, name: str, step: str, budget: float, accuracy_drop: float, source: str
+    architecture: str,
+    name: str,
+    step: str,
+    epoch_fraction: float,
+    accuracy_drop: float,
+    source: str,
 ) -> Evidence:
     """A network with its pruned weights stored as zeros: as large and as slow as the dense one."""
-    made = Made(frozenset([step]), budget)
+    made = Made(frozenset([step]), epoch_fraction)
     gains = (1.0, 1.0, 1.0, 1.0)
     return Evidence(architecture, name, "float32", *made, accuracy_drop, *gains, source)
 
@@ -195,28 +203,40 @@ def _drop_recovery(root: Path) -> Iterator[Evidence]:
     found, source = chosen("drop_recovery", "resnet18", root)
     speeds, timed = chosen("structured_speedup", "resnet18", root)
     for point in found["points"]:
-        lost = found["dense"]["accuracy"] - point["accuracy"]
+        accuracy_drop = found["dense"]["accuracy"] - point["accuracy"]
         name = f"without {100 * point['amount']:.0f} % of the {point['granularity']}"
         if point["granularity"] == "channels":
-            faster = _speed_without(point["amount"], speeds)
-            yield _narrowed(found, point, name, lost, faster, f"{source}, {timed}")
+            speedup = _speed_without(point["amount"], speeds)
+            yield _narrowed(found, point, name, accuracy_drop, speedup, f"{source}, {timed}")
         else:
-            yield _in_place("cnn", name, "unstructured", point["epoch_fraction"], lost, source)
+            yield _in_place(
+                "cnn", name, "unstructured", point["epoch_fraction"], accuracy_drop, source
+            )
             if point["amount"] == 0.5:  # as many zeros as 2:4 has, which no CNN was recorded with
-                yield _in_place("cnn", name, "2:4", point["epoch_fraction"], lost, source)
+                yield _in_place("cnn", name, "2:4", point["epoch_fraction"], accuracy_drop, source)
 
 
 def _narrowed(
-    found: dict, point: dict, name: str, lost: float, faster: float, source: str
+    found: dict, point: dict, name: str, accuracy_drop: float, speedup: float, source: str
 ) -> Evidence:
     (left,) = (
         one
         for one in found["pruned"]
         if (one["granularity"], one["amount"]) == (point["granularity"], point["amount"])
     )
-    smaller, fewer = (found["dense"][key] / left[key] for key in ("parameters", "macs"))
-    made = Made(frozenset(["structured"]), point["epoch_fraction"])
-    return Evidence("cnn", name, "float32", *made, lost, smaller, fewer, faster, faster, source)
+    return Evidence(
+        "cnn",
+        name,
+        "float32",
+        frozenset(["structured"]),
+        point["epoch_fraction"],
+        accuracy_drop,
+        compression_ratio=found["dense"]["parameters"] / left["parameters"],
+        mac_reduction=found["dense"]["macs"] / left["macs"],
+        speedup=speedup,
+        speedup_float32=speedup,
+        source=source,
+    )
 
 
 def _speed_without(amount: float, recording: dict) -> float:
@@ -232,9 +252,9 @@ def _distillation(root: Path) -> Iterator[Evidence]:
         return
     dense, student = (_named(found["deployed"], name) for name in ("teacher", "student"))
     wanted = {(one["method"], one["time_fraction"]): one["epochs"] for one in found["points"]}
-    for (method, budget), epochs in wanted.items():
+    for (method, time_fraction), epochs in wanted.items():
         made = Made(_steps_of(method), epochs / found["recipe"]["epochs"])
-        points = recordings.points(found, method=method, time_fraction=budget)
+        points = recordings.points(found, method=method, time_fraction=time_fraction)
         right = fmean(one["accuracy"] for one in points)
         row = _row("cnn", student, made, dense, student, source)
         if made.steps:

@@ -86,7 +86,7 @@ class Expected(NamedTuple):
     Args:
         name: the network that promises it, and its form.
         speedup: the most that the hardware allows where ``at_most``, else measured.
-        taught: whether it learned from a teacher.
+        distilled: whether it learned from a teacher.
         source: the recording.
     """
 
@@ -96,8 +96,8 @@ class Expected(NamedTuple):
     compression_ratio: float
     speedup: float
     at_most: bool
-    budget: float
-    taught: bool
+    epoch_fraction: float
+    distilled: bool
     source: str
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class Expected(NamedTuple):
         return (
             f"{self.name}, {self.form}: {self.accuracy_drop:.1f} points lost, "
             f"{self.compression_ratio:.1f}x smaller, {most}{self.speedup:.1f}x faster, "
-            f"{100 * self.budget:.0f} % of the epochs ({self.source})"
+            f"{100 * self.epoch_fraction:.0f} % of the epochs ({self.source})"
         )
 
 
@@ -177,8 +177,8 @@ def expected(evidence: Evidence, hardware: str) -> Expected:
         evidence.compression_ratio,
         speedup,
         at_most=kind.gpu and speedup > 1,
-        budget=evidence.budget,
-        taught="distil" in evidence.steps,
+        epoch_fraction=evidence.epoch_fraction,
+        distilled="distil" in evidence.steps,
         source=evidence.source,
     )
 
@@ -186,7 +186,7 @@ def expected(evidence: Evidence, hardware: str) -> Expected:
 def promises(brief: Brief, steps: Collection[str], known: Iterable[Evidence]) -> list[Expected]:
     """What every recorded network promises that these ``steps`` may make within ``brief``.
 
-    With pruning, a network counts whether or not it had a teacher: ``taught`` says which.
+    With pruning, a network counts whether or not it had a teacher: ``distilled`` says which.
     """
     return [
         expected(one, brief.hardware)
@@ -199,7 +199,7 @@ def _is_possible(one: Evidence, brief: Brief) -> bool:
     """Whether architecture, affordable training and form of the file suit the brief."""
     form = one.form != "packed" or brief.bottleneck == "download"
     fresh = "distil" in one.steps and not one.steps & PRUNING
-    affordable = one.budget <= brief.retraining + 1e-9
+    affordable = one.epoch_fraction <= brief.retraining + 1e-9
     return (
         one.architecture == brief.architecture
         and form
@@ -234,7 +234,7 @@ def best(
     """
 
     def rank(one: Expected) -> tuple:
-        unlike = one.name != like, one.taught != ("distil" in steps)
+        unlike = one.name != like, one.distilled != ("distil" in steps)
         return unlike[0], shortfall(brief, one), unlike[1], one.accuracy_drop
 
     return min(promises(brief, steps, known), key=rank, default=None)
@@ -321,9 +321,9 @@ def _zeros_count(brief: Brief) -> bool:
     return brief.architecture == "mixed" or (brief.architecture == "cnn" and download)
 
 
-def _was_taught(state: State) -> bool:
+def _was_distilled(state: State) -> bool:
     found = best(state.brief, state.steps, state.known)
-    return bool(state.steps & PRUNING) and found is not None and found.taught
+    return bool(state.steps & PRUNING) and found is not None and found.distilled
 
 
 #: Asked from the first to the last. "Short" means: no recorded network that was made by the steps
@@ -388,7 +388,7 @@ RULES = (
     ),
     Rule(
         "Had the nearest recorded network a teacher?",
-        _was_taught,
+        _was_distilled,
         "distil",
         "In equal epochs a teacher helps; it costs time in each of them.",
         ("C16",),
@@ -519,7 +519,7 @@ def _judge_nothing(brief: Brief, steps: frozenset[str], known: Sequence[Evidence
 def _judge_steps(brief: Brief, steps: frozenset[str], known: Sequence[Evidence]) -> Judgement:
     promise = best(brief, steps, known)
     if promise is None:
-        budgets = [one.budget for one in known if _with_more_training(one, brief, steps)]
+        budgets = [one.epoch_fraction for one in known if _with_more_training(one, brief, steps)]
         longer = f"; it takes {100 * min(budgets):.0f} % of the epochs" if budgets else ""
         return Judgement(False, f"no such network was recorded within the training paid{longer}")
     misses = missed(brief, promise)
@@ -531,7 +531,7 @@ def _judge_steps(brief: Brief, steps: frozenset[str], known: Sequence[Evidence])
 
 
 def _with_more_training(one: Evidence, brief: Brief, steps: frozenset[str]) -> bool:
-    paid = brief._replace(retraining=max(brief.retraining, one.budget))
+    paid = brief._replace(retraining=max(brief.retraining, one.epoch_fraction))
     return _is_possible(one, paid) and _is_made_by(one, steps)
 
 
@@ -540,7 +540,7 @@ def _simpler(brief: Brief, steps: frozenset[str], known: Sequence[Evidence]) -> 
     fewer = {one.steps for one in known if one.architecture == brief.architecture}
     for some in sorted((each for each in fewer if each and each < steps), key=len):
         promise = best(brief, some, known)
-        if promise is None or promise.taught != ("distil" in some):
+        if promise is None or promise.distilled != ("distil" in some):
             continue
         if shortfall(brief, promise) == 0:
             return [step for step in STEPS if step in some]
@@ -661,7 +661,7 @@ def _asked_of(one: Evidence, start: Brief, draw: random.Random) -> Brief:
         speedup=asked.get("speedup", start.speedup),
         compression_ratio=asked.get("compression_ratio", start.compression_ratio),
         max_accuracy_drop=math.ceil(2 * one.accuracy_drop + draw.random()) / 2,
-        retraining=min(share for share in RETRAININGS if share >= one.budget - 1e-9),
+        retraining=min(share for share in RETRAININGS if share >= one.epoch_fraction - 1e-9),
         keep_weights=draw.random() < 0.3,
     )
 
@@ -685,7 +685,7 @@ def most(
     pruned: str,
     *,
     form: str = "float32",
-    budget: float = math.inf,
+    epoch_fraction: float = math.inf,
 ) -> float:
     """The largest gain of one kind of pruning, not quantized, with at most a point lost.
 
@@ -694,13 +694,13 @@ def most(
     Args:
         gain: "speedup" or "compression_ratio".
         pruned: the only kind of pruning.
-        budget: the most training that can be afforded, as a share of the epochs.
+        epoch_fraction: the most training that can be afforded, as a share of the epochs.
     """
     found = [
         getattr(one, gain)
         for one in known
         if (one.architecture, one.form, one.steps - {"distil"}) == (architecture, form, {pruned})
         and one.accuracy_drop <= MAX_ACCURACY_DROP
-        and one.budget <= budget
+        and one.epoch_fraction <= epoch_fraction
     ]
     return max(found, default=1.0)

@@ -56,7 +56,7 @@ LIMIT = 600.0
 BEST = "best"
 
 
-class Run(NamedTuple):
+class StudentRun(NamedTuple):
     """A student that is made by one of :data:`METHODS` in a share ``time_fraction`` of the time."""
 
     method: str
@@ -101,13 +101,15 @@ def untrained(method: str, network: str, seed: int) -> nn.Module:
     return reinitialized(student, RECIPES[network].seed + 1 + seed)
 
 
-def epochs_for(run: Run, setting: Setting) -> float:
+def epochs_for(run: StudentRun, setting: Setting) -> float:
     """The epochs that the time of ``run`` is enough for; lesson 10 builds this."""
     epochs = run.time_fraction * RECIPES[setting.network].epochs
     return epochs / setting.cost if METHODS[run.method].distilled else epochs
 
 
-def train(run: Run, setting: Setting, progress: Callable[[Iterable], Iterable] = iter) -> nn.Module:
+def train(
+    run: StudentRun, setting: Setting, progress: Callable[[Iterable], Iterable] = iter
+) -> nn.Module:
     """The student of ``run``.
 
     All train alike, with the recipe's learning rates squeezed into their time: students differ only
@@ -132,7 +134,7 @@ def train(run: Run, setting: Setting, progress: Callable[[Iterable], Iterable] =
     return student
 
 
-def point(run: Run, student: nn.Module, setting: Setting) -> dict:
+def point(run: StudentRun, student: nn.Module, setting: Setting) -> dict:
     """What a recording holds of ``run``: its epochs, and the quality of the trained ``student``."""
     epochs = {"epochs": round(epochs_for(run, setting), 3)}
     return run._asdict() | epochs | evaluate(student, setting.data)
@@ -179,10 +181,10 @@ def _fit(student: nn.Module, data: Images, **how) -> None:
 # --- the recording ------------------------------------------------------------------------------
 
 
-def plan() -> list[Run]:
+def plan() -> list[StudentRun]:
     """The runs that are recorded, in their order: the longest of the other seeds come last."""
     runs = [
-        Run(method, time_fraction, seed)
+        StudentRun(method, time_fraction, seed)
         for seed, time_fraction, method in product(SEEDS, TIME_FRACTIONS, METHODS)
     ]
     return sorted(runs, key=lambda run: run.seed > 0 and run.time_fraction == TIME_FRACTIONS[-1])
@@ -209,7 +211,7 @@ def run(recording: Recording) -> None:
         _measure_deployed(recording, data)
 
 
-def _trained(recording: Recording, setting: Setting, run: Run) -> dict[str, list[dict]]:
+def _trained(recording: Recording, setting: Setting, run: StudentRun) -> dict[str, list[dict]]:
     student = train(run, setting, partial(bar, text="steps"))
     entry = point(run, student, setting)
     if _is_best(entry, recording):

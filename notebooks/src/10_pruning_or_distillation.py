@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from course_lib.bars import bar
 from course_lib.deployment import forms
 from course_lib.experiments import distillation, drop_recovery, recordings
-from course_lib.experiments.distillation import METHODS, Run, Setting
+from course_lib.experiments.distillation import METHODS, Setting, StudentRun
 
 # %%
 from course_lib.measuring.cost import macs
@@ -267,7 +267,8 @@ check("10.3", epochs_in_time)
 setting = Setting("resnet18", pictures, teacher, cost["ratio"])
 for budget in distillation.TIME_FRACTIONS:
     epochs = [
-        distillation.epochs_for(Run(name, budget, 0), setting) for name in ("scratch", "distilled")
+        distillation.epochs_for(StudentRun(name, budget, 0), setting)
+        for name in ("scratch", "distilled")
     ]
     print(f"{budget:4.0%} of the time: {epochs[0]:5.2f} epochs, with a teacher {epochs[1]:5.2f}")
 
@@ -279,8 +280,8 @@ for budget in distillation.TIME_FRACTIONS:
 
 # %% tags=["nbval-ignore-output"]
 live, seconds = {}, {}
-runs = [Run(method, 0.01, seed=0) for method in METHODS]
-runs += [Run(method, 0.05, seed=0) for method in ("scratch", "pruned")]
+runs = [StudentRun(method, 0.01, seed=0) for method in METHODS]
+runs += [StudentRun(method, 0.05, seed=0) for method in ("scratch", "pruned")]
 for run in bar(runs, "students"):
     start = time.perf_counter()
     trained = distillation.train(run, setting)
@@ -525,8 +526,8 @@ print(f"in equal epochs the teacher is worth {by_epochs:.2f} points ({low:.2f} t
 # What three times the time would give *without* a teacher was not recorded. You can:
 
 # %%
-# trained = distillation.train(Run("pruned", cost["ratio"], seed=0), setting, progress=bar)
-# distillation.point(Run("pruned", cost["ratio"], seed=0), trained, setting)
+# trained = distillation.train(StudentRun("pruned", cost["ratio"], seed=0), setting, progress=bar)
+# distillation.point(StudentRun("pruned", cost["ratio"], seed=0), trained, setting)
 
 # %% [markdown]
 # ## When is a teacher's time free?

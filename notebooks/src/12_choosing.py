@@ -463,9 +463,9 @@ print("so little training is not enough:", attempt.accuracy < limits.accuracy - 
 # %% tags=["nbval-ignore-output"]
 small = [one for one in known if one.form == "int8" and one.compression_ratio > 50]
 for one in small:
-    if one.architecture == "cnn" and one.budget <= 1:
+    if one.architecture == "cnn" and one.epoch_fraction <= 1:
         ratio, drop = one.compression_ratio, one.accuracy_drop
-        print(f"{one.name:16s} {drop:4.1f} points lost, {ratio:5.1f}x, {one.budget:.0%}")
+        print(f"{one.name:16s} {drop:4.1f} points lost, {ratio:5.1f}x, {one.epoch_fraction:.0%}")
 
 # %%
 full = [one.accuracy_drop for one in runtime.values() if one in small]
@@ -508,7 +508,7 @@ packed = [
 ]
 measurements["packed_structured_over_unstructured"] = packed[0] / packed[1]
 for name, paid in (("short", 0.2), ("full", 1.0)):
-    fastest = rules.most("speedup", known, "transformer", fewer, budget=paid)
+    fastest = rules.most("speedup", known, "transformer", fewer, epoch_fraction=paid)
     measurements[f"two_four_over_structured_{name}"] = rules.TWO_FOUR_CEILING / fastest
 claims.record("C20", measurements, "the recordings of lessons 05 to 10, one thread of a CPU")
 
