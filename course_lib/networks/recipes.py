@@ -34,6 +34,8 @@ class Recipe(NamedTuple):
 #: The networks that look at pictures.
 RECIPES = {
     "small_resnet": Recipe("small_resnet", epochs=12, lr=0.2, must_reach=91.5),
+    "small_resnet_1": Recipe("small_resnet_1", epochs=12, lr=0.2, must_reach=91.5, seed=1),
+    "small_resnet_2": Recipe("small_resnet_2", epochs=12, lr=0.2, must_reach=91.5, seed=2),
     "resnet18": Recipe("resnet18", epochs=12, lr=0.1, must_reach=93.0),
     "conv_attention": Recipe("conv_attention", epochs=12, lr=0.1, must_reach=91.5),
 }
