@@ -13,6 +13,7 @@ from course_lib.experiments.drop_recovery import (
     AMOUNTS,
     SCHEDULES,
     Run,
+    Sweep,
     measure,
     plan,
     stages,
@@ -25,7 +26,7 @@ from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import SmallResNet
 from course_lib.networks.recipes import RECIPES, Recipe
-from course_lib.networks.training import Constant, Rewound
+from course_lib.networks.training import Constant, OneCycle, Rewound
 from course_lib.pruning.granularity import prune
 from course_lib.pruning.masks import masks_of, sparsity
 
@@ -118,35 +119,50 @@ def test_amounts_are_those_that_lesson_04_asks_for():
 BOTH = ("constant", "rewound")
 
 
-def test_plan_of_the_small_network_is_complete_and_in_order():
-    phases = [
-        every_amount(["one-shot"], BOTH, [0.05, 0.1, 0.2], [0]),
-        every_amount(["iterative"], ["rewound"], [0.2], [0])
-        | every_amount(["scratch"], ["one-cycle"], [0.2], [0]),
-        every_amount(["one-shot"], BOTH, [0.5, 1.0], [0]),
-        every_amount(["one-shot"], ["rewound"], [0.2], [1, 2]),
-    ]
+def test_amounts_are_among_those_of_the_curves_and_some_among_them():
+    for granularity, amounts in AMOUNTS.items():
+        assert set(drop_recovery.SOME[granularity]) < set(amounts)
+        assert set(amounts) <= set(drop_recovery.CURVE[granularity])
+
+
+def test_plan_of_the_small_network_begins_with_every_amount_at_a_fifth_of_the_epochs():
     points = points_of(plan("small_resnet", gpu=False))
-    for phase in phases:
-        assert set(points[: len(phase)]) == phase
-        del points[: len(phase)]
-    assert not points
+    assert len(points) > len(set(points))  # constant rates differ in nothing else
+    assert set(points[:27]) == every_amount(["one-shot"], ["rewound"], [0.2], range(3))
+    rows = {point[:4] for point in points if point[4:] == ("weights", 0.9)}
+    for schedule in SCHEDULES["one-shot"]:
+        budgets = (0.05, 0.1, 0.2, 0.5)
+        assert rows >= {("one-shot", schedule, *one) for one in product(budgets, range(3))}
+    for method, names in SCHEDULES.items():
+        assert rows >= {(method, names[-1], 0.2, seed) for seed in range(3)}
 
 
-def test_plan_of_resnet18_has_the_larger_budget_first():
+@pytest.mark.parametrize("model", ["small_resnet", "resnet18"])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_no_plan_has_a_point_twice(model, gpu):
+    recipe = RECIPES[model]
+    keys = [
+        tuple(drop_recovery._key(run, epoch_fraction, recipe).values())
+        for run in plan(model, gpu)
+        for epoch_fraction in run.epoch_fractions
+    ]
+    assert len(keys) == len(set(keys)) > 0
+
+
+def test_plan_of_resnet18_has_the_larger_budget_first_then_more_seeds():
     points = points_of(plan("resnet18", gpu=False))
     larger, smaller = (every_amount(["one-shot"], ["rewound"], [b], [0]) for b in (0.2, 0.1))
-    assert set(points[:9]) == larger and set(points[9:]) == smaller and len(points) == 18
+    assert set(points[:9]) == larger and set(points[9:18]) == smaller
+    assert set(points[18:36]) == every_amount(["one-shot"], ["rewound"], [0.2], [1, 2])
 
 
 @pytest.mark.parametrize("model", ["small_resnet", "resnet18"])
 def test_plan_for_a_gpu_is_everything_with_five_seeds_one_after_the_other(model):
     points = points_of(plan(model, gpu=True))
-    seeds = range(5)
-    assert len(points) == len(set(points))
+    seeds, names = range(5), ["constant", "rewound", "one-cycle"]
     assert set(points) == (
-        every_amount(["one-shot"], BOTH, [0.05, 0.1, 0.2, 0.5, 1.0], seeds)
-        | every_amount(["iterative"], ["rewound"], [0.2], seeds)
+        every_amount(["one-shot"], names, [0.05, 0.1, 0.2, 0.5, 1.0], seeds)
+        | every_amount(["gradual", "iterative"], ["rewound"], [0.2], seeds)
         | every_amount(["scratch"], ["one-cycle"], [0.2, 1.0], seeds)
     )
     assert [seed for *_, seed, _, _ in points] == sorted(seed for *_, seed, _, _ in points)
@@ -211,19 +227,27 @@ def test_pruned_weights_stay_gone_to_the_end(pictures, weights_when_measured, me
 
 
 def test_rates_are_those_of_the_schedule(pictures, fits):
-    for schedule in BOTH:
+    run = Run("weights", 0.5, "one-shot", "constant", (0.2,), 0, lr_factor=0.3)
+    (found,) = measure(run, "small_resnet", pictures)
+    for schedule in ("one-cycle", "rewound"):
         point("small_resnet", "weights", 0.5, schedule, 0.2, 0, pictures)
-    constant, rewound = fits
-    assert constant["optimizer"].lr == pytest.approx(LR * drop_recovery.CONSTANT_FACTOR)
-    assert constant["schedule"] == Constant()
-    assert rewound["optimizer"].lr == LR and rewound["schedule"] == Rewound(EPOCHS)
-    assert constant["epochs"] == rewound["epochs"] == 0.2 * EPOCHS
+    constant, squeezed, rewound = fits
+    assert found["lr"] == constant["optimizer"].lr == pytest.approx(0.3 * LR)
+    assert squeezed["optimizer"].lr == rewound["optimizer"].lr == LR
+    schedules = [call["schedule"] for call in fits]
+    assert schedules == [Constant(), OneCycle(), Rewound(EPOCHS)]
+    assert all(call["epochs"] == 0.2 * EPOCHS for call in fits)
 
 
-def test_iterative_pruning_reaches_the_amount_halfway_within_one_schedule(pictures, fits):
-    point("small_resnet", "weights", 0.9, "rewound", 0.4, 0, pictures, method="iterative")
+@pytest.mark.parametrize("method", ["gradual", "iterative"])
+def test_pruning_in_steps_reaches_the_amount_halfway_within_one_schedule(pictures, fits, method):
+    point("small_resnet", "weights", 0.9, "rewound", 0.4, 0, pictures, method=method)
     amounts = [call["sparsity"] for call in fits]
     assert amounts == sorted(amounts) and amounts[0] > 0.4
+    left = [1 - amount for amount in amounts]
+    ratios = [second / first for first, second in pairwise(left)]
+    alike = max(ratios) - min(ratios) < 0.02  # the same share of what is left, each time
+    assert alike == (method == "iterative")
     assert amounts[-1] == pytest.approx(0.9, abs=0.001) and amounts[-2] < 0.9
     assert sum(call["epochs"] for call in fits) == pytest.approx(4)
     assert fits[-1]["epochs"] >= 2 and fits[-1]["schedule"].to_follow == 0
@@ -235,7 +259,7 @@ def test_iterative_pruning_reaches_the_amount_halfway_within_one_schedule(pictur
 
 def test_stages_of_the_real_recipe_make_the_steps_of_its_budget():
     for epoch_fraction in drop_recovery.EPOCH_FRACTIONS:
-        parts = stages(Run("weights", 0.9, "iterative", "rewound", (epoch_fraction,), 0), 12)
+        parts = stages(Run("weights", 0.9, "gradual", "rewound", (epoch_fraction,), 0), 12)
         assert sum(round(stage.epochs * 429) for stage in parts) == pytest.approx(
             epoch_fraction * 12 * 429, abs=2
         )
@@ -270,8 +294,8 @@ def test_scratch_starts_from_other_weights_with_the_same_zeros(pictures, monkeyp
     [
         ({"model": "lenet"}, "'lenet' is not possible here; choose from small_resnet"),
         ({"granularity": "heads"}, "'heads'.*weights, channels"),
-        ({"method": "random"}, "'random'.*one-shot, iterative, scratch"),
-        ({"schedule": "one-cycle"}, "'one-cycle'.*constant, rewound"),
+        ({"method": "random"}, "'random'.*one-shot, gradual, iterative, scratch"),
+        ({"schedule": "cosine"}, "'cosine'.*constant, one-cycle, rewound"),
         ({"epoch_fraction": 0}, "A budget is a fraction"),
         ({"epoch_fraction": 1.5}, "A budget is a fraction"),
         ({"amount": 1.5}, "sparsity"),
@@ -335,14 +359,14 @@ def test_channels_are_really_gone_while_training(pictures, fits, method, schedul
 @pytest.fixture
 def few_runs(monkeypatch, pictures):
     """A plan of 9 runs, with no training: a point depends on its run only."""
-    monkeypatch.setattr(drop_recovery, "AMOUNTS", {"weights": (0.5, 0.9), "channels": (0.5,)})
-    rows = (
-        ("one-shot", "constant", (0.05, 0.1), (0,)),
-        ("one-shot", "rewound", (0.1,), (0,)),
-        ("scratch", "one-cycle", (0.1,), (1,)),
-    )
+    monkeypatch.setattr(drop_recovery, "CURVE", {"weights": (0.5, 0.9), "channels": (0.5,)})
+    amounts = {"weights": (0.5, 0.9), "channels": (0.5,)}
+    rows = [
+        Sweep("one-shot", "constant", (0.05, 0.1), (0,), amounts=amounts),
+        Sweep("one-shot", "rewound", (0.1,), (0,), amounts=amounts),
+        Sweep("scratch", "one-cycle", (0.1,), (1,), amounts=amounts),
+    ]
     monkeypatch.setitem(drop_recovery.PLANS, "small_resnet", rows)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(drop_recovery, "fashion_mnist", lambda: pictures)
     measured = []
 
@@ -405,6 +429,7 @@ def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, tmp_path)
     assert macs["weights", 0.9] == dense["macs"] > 2 * macs["channels", 0.5] > 0
     prunable = sum(mask.numel() for mask in masks_of(small_network()).values())
     assert dense["parameters"] - parameters["weights", 0.9] == round(0.9 * prunable)
+    assert [each["amount"] for each in found["recalibrated"]] == [0.5, 0.9, 0.5]
     assert found["seeds"] == [0, 1]
     assert found["recipe"]["epochs"] == EPOCHS
 
@@ -442,7 +467,8 @@ def test_a_damaged_recording_is_kept_and_a_new_one_begins(few_runs, tmp_path, ca
 
 def test_another_recipe_begins_a_new_recording(few_runs, tmp_path, monkeypatch):
     path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
-    monkeypatch.setattr(drop_recovery, "CONSTANT_FACTOR", 0.5)
+    recipe = RECIPES["small_resnet"]._replace(epochs=5)
+    monkeypatch.setitem(RECIPES, "small_resnet", recipe)
     record("drop_recovery", "small_resnet", path)
     assert len(few_runs) == 18 and len([*tmp_path.iterdir()]) == 2
 
@@ -474,14 +500,16 @@ def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
     assert len(recordings.read(path, "drop_recovery")["points"]) == 4
 
 
-def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatch):
+def test_command_resumes_with_other_threads_and_notes_them(command, monkeypatch):
     record, path = command
     record()
-    before = path.read_text()
     facts = machine_facts() | {"threads": "64"}
     monkeypatch.setattr(recorder, "machine_facts", lambda: facts)
-    assert record() == 1
-    assert "now '64'" in capsys.readouterr().err and path.read_text() == before
+    interrupted = json.loads(path.read_text())
+    interrupted["points"].pop()
+    recordings.write(interrupted, path)
+    assert record() == 0
+    assert recordings.read(path)["machines"] == [machine_facts(), facts]
 
 
 def test_without_a_path_the_file_is_this_machine_s(few_runs, tmp_path, monkeypatch):

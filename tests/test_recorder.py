@@ -94,7 +94,12 @@ def test_without_minutes_it_begins_and_no_more(toy):
     ("name", "model", "part", "message"),
     [
         ("nothing", None, None, "no experiment 'nothing'"),
-        ("drop_recovery", None, None, "small_resnet or resnet18, not of None"),
+        (
+            "drop_recovery",
+            None,
+            None,
+            "small_resnet_2 or resnet18, not of None",
+        ),
         ("compression", "vgg", None, "recorded of resnet18, not of vgg"),
         ("sparse_vs_dense", "resnet18", None, "no network"),
         ("mixed", None, Part(1, 2), "cannot be recorded in parts: its networks are timed in turns"),

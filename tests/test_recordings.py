@@ -40,13 +40,14 @@ RECORDING = {
     "command": "python -m course_lib record drop_recovery --model small_resnet",
     "model": "small_resnet",
     "weights": "0123abcd",
-    "recipe": {"epochs": 12, "lr": 0.2, "constant_factor": 0.03},
+    "recipe": {"epochs": 12, "lr": 0.2},
     "machine": {"processor": "abacus", "threads": "1"},
     "started": "2026-01-31",
     "written": "2026-02-01",
     "seeds": [0],
     "dense": QUALITY | SIZE,
     "pruned": [PRUNED | QUALITY | SIZE],
+    "recalibrated": [PRUNED | QUALITY],
     "points": [POINT, POINT | {"seed": 1}],
 }
 
@@ -251,7 +252,7 @@ def test_a_switch_is_true_or_false(value):
         ("points", {}, "points must be a list"),
         ("points", [3], "points, entry 0 must be an object"),
         ("machine", "abacus", "machine must be an object"),
-        ("recipe", {"epochs": 12, "lr": 0.2}, "recipe lacks 'constant_factor'"),
+        ("recipe", {"epochs": 12}, "recipe lacks 'lr'"),
     ],
 )
 def test_a_wrong_header_is_refused(recording, field, value, message):
@@ -505,11 +506,24 @@ def test_what_cannot_go_on_is_set_aside_whole(path, recording, text, reason):
         ({"processor": "abacus", "threads": "1", "torch": "3"}, "torch None, now '3'"),
     ],
 )
-def test_a_recording_of_another_machine_is_left_as_it_is(path, recording, machine, message):
+def test_times_of_another_machine_are_left_as_they_are(tmp_path, machine, message):
+    path = write(copy.deepcopy(SPARSE), tmp_path / "a.json")
     before = path.read_text()
     with pytest.raises(RecordingError, match=message):
-        resume(recording | {"machine": machine}, path)
+        resume(SPARSE | {"machine": machine}, path)
     assert path.read_text() == before and [*path.parent.iterdir()] == [path]
+
+
+def test_accuracies_are_resumed_on_another_machine_which_is_noted(path, recording):
+    first, second = recording["machine"], {"processor": "slide rule", "threads": "2"}
+    for machine, machines in (
+        (first, None),
+        (second, [first, second]),
+        (first, [first, second]),
+    ):
+        found, _ = resume(recording | {"machine": machine}, path)
+        assert found["machine"] == first and found.get("machines") == machines
+        write(found, path)
 
 
 # --- the machine --------------------------------------------------------------------------------
@@ -546,10 +560,13 @@ def test_this_machine_has_a_folder_and_facts(tmp_path):
 def test_fields_of_the_schema_before_have_the_names_of_today(tmp_path):
     old = json.loads(json.dumps(RECORDING).replace("granularity", "style"))
     old = json.loads(json.dumps(old).replace("epoch_fraction", "budget")) | {"schema": 1}
-    assert old != RECORDING
+    old["points"][0]["method"], old["recipe"]["constant_factor"] = "iterative", 0.03
+    del old["recalibrated"]
     (path := tmp_path / "a.json").write_text(json.dumps(old))
     before = path.read_bytes()
-    assert read(path, "drop_recovery") == RECORDING
+    expected = copy.deepcopy(RECORDING) | {"recalibrated": []}
+    expected["points"][0]["method"] = "gradual"
+    assert read(path, "drop_recovery") == expected
     assert path.read_bytes() == before
 
 

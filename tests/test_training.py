@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from course_lib.measuring.quality import STUDENT_T, interval, mean_interval
 from course_lib.networks.data import Images, augment, fashion_mnist
-from course_lib.networks.models import small_resnet
+from course_lib.networks.models import load_trained, small_resnet
 from course_lib.networks.training import (
     SGD,
     AdamW,
@@ -24,9 +24,11 @@ from course_lib.networks.training import (
     Watch,
     accuracy,
     fit,
+    recalibrate,
     to_labels,
     to_teacher,
 )
+from course_lib.pruning import masks
 from course_lib.teaching.exercises import EXERCISES
 
 #: A plain optimizer for a few examples.
@@ -460,3 +462,89 @@ def test_onednn_is_not_trusted_with_a_strided_convolution_of_few_channels(channe
     pictures = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10)
     fit(model, pictures, epochs=1, seed=0, optimizer=SGD(0.1, batch_size=8))
     assert seen == [used] * 2 and torch.backends.mkldnn.enabled
+
+
+# --- the statistics of BatchNorm ----------------------------------------------------------------
+
+
+def normed() -> nn.Sequential:
+    """Two BatchNorm layers with statistics of their own, drop-out between them."""
+    layers = [nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2), nn.BatchNorm1d(2, momentum=0.3)]
+    model = nn.Sequential(*layers)
+    model[0].running_mean.fill_(7.0)
+    return model.train()
+
+
+def test_statistics_are_the_averages_over_the_batches():
+    inputs = 5 + 3 * torch.randn(11, 3, generator=generator())
+    model = normed()
+    weights = [weight.clone() for weight in model.parameters()]
+    assert recalibrate(model, inputs, batch_size=4) is model and not model.training
+    batches = inputs[:6], inputs[6:]  # none is smaller than 4
+    torch.testing.assert_close(
+        model[0].running_mean, torch.stack([batch.mean(0) for batch in batches]).mean(0)
+    )
+    torch.testing.assert_close(
+        model[0].running_var, torch.stack([batch.var(0) for batch in batches]).mean(0)
+    )
+    assert all(map(torch.equal, weights, model.parameters()))
+    assert model[3].momentum == 0.3 and not any(layer.training for layer in model.modules())
+
+
+def test_drop_out_does_not_disturb_the_statistics():
+    inputs, model = torch.randn(64, 3, generator=generator()), normed()
+    with_drop_out = recalibrate(model, inputs)[3].running_var.clone()
+    model[1].p = 0.0
+    assert torch.equal(recalibrate(model, inputs)[3].running_var, with_drop_out)
+
+
+class Fails(nn.Module):
+    """Passes its input on, but for the second time."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("no more")
+        return x
+
+
+def test_a_network_that_fails_keeps_its_statistics():
+    model = nn.Sequential(normed(), Fails())
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="no more"):
+        recalibrate(model, torch.randn(8, 3), batch_size=4)
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert model[0][3].momentum == 0.3 and not model[0][0].training
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LayerNorm(3), nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 3)]
+)
+def test_without_running_statistics_nothing_changes(layer):
+    model = nn.Sequential(layer)
+    before = copy.deepcopy(model.state_dict())
+    recalibrate(model, torch.randn(8, 3))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("inputs", "size"), [(0, 4), (1, 4), (8, 1), (8, 0)])
+def test_a_variance_needs_two_inputs(inputs, size):
+    with pytest.raises(ValueError, match="at least 2 inputs"):
+        recalibrate(normed(), torch.randn(inputs, 3), batch_size=size)
+
+
+@pytest.mark.slow
+def test_much_of_what_pruning_seems_to_cost_is_stale_statistics():
+    data, model = fashion_mnist(), load_trained("small_resnet")
+    pictures = Images(data.validation.images[:1000], data.validation.labels[:1000])
+    pruned = masks.pruned_copy(model, masks.global_masks(model, 0.9))
+    stale = accuracy(pruned, pictures)
+    anew = accuracy(recalibrate(pruned, data.train.images[:1024]), pictures)
+    assert stale < 50 and anew > 75
+    unpruned = accuracy(model, pictures)
+    assert abs(accuracy(recalibrate(model, data.train.images[:1024]), pictures) - unpruned) < 1.5

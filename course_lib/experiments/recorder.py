@@ -66,6 +66,7 @@ class Recording:
         whole: of a part, the recording that it belongs to, as far as there is one: what is measured
             once is taken from it.
         minutes: no task begins after so long; None for no limit.
+        device: that it is measured on, "cpu" or "cuda".
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class Recording:
         part: Part | None = None,
         whole: dict | None = None,
         minutes: float | None = None,
+        device: str = "cpu",
     ):
         self.content, self.path, self.part, self.whole = content, path, part, whole or {}
+        self.device = device
         self._minutes, self._start = minutes, time.monotonic()
 
     def __getitem__(self, field: str):
@@ -213,7 +216,8 @@ def record(
 
     Raises:
         RecordingError: there is no such experiment, it is not recorded of ``model``, it has no
-            parts; or the recording was begun on another machine, or with other threads or versions.
+            parts; or it holds times and was begun on another machine, or with other threads or
+            versions.
     """
     model = _choice(name, model, part)
     module = module_of(name)
@@ -228,7 +232,7 @@ def record(
     known = recordings.read(whole, name) if part and whole.exists() else {}
     if known and (differing := recordings.differences(_subject(known), _subject(begun))):
         raise RecordingError(f"{whole} is not the recording of this part: {differing}.")
-    recording = Recording(content, path, part, known, minutes)
+    recording = Recording(content, path, part, known, minutes, device)
     try:
         module.run(recording)
     except OutOfTime:
@@ -263,9 +267,10 @@ def _header(name: str, model: str | None, part: Part | None) -> dict:
 
 
 def _subject(recording: dict) -> dict:
-    """What a part shares with its recording: what is measured, and where."""
+    """What a part shares with its recording: what is measured and, where it is timed, where."""
     shared = {field: recording[field] for field in recordings.IDENTITY if field in recording}
-    return {field: shared[field] for field in shared if field != "part"} | recording["machine"]
+    where = recording["machine"] if EXPERIMENTS[recording["experiment"]].timed else {}
+    return {field: shared[field] for field in shared if field != "part"} | where
 
 
 def _is_table(kind: object) -> bool:
@@ -293,6 +298,7 @@ def merge(paths: Sequence[Path], out: Path | None = None) -> Path:
     merged = {field: value for field, value in first.items() if field != "part"}
     merged["command"] = merged["command"].partition(" --part ")[0]
     merged["started"] = min(part["started"] for part in parts.values())
+    merged |= recordings.machines_of(*parts.values())
     for table in _divided(parts):
         entries = [entry for part in parts.values() for entry in part[table]]
         entries.sort(key=lambda entry: entry[TASK])
@@ -329,6 +335,8 @@ def _entries(part: dict, field: str) -> list[dict]:
 
 def _refuse_strangers(parts: dict[Path, dict]) -> None:
     own = {"part", "command", "started", "written", *_divided(parts)}
+    if not all(EXPERIMENTS[part["experiment"]].timed for part in parts.values()):
+        own |= {"machine", "machines"}
     headers = {
         path: {field: value for field, value in part.items() if field not in own}
         | {"parts": part["part"][1]}

@@ -23,10 +23,10 @@ from course_lib.networks.data import DATA, verified
 #: The machine of the recordings that the course comes with.
 COURSE = "cpu-2core"
 
-#: Raise it when a field changes, and say in :data:`RENAMED` how older recordings are to be read.
-SCHEMA = 2
+#: Raise it when a field changes, and say in :data:`UPGRADES` how older recordings are to be read.
+SCHEMA = 3
 
-#: By experiment, how fields were called in recordings of the schema before this one.
+#: By experiment, how fields of schema 1 were renamed.
 RENAMED = {
     "drop_recovery": {"style": "granularity", "budget": "epoch_fraction"},
     "sparse_vs_dense": {"asked": "target_sparsity"},
@@ -155,7 +155,7 @@ def read(path: Path, experiment: str | None = None) -> dict:
     try:
         found = _up_to_date(json.loads(Path(path).read_text(encoding="utf-8")))
         return check(found, experiment or found.get("experiment"))
-    except (OSError, ValueError, AttributeError, RecordingError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecordingError) as error:
         raise RecordingError(
             f"{path} is no recording of {experiment or 'an experiment'}: {error}. Restore it if it "
             "belongs to the course; delete it if it is your own, and record again."
@@ -163,10 +163,32 @@ def read(path: Path, experiment: str | None = None) -> dict:
 
 
 def _up_to_date(found: Any) -> Any:
-    """``found`` with the fields of today, if it is a recording of the schema before."""
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA - 1:
+    """``found`` with the fields of today, if it is a recording of an earlier schema."""
+    if isinstance(found, dict):
+        for schema, upgrade in UPGRADES.items():
+            if found.get("schema") == schema:
+                found = upgrade(found) | {"schema": schema + 1}
+    return found
+
+
+def _with_terms_of_the_field(found: dict) -> dict:
+    return _renamed(found, RENAMED.get(found.get("experiment", ""), {}))
+
+
+def _with_recalibration(found: dict) -> dict:
+    """Gradual pruning was called iterative, and nothing was recalibrated."""
+    if found.get("experiment") != "drop_recovery":
         return found
-    return _renamed(found, RENAMED.get(found.get("experiment", ""), {})) | {"schema": SCHEMA}
+    points = [
+        one | ({"method": "gradual"} if one.get("method") == "iterative" else {})
+        for one in found["points"]
+    ]
+    recipe = {field: found["recipe"][field] for field in ("epochs", "lr")}
+    return found | {"points": points, "recipe": recipe, "recalibrated": []}
+
+
+#: How to read a recording of an earlier schema.
+UPGRADES = {1: _with_terms_of_the_field, 2: _with_recalibration}
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
@@ -247,8 +269,12 @@ def resume(begun: dict, path: Path) -> tuple[dict, str]:
     A file that is damaged or records something else is renamed, never overwritten; nothing is
     recorded then, as where there is no file.
 
+    A recording without times may be resumed on another machine; which ones there were is kept in
+    ``machines``.
+
     Raises:
-        RecordingError: it was begun on another machine, or with other threads or versions.
+        RecordingError: it holds times and was begun on another machine, or with other threads or
+            versions.
     """
     if not path.exists():
         return {}, f"A new recording: {path}"
@@ -260,12 +286,23 @@ def resume(begun: dict, path: Path) -> tuple[dict, str]:
     if others:
         reason = f"It records another {' and '.join(others)}"
         return {}, f"{reason}: {path} is set aside as {set_aside(path).name}."
-    if changed := differences(found["machine"], begun["machine"]):
+    if not EXPERIMENTS[begun["experiment"]].timed:
+        found |= machines_of(found, begun)
+    elif changed := differences(found["machine"], begun["machine"]):
         raise RecordingError(
             f"{path} was begun with {changed}. Resume it as it was begun (OMP_NUM_THREADS sets the "
             "threads), or name another file with --out."
         )
     return found, f"Resuming {path}"
+
+
+def machines_of(*recordings: dict) -> dict:
+    """The field ``machines``, where ``recordings`` or parts of one are from more than one."""
+    found: list[dict] = []
+    for recording in recordings:
+        each = recording.get("machines", [recording["machine"]])
+        found += [machine for machine in each if machine not in found]
+    return {"machines": found} if len(found) > 1 else {}
 
 
 def differences(then: dict, now: dict) -> str:

@@ -59,24 +59,27 @@ class Experiment(NamedTuple):
         shape: the fields of a recording, each with its kind; a list holds its entries' fields.
         models: the trained networks that it can be recorded of; none where it needs none.
         undivided: why it cannot be measured in parts, if so.
+        timed: whether times are recorded, so that all of it has to come from one machine.
     """
 
     about: str
     shape: dict
     models: tuple[str, ...] = ()
     undivided: str = ""
+    timed: bool = True
 
 
 EXPERIMENTS = {
     "drop_recovery": Experiment(
-        "accuracy after pruning and after fine-tuning (hours)",
+        "accuracy after pruning, recalibration and retraining (hours)",
         HEADER
         | TRAINED
         | {
             "seeds": [int],
-            "recipe": {"epochs": float, "lr": float, "constant_factor": float},
+            "recipe": {"epochs": float, "lr": float},
             "dense": MEASURED | SIZE,
             "pruned": [{"granularity": str, "amount": float} | MEASURED | SIZE],
+            "recalibrated": [{"granularity": str, "amount": float} | MEASURED],
             "points": [
                 {
                     "granularity": str,
@@ -89,7 +92,8 @@ EXPERIMENTS = {
                 | MEASURED
             ],
         },
-        models=("small_resnet", "resnet18"),
+        models=("small_resnet", "small_resnet_1", "small_resnet_2", "resnet18"),
+        timed=False,
     ),
     "sparse_vs_dense": Experiment(
         "sparse matrix products beside dense ones (minutes)",

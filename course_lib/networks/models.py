@@ -190,8 +190,8 @@ def conv_attention() -> ConvAttentionNet:
     return ConvAttentionNet()
 
 
-#: By the name of its weights. ``small_resnet_1`` and ``small_resnet_2`` are ``small_resnet`` trained
-#: from other seeds: what holds for one trained network need not hold for the next.
+#: By the name of its weights. ``small_resnet_1`` and ``small_resnet_2`` are ``small_resnet``,
+#: trained from other seeds: what holds for one trained network need not hold for the next.
 ARCHITECTURES = {
     "small_resnet": small_resnet,
     "small_resnet_1": small_resnet,

@@ -1,5 +1,6 @@
 """Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -298,3 +299,66 @@ def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
         predicted = model(images.to(device)).argmax(1).cpu()
         correct += (predicted == labels).sum().item()
     return 100 * correct / len(data.labels)
+
+
+# --- the statistics of BatchNorm ----------------------------------------------------------------
+
+
+@torch.no_grad()
+def recalibrate(model: Network, inputs: torch.Tensor, batch_size: int = 128) -> Network:
+    """Estimate the running statistics of all BatchNorm layers of ``model`` anew, in place.
+
+    Pruning changes what arrives at a BatchNorm layer; its running mean and variance are still those
+    of the unpruned network. Here they become the averages over a few batches, without labels and
+    without a step of training. Known as adaptive BatchNorm or BatchNorm recalibration (Li et al.,
+    2020, "EagleEye"). A network without running statistics stays as it is. Lesson 01 builds this.
+
+    Args:
+        inputs: training examples (N, ...); about a thousand are enough.
+        batch_size: examples in a batch, or a few more, so that no batch is smaller.
+
+    Returns:
+        ``model``, in ``eval`` mode.
+
+    Raises:
+        ValueError: fewer than 2 inputs, or a batch size below 2.
+    """
+    if len(inputs) < 2 or batch_size < 2:
+        raise ValueError(
+            "A variance needs at least 2 inputs in a batch; got "
+            f"{len(inputs)} inputs in batches of {batch_size}."
+        )
+    device = next(model.parameters()).device
+    norms = [
+        layer
+        for layer in model.eval().modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
+    ]
+    with _averaging(norms):
+        for batch in inputs.tensor_split(max(1, len(inputs) // batch_size)):
+            model(batch.to(device))
+    return model
+
+
+@contextmanager
+def _averaging(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Let ``norms`` average the statistics of all batches, starting from none.
+
+    If that fails, they get back what they had.
+    """
+    before = [copy.deepcopy(layer.state_dict()) for layer in norms]
+    momenta = [layer.momentum for layer in norms]
+    try:
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean of all batches, each as much as any other
+            layer.train()
+        yield
+    except BaseException:
+        for layer, state in zip(norms, before, strict=True):
+            layer.load_state_dict(state)
+        raise
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
