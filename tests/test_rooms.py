@@ -72,15 +72,26 @@ def test_a_rule_that_is_broken_is_noticed(module, other):
         assert_allowed(room_of(module), found)
 
 
+def functions_of(name: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(imports.modules()[name].read_text(encoding="utf-8"))
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
 @pytest.mark.parametrize("name", imports.modules())
 def test_no_function_has_more_than_eight_arguments(name):
-    tree = ast.parse(imports.modules()[name].read_text(encoding="utf-8"))
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            given = function.args
-            names = [one.arg for one in given.posonlyargs + given.args + given.kwonlyargs]
-            own = [one for one in names if one not in ("self", "cls")]
-            assert len(own) + bool(given.vararg) + bool(given.kwarg) <= 8, function.name
+    for function in functions_of(name):
+        given = function.args
+        names = [one.arg for one in given.posonlyargs + given.args + given.kwonlyargs]
+        own = [one for one in names if one not in ("self", "cls")]
+        assert len(own) + bool(given.vararg) + bool(given.kwarg) <= 8, function.name
+
+
+@pytest.mark.parametrize("name", imports.modules())
+def test_no_function_is_longer_than_forty_lines_without_its_docstring(name):
+    for function in functions_of(name):
+        docstring = (ast.get_docstring(function, clean=False) or "").count("\n")
+        assert function.end_lineno - function.lineno - docstring <= 40, function.name
 
 
 def test_each_import_is_seen(tmp_path):

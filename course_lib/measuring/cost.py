@@ -223,10 +223,9 @@ def work(model: nn.Module, example: Example) -> dict[str, Work]:
     ) -> None:
         call, whole = calls.pop(), counter.get_total_flops()
         own = whole - call.before - call.inside
-        counts = not [*layer.children()] or (own and layer._parameters)
         calls[-1].inside += whole - call.before
         calls[-1].layers |= call.layers
-        if counts:
+        if not [*layer.children()] or (own and layer._parameters):
             macs, moved = found.get(name, (0, 0))
             weights = _weights(layer, call.layers)
             moved += sum(map(_bytes, [*weights, *args, *kwargs.values(), output]))
