@@ -60,13 +60,13 @@ def pictures():
 @pytest.fixture
 def weights_when_measured(monkeypatch):
     """The weights of every network whose quality is measured."""
-    seen, evaluate = [], quality.evaluate
+    seen, evaluate = [], quality.evaluate_beside
 
-    def noted(model, data):
+    def noted(dense, model, data):
         seen.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
-        return evaluate(model, data)
+        return evaluate(dense, model, data)
 
-    monkeypatch.setattr(drop_recovery, "evaluate", noted)
+    monkeypatch.setattr(drop_recovery, "evaluate_beside", noted)
     return seen
 
 
@@ -212,6 +212,9 @@ def test_a_point_says_what_was_run_and_measured(pictures):
     assert found["interval"] == pytest.approx(interval(found["accuracy"], 60), abs=0.01)
     low, high = found["interval"]
     assert low < found["accuracy"] < high and high - low > 5  # of 60 pictures, not of 10,000
+    dense = quality.evaluate(small_network(), pictures)["accuracy"]
+    difference = 100 * (found["only_dense"] - found["only_pruned"]) / 60
+    assert difference == pytest.approx(dense - found["accuracy"], abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +373,7 @@ def few_runs(monkeypatch, pictures):
     monkeypatch.setattr(drop_recovery, "fashion_mnist", lambda: pictures)
     measured = []
 
-    def pretended(run, model_name, data, progress):
+    def pretended(run, model_name, data, progress, dense_correct):
         measured.append(run)
         facts = {"epochs": 1.0, "lr": 0.1}
         result = {"accuracy": 90 + run.amount, "interval": [90, 91], "validation": 90.0}
@@ -388,7 +391,10 @@ def few_runs(monkeypatch, pictures):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "after"), [("evaluate", n) for n in range(4)] + [("measure", n) for n in range(9)]
+    ("name", "after"),
+    [("evaluate", 0)]
+    + [("evaluate_beside", n) for n in range(6)]
+    + [("measure", n) for n in range(9)],
 )
 def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
     few_runs, tmp_path, monkeypatch, name, after

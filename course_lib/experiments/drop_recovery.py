@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import torch
+
 from course_lib.bars import bar, say
 from course_lib.experiments.recorder import Recording
-from course_lib.measuring.quality import evaluate, size
+from course_lib.measuring.quality import evaluate, evaluate_beside, size
 from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import load_trained, on_device, reinitialized
 from course_lib.networks.recipes import RECIPES, Recipe
@@ -21,6 +23,7 @@ from course_lib.networks.training import (
     Rewound,
     Schedule,
     Watch,
+    correct,
     fit,
     recalibrate,
 )
@@ -120,12 +123,20 @@ class Stage(NamedTuple):
 
 
 def measure(
-    run: Run, model_name: str, data: Splits, progress: Callable[[Iterable], Iterable] = iter
+    run: Run,
+    model_name: str,
+    data: Splits,
+    progress: Callable[[Iterable], Iterable] = iter,
+    dense_correct: torch.Tensor | None = None,
 ) -> list[dict]:
     """Prune and train as ``run`` says; return a point for each of its budgets.
 
     A point holds what the run was, its ``epochs``, the ``lr`` (highest of the whole schedule), and
-    what :func:`.evaluate` says.
+    what :func:`.evaluate_beside` says.
+
+    Args:
+        progress: wraps the counter of training steps.
+        dense_correct: which test pictures the dense network gets right; None finds out.
 
     Raises:
         ValueError: an unknown network, granularity, method or schedule, or an impossible amount.
@@ -133,12 +144,15 @@ def measure(
     _refuse_impossible(run, model_name)
     recipe = RECIPES[model_name]
     model = dense = on_device(load_trained(model_name))
+    if dense_correct is None:
+        dense_correct = correct(dense, data.test)
     points: list[dict] = []
 
     def note(*_) -> None:
         epoch_fraction = run.epoch_fractions[len(points)]
         epochs = {"epochs": round(epoch_fraction * recipe.epochs, 3)}
-        points.append(_key(run, epoch_fraction, recipe) | epochs | evaluate(model, data))
+        found = evaluate_beside(dense_correct, model, data)
+        points.append(_key(run, epoch_fraction, recipe) | epochs | found)
 
     for number, stage in enumerate(stages(run, recipe.epochs)):
         model, masks = prune(model, run.granularity, stage.amount, dense)
@@ -311,21 +325,23 @@ def run(recording: Recording) -> None:
     name, data = recording["model"], fashion_mnist()
     recipe, dense = RECIPES[name], on_device(load_trained(name))
     recording.once(lambda: {"dense": evaluate(dense, data) | size(dense)}, "dense")
+    dense_correct = correct(dense, data.test)
 
     def pruned(task: Pruned) -> dict[str, list[dict]]:
         model, _ = prune(dense, *task, dense)
         found: dict[str, list[dict]] = {"pruned": [], "recalibrated": []}
         if not recording.has("pruned", **task._asdict()):
-            found["pruned"] = [task._asdict() | evaluate(model, data) | size(model)]
-        recalibrate(model, unlabelled)
-        found["recalibrated"] = [task._asdict() | evaluate(model, data)]
+            quality = evaluate_beside(dense_correct, model, data)
+            found["pruned"] = [task._asdict() | quality | size(model)]
+        quality = evaluate_beside(dense_correct, recalibrate(model, unlabelled), data)
+        found["recalibrated"] = [task._asdict() | quality]
         return found
 
     def keys(run: Run) -> list[dict]:
         return [_key(run, epoch_fraction, recipe) for epoch_fraction in run.epoch_fractions]
 
     def trained(task: Run) -> dict[str, list[dict]]:
-        points = measure(task, name, data, partial(bar, text="steps"))
+        points = measure(task, name, data, partial(bar, text="steps"), dense_correct)
         say(f"{task}: {points[-1]['accuracy']:.2f} %")
         known = [recording.has("points", **key) for key in keys(task)]
         return {"points": [one for one, there in zip(points, known, strict=True) if not there]}

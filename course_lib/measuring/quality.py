@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from course_lib.measuring.cost import macs
 from course_lib.networks.data import Images, Part, Splits
 from course_lib.networks.models import EXAMPLE
-from course_lib.networks.training import accuracy
+from course_lib.networks.training import accuracy, correct
 
 
 def interval(percent: float, n: int) -> tuple[float, float]:
@@ -86,6 +86,13 @@ class Size(TypedDict):
     macs: int
 
 
+class PairedEvaluation(Evaluation):
+    """The same, and how many test pictures only the dense or only the pruned network gets right."""
+
+    only_dense: int
+    only_pruned: int
+
+
 def evaluate(model: nn.Module, data: Splits[Images]) -> Evaluation:
     """Test ``accuracy``, its 95 % ``interval``, and ``validation`` accuracy, of ``model``."""
     return evaluated_by(partial(accuracy, model), data)
@@ -93,12 +100,33 @@ def evaluate(model: nn.Module, data: Splits[Images]) -> Evaluation:
 
 def evaluated_by(percent_right: Callable[[Part], float], data: Splits[Part]) -> Evaluation:
     """The same for a model whose accuracy on a part of the data is ``percent_right(part)``."""
-    test = percent_right(data.test)
+    return _evaluation(percent_right(data.test), percent_right(data.validation), data)
+
+
+def evaluate_beside(
+    dense: torch.Tensor, model: nn.Module, data: Splits[Images]
+) -> PairedEvaluation:
+    """The same for a pruned ``model``, and the counts that :func:`paired_interval` needs.
+
+    Args:
+        dense: which test pictures the dense network gets right, bool (N,): see
+            :func:`course_lib.networks.training.correct`.
+    """
+    pruned = correct(model, data.test)
+    test = 100 * pruned.sum().item() / len(pruned)
+    return {
+        **_evaluation(test, accuracy(model, data.validation), data),
+        "only_dense": int((dense & ~pruned).sum()),
+        "only_pruned": int((pruned & ~dense).sum()),
+    }
+
+
+def _evaluation(test: float, validation: float, data: Splits[Any]) -> Evaluation:
     low, high = interval(test, len(data.test.labels))
     return {
         "accuracy": round(test, 2),
         "interval": [round(low, 2), round(high, 2)],
-        "validation": round(percent_right(data.validation), 2),
+        "validation": round(validation, 2),
     }
 
 

@@ -289,16 +289,19 @@ def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[i
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
-    """Share of ``data`` that ``model`` labels correctly, in percent; puts it into ``eval`` mode."""
+def correct(model: nn.Module, data: Images, batch_size: int = 500) -> torch.Tensor:
+    """Which of ``data`` the ``model`` labels correctly, bool (N,); puts it into ``eval`` mode."""
     model.eval()
     device = next(model.parameters()).device
-    correct = 0
-    pieces = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
-    for images, labels in pieces:
-        predicted = model(images.to(device)).argmax(1).cpu()
-        correct += (predicted == labels).sum().item()
-    return 100 * correct / len(data.labels)
+    predicted = [
+        model(images.to(device)).argmax(1).cpu() for images in data.images.split(batch_size)
+    ]
+    return torch.cat(predicted) == data.labels
+
+
+def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
+    """Share of ``data`` that ``model`` labels correctly, in percent; puts it into ``eval`` mode."""
+    return 100 * correct(model, data, batch_size).sum().item() / len(data.labels)
 
 
 # --- the statistics of BatchNorm ----------------------------------------------------------------
