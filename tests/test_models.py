@@ -71,7 +71,6 @@ def test_logits_of_networks_that_take_tensors_and_of_those_that_take_names(small
 @pytest.mark.parametrize(
     ("network", "size"),
     [("small_resnet", 270_000), ("resnet18", 11_200_000), ("conv_attention", 520_000)],
-    ids=NAMES,
 )
 def test_number_of_weights(network, size):
     weights = sum(parameter.numel() for parameter in models.build(network).parameters())
@@ -134,7 +133,7 @@ def test_conv_attention_can_lose_channels_heads_and_neurons():
 
 @pytest.mark.parametrize("make", [models.build, models.load_trained])
 def test_unknown_network_is_refused_with_the_choices(make):
-    with pytest.raises(ValueError, match=r"'resnet50'.*small_resnet, resnet18"):
+    with pytest.raises(ValueError, match=r"'resnet50'.*small_resnet, .*resnet18"):
         make("resnet50")
 
 
