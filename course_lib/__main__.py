@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from course_lib.experiments.registry import EXPERIMENTS
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m course_lib", description="Pruning, Measured: the command line."
@@ -47,7 +48,8 @@ def main(arguments=None) -> int:
     merge.set_defaults(run=run_merge)
 
     chosen = parser.parse_args(arguments)
-    return chosen.run(chosen)
+    run: Callable[[argparse.Namespace], int] = chosen.run
+    return run(chosen)
 
 
 def experiments() -> str:
@@ -59,7 +61,7 @@ def experiments() -> str:
 # installation.
 
 
-def run_doctor(chosen) -> int:
+def run_doctor(chosen: argparse.Namespace) -> int:
     """Print what the doctor found; 1 when something is to be repaired."""
     from course_lib import doctor
 
@@ -68,7 +70,7 @@ def run_doctor(chosen) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def run_lab(chosen) -> int:
+def run_lab(chosen: argparse.Namespace) -> int:
     """Serve JupyterLab until it is stopped."""
     from course_lib import lab
 
@@ -76,7 +78,7 @@ def run_lab(chosen) -> int:
     return 0
 
 
-def run_train(chosen) -> int:
+def run_train(chosen: argparse.Namespace) -> int:
     """Train a network and write its weights; 1 if it misses its target, 2 if it cannot be trained.
 
     Without a path, the weights of the course and their checksums are replaced.
@@ -110,15 +112,18 @@ def run_train(chosen) -> int:
     return 0
 
 
-def run_record(chosen) -> int:
+def run_record(chosen: argparse.Namespace) -> int:
     """Record an experiment, or resume it; 1 when that is impossible, 130 when interrupted."""
     from course_lib.experiments.recorder import Part, record
     from course_lib.experiments.recordings import RecordingError
     from course_lib.networks.data import DataError
 
     try:
-        how = {"part": Part.parse(chosen.part) if chosen.part else None, "minutes": chosen.minutes}
-        print(f"wrote {record(chosen.experiment, chosen.model, chosen.out, **how)}")
+        part = Part.parse(chosen.part) if chosen.part else None
+        path = record(
+            chosen.experiment, chosen.model, chosen.out, part=part, minutes=chosen.minutes
+        )
+        print(f"wrote {path}")
     except KeyboardInterrupt:
         print("Stopped. Every finished task is kept; the same command resumes.", file=sys.stderr)
         return 130
@@ -128,7 +133,7 @@ def run_record(chosen) -> int:
     return 0
 
 
-def run_merge(chosen) -> int:
+def run_merge(chosen: argparse.Namespace) -> int:
     """Join the parts of a recording; 1 when they do not belong together."""
     from course_lib.experiments.recorder import merge
     from course_lib.experiments.recordings import RecordingError
@@ -141,7 +146,7 @@ def run_merge(chosen) -> int:
     return 0
 
 
-def run_recordings(chosen) -> int:
+def run_recordings(chosen: argparse.Namespace) -> int:
     """List the recordings; 1 when one is damaged."""
     from course_lib.experiments import recordings
 

@@ -5,6 +5,7 @@ Every check imports what it needs itself, so that the doctor starts even where t
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -34,8 +35,9 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Run every check; a check that breaks down is itself a finding."""
-    checks = (python, libraries, cores, threads, memory, *PROCESSOR, cuda, data)
-    return [_finding(check) for check in (*checks, progress_folder, build_folder)]
+    checks: list[Callable[[], Finding]] = [python, libraries, cores, threads, memory]
+    checks += [*PROCESSOR, cuda, data, progress_folder, build_folder]
+    return [_finding(check) for check in checks]
 
 
 def report(findings: list[Finding]) -> str:
@@ -51,7 +53,7 @@ def report(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _finding(check) -> Finding:
+def _finding(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except Exception as error:  # a broken package may raise anything, and the others still count

@@ -137,7 +137,7 @@ def judged(of: wire.Job, output: bytes, monkeypatch) -> Grade:
     monkeypatch.setattr(sandbox, "run", lambda *_: sandbox.Ended(output, None))
     answers = submissions.Answers(of.cells, of.names)
     notebook = grading.Notebook("ann", None, "01", answers)
-    grade = grading._graded_one(notebook, FIRST, judging.ran(of))
+    grade = grading._graded_one(notebook, FIRST, answers, judging.ran(of))
     for text in (table([grade]), page("ann", [grade])):
         text.encode()
     return grade
@@ -184,8 +184,9 @@ def test_a_sandbox_that_fails_once_is_an_error_and_always_a_refusal(monkeypatch)
     failed = ClassroomError("The sandbox cannot be set up: no memory")
     monkeypatch.setattr(grading, "_ran", lambda jobs, workers: [failed, judging.Ran(None)])
     found = grading._all_ran([job(), job()], 2)
-    notebook = grading.Notebook("ann", None, "01", submissions.Answers([], {}))
-    grade = grading._graded_one(notebook, FIRST, found[0])
+    nothing = submissions.Answers([], {})
+    notebook = grading.Notebook("ann", None, "01", nothing)
+    grade = grading._graded_one(notebook, FIRST, nothing, found[0])
     assert grade.status == "error" and "no memory" in grade.reason and grade.total == 0
     monkeypatch.setattr(grading, "_ran", lambda jobs, workers: [failed, failed])
     with pytest.raises(ClassroomError, match="no memory"):
@@ -209,7 +210,7 @@ def test_no_notebook_of_a_stranger_stops_the_reading(tmp_path):
         if notebook.answers is None:
             table([grading._zero(notebook, known)]).encode()
         else:
-            grading._job(notebook, FIRST, SMALL, PROTECTED)
+            grading._job(notebook.answers, FIRST, SMALL, PROTECTED)
 
 
 @pytest.mark.sweep

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, Protocol, TypedDict, TypeGuard
 
 import nbformat
 from nbformat import NotebookNode
@@ -82,6 +82,21 @@ class AssignedExercise(NamedTuple):
         return self.exercise.difficulty
 
 
+class Release(TypedDict):
+    """What nbgrader answers when it has made the students' version of an assignment."""
+
+    success: bool
+    error: NotRequired[str | None]
+    log: NotRequired[str | None]
+
+
+class ReleaseMaker(Protocol):
+    """The part of nbgrader's ``NbGraderAPI`` that this module calls."""
+
+    def generate_assignment(self, name: str) -> Release:
+        """Make the students' version of the assignment ``name``."""
+
+
 class Assignment(NamedTuple):
     """The exercises of one lesson; ``own`` maps the ids of the lesson's cells to their source."""
 
@@ -117,12 +132,14 @@ def assignments(root: Path = PROJECT) -> list[Assignment]:
 def assignment(script: Path) -> Assignment:
     """The exercises of the lesson ``script``, in its order."""
     cells = lessons.to_notebook(script).cells
-    tasks, text = [], ""
+    tasks: list[AssignedExercise] = []
+    text = ""
     for cell in cells:
         if cell.cell_type == "markdown":
             text = cell.source
         elif found := CHECK.search(cell.source):
-            tasks.append(_task(script, *found.groups(), text, cell.source))
+            number, function = found.groups()
+            tasks.append(_task(script, number, function, text, cell.source))
     title = cells[0].source.partition("\n")[0].lstrip("# ") if cells else script.stem
     return Assignment(script.stem, title, tasks, {cell.id: cell.source for cell in cells})
 
@@ -151,7 +168,7 @@ def setup(tasks: Iterable[AssignedExercise]) -> str:
 def _imports(reference: Callable) -> list[str]:
     """Those of the module of ``reference`` that it uses; the course's own stay with it."""
     used = _used(ast.parse("\n".join(definitions(reference))))
-    nodes = ast.parse(inspect.getsource(inspect.getmodule(reference))).body
+    nodes = ast.parse(_module_source(reference)).body
     imports = filter(_is_import, nodes)
     return [ast.unparse(node) for node in imports if not _is_own(node) and used & _names(node)]
 
@@ -181,7 +198,7 @@ def solved(task: AssignedExercise) -> str:
 
 def definitions(reference: Callable) -> list[str]:
     """The source of ``reference`` and of what it uses from its own module, in their order."""
-    source = inspect.getsource(inspect.getmodule(reference))
+    source = _module_source(reference)
     defined = {name: node for node in ast.parse(source).body for name in _names(node)}
     wanted, found = [reference.__name__], set()
     while wanted:
@@ -191,6 +208,10 @@ def definitions(reference: Callable) -> list[str]:
         found.add(node)
         wanted += _used(node)
     return [_source(source, node) for node in dict.fromkeys(defined.values()) if node in found]
+
+
+def _module_source(reference: Callable) -> str:
+    return inspect.getsource(sys.modules[reference.__module__])
 
 
 def _source(source: str, node: ast.stmt) -> str:
@@ -220,7 +241,7 @@ def _names(node: ast.stmt) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def _is_import(node: ast.stmt) -> bool:
+def _is_import(node: ast.stmt) -> TypeGuard[ast.Import | ast.ImportFrom]:
     return isinstance(node, ast.Import | ast.ImportFrom)
 
 
@@ -303,7 +324,7 @@ def earlier(folder: Path) -> dict[str, str]:
     return {name: today for name, today in RENAMED.items() if (folder / "source" / name).is_dir()}
 
 
-def _release(assignment: Assignment, folder: Path, nbgrader: object) -> None:
+def _release(assignment: Assignment, folder: Path, nbgrader: ReleaseMaker) -> None:
     file = folder / "source" / assignment.name / f"{assignment.name}.ipynb"
     write_whole(file, nbformat.writes(source_notebook(assignment)) + "\n")
     done = nbgrader.generate_assignment(assignment.name)
@@ -323,7 +344,7 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _nbgrader(folder: Path) -> object:
+def _nbgrader(folder: Path) -> ReleaseMaker:
     """nbgrader's own interface, with the settings of ``folder``."""
     try:
         from nbgrader.apps import NbGraderAPI

@@ -108,11 +108,14 @@ def _graded(
     notebooks: list[Notebook], known: dict[str, Assignment], limits: ResourceLimits, protected: bool
 ) -> list[Grade]:
     done = [_zero(one, known) for one in notebooks if one.answers is None]
-    to_run = [one for one in notebooks if one.answers is not None]
-    jobs = [_job(one, known[one.lesson], limits, protected) for one in to_run]
-    results = _all_ran(jobs, _workers(limits))
-    pairs = zip(to_run, results, strict=True)
-    return done + [_graded_one(one, known[one.lesson], result) for one, result in pairs]
+    to_run = [
+        (one, known[one.lesson], one.answers)
+        for one in notebooks
+        if one.lesson is not None and one.answers is not None
+    ]
+    jobs = [_job(answers, lesson, limits, protected) for _, lesson, answers in to_run]
+    pairs = zip(to_run, _all_ran(jobs, _workers(limits)), strict=True)
+    return done + [_graded_one(*each, result) for each, result in pairs]
 
 
 def _all_ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError]:
@@ -121,12 +124,13 @@ def _all_ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError]:
     Raises:
         ClassroomError: it could not be set up for any.
     """
-    found = _ran(jobs, workers)
-    for place, result in enumerate(found):
-        if result is None:  # a process ended, with this job or another in it: once more, alone
-            found[place] = _ran([jobs[place]], 1)[0] or Ran(ENDED_THE_JUDGE)
-    if found and all(isinstance(result, ClassroomError) for result in found):
-        raise found[0]
+    found: list[Ran | ClassroomError] = []
+    for job, result in zip(jobs, _ran(jobs, workers), strict=True):
+        # None: the judging process ended, because of this job or another; run it again, alone.
+        found.append(result or _ran([job], 1)[0] or Ran(ENDED_THE_JUDGE))
+    failures = [result for result in found if isinstance(result, ClassroomError)]
+    if failures and len(failures) == len(found):
+        raise failures[0]
     return found
 
 
@@ -141,16 +145,16 @@ def _ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError | None]:
             pool.shutdown(cancel_futures=True)
 
 
-def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future:
+def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future[Ran]:
     try:
         return pool.submit(ran, job)
     except BrokenProcessPool as error:
-        future: Future = Future()
+        future: Future[Ran] = Future()
         future.set_exception(error)
         return future
 
 
-def _result(future: Future) -> Ran | ClassroomError | None:
+def _result(future: Future[Ran]) -> Ran | ClassroomError | None:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -161,13 +165,18 @@ def _result(future: Future) -> Ran | ClassroomError | None:
         return Ran(f"It could not be judged ({type(error).__name__}).")
 
 
-def _graded_one(notebook: Notebook, assignment: Assignment, result: Ran | ClassroomError) -> Grade:
+def _graded_one(
+    notebook: Notebook,
+    assignment: Assignment,
+    answers: submissions.Answers,
+    result: Ran | ClassroomError,
+) -> Grade:
     known = {assignment.number: assignment}
     if isinstance(result, ClassroomError):
         why = f"The grader failed, not the student; grade this one again. {result}"
         return _zero(notebook._replace(reason=why), known)._replace(status="error")
     try:
-        return _marked(notebook, assignment, result)
+        return _marked(notebook, assignment, answers, result)
     except Exception as error:
         why = f"Its marks could not be made ({type(error).__name__})."
         return _zero(notebook._replace(reason=why), known)
@@ -180,17 +189,19 @@ def _workers(limits: ResourceLimits) -> int:
 
 
 def _job(
-    notebook: Notebook, assignment: Assignment, limits: ResourceLimits, protected: bool
+    answers: submissions.Answers, assignment: Assignment, limits: ResourceLimits, protected: bool
 ) -> Job:
-    cells, names = notebook.answers
+    cells, names = answers
     cases = {name: EXERCISES[name].cases() for name in names}
     return Job(setup(assignment.tasks), cells, names, cases, SECONDS, limits, protected)
 
 
-def _marked(notebook: Notebook, assignment: Assignment, result: Ran) -> Grade:
+def _marked(
+    notebook: Notebook, assignment: Assignment, answers: submissions.Answers, result: Ran
+) -> Grade:
     if result.reason:
         return _zero(notebook._replace(reason=result.reason), {assignment.number: assignment})
-    marks = tuple(_mark(task, notebook.answers, result) for task in assignment.tasks)
+    marks = tuple(_mark(task, answers, result) for task in assignment.tasks)
     return Grade(notebook.student, assignment.name, "graded", _summary(marks, result), marks)
 
 

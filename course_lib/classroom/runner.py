@@ -18,7 +18,7 @@ import numpy  # noqa: F401 (before the doors close: torch imports it when it is 
 import torch
 
 from course_lib.classroom import sandbox
-from course_lib.classroom.wire import Job, encode
+from course_lib.classroom.wire import Job, RunnerOutput, encode
 from course_lib.teaching.running import run
 
 #: What no exercise needs. The system denies it, where it can; here it is also noted.
@@ -27,13 +27,15 @@ FORBIDDEN = (
     *("os.kill", "os.killpg", "socket.connect", "socket.bind", "socket.sendto"),
 )
 #: What a submission may do in its own folder only.
-OWN_FOLDER = ("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink")
-OWN_FOLDER += ("os.chmod", "os.mkdir", "shutil.rmtree", "shutil.move", "open")
+OWN_FOLDER = (
+    *("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink"),
+    *("os.chmod", "os.mkdir", "shutil.rmtree", "shutil.move", "open"),
+)
 
 
 def main() -> None:
     """Read the job, close the doors, run the cells and then their functions, write the results."""
-    job = pickle.load(sys.stdin.buffer)  # from the grader, which is trusted
+    job: Job = pickle.load(sys.stdin.buffer)  # from the grader, which is trusted
     torch.set_num_threads(1)
     results = os.dup(1)
     with open(os.devnull, "r+b") as nowhere:
@@ -41,12 +43,12 @@ def main() -> None:
         for stream in (0, 1, 2):
             os.dup2(nowhere.fileno(), stream)
     data = json.dumps(answers(job)).encode()
-    with open(results, "wb") as stream:
-        stream.write(data)
+    with open(results, "wb") as output:
+        output.write(data)
     os._exit(0)  # threads of endless functions may still run
 
 
-def answers(job: Job) -> dict:
+def answers(job: Job) -> RunnerOutput:
     """The error of each cell, or None; for each exercise its results; and what was forbidden."""
     _forget_the_exercises()
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -57,7 +59,7 @@ def answers(job: Job) -> dict:
         exercise: _results(_function(namespace, names), job.cases[exercise], job.seconds)
         for exercise, names in job.names.items()
     }
-    return {"errors": errors, "results": found, "attempts": attempts[:10]}
+    return RunnerOutput(errors=errors, results=found, attempts=attempts[:10])
 
 
 def _forget_the_exercises() -> None:
@@ -119,7 +121,9 @@ def _function(namespace: dict[str, Any], names: list[str]) -> Callable | None:
     return next((namespace[name] for name in names if callable(namespace.get(name))), None)
 
 
-def _results(function: Callable | None, cases: list[tuple], seconds: float) -> list | None:
+def _results(
+    function: Callable | None, cases: list[tuple], seconds: float
+) -> list[list[Any]] | None:
     if function is None:
         return None
     return [[encode(one.value), one.changed] for one in run(function, cases, seconds)]

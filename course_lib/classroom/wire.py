@@ -7,7 +7,8 @@ running anything: a pickle would run code of whoever wrote it.
 import base64
 import json
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 
@@ -39,6 +40,18 @@ class Job(NamedTuple):
     seconds: float
     limits: ResourceLimits
     protected: bool
+
+
+class RunnerOutput(TypedDict):
+    """The JSON that the runner writes; :func:`returned` reads it.
+
+    ``results`` has, for each exercise, ``[encoded value, whether its arguments were changed]`` for
+    each case, or None if there is no function.
+    """
+
+    errors: list[str | None]
+    results: dict[str, list[list[Any]] | None]
+    attempts: list[str]
 
 
 class Forged(ValueError):
@@ -167,7 +180,7 @@ def _stand_in(name: str) -> Any:
     return type(printable(name)[:60], (), {})()
 
 
-DECODERS = {
+DECODERS: dict[str, Callable[..., Any]] = {
     "plain": _decoded_plain,
     "float": float,
     "bytes": base64.b64decode,
