@@ -129,13 +129,23 @@ def memory(needed: int = 2 * GIB, root: Path = machine.ROOT) -> Finding:
 
 
 def processor(kind: machine.Instructions, root: Path = machine.ROOT) -> Finding:
-    """Has the processor instructions of this ``kind``, and what does that mean for lessons?"""
+    """Does the processor have instructions of this ``kind``, and which lessons does that affect?"""
     there = machine.flags(root)
     if not there:
         return Finding(kind.name, True, "this system does not say")
     found = ", ".join(sorted(there & kind.flags))
-    return Finding(kind.name, True, f"{found}: {kind.present}" if found else kind.missing)
+    detail = f"{found}: {kind.present}" if found else kind.missing
+    where = f" ({LESSONS[kind.name]})" if kind.name in LESSONS else ""
+    return Finding(kind.name, True, detail + where)
 
+
+#: Where the course shows what a kind of instructions changes.
+LESSONS = {
+    "int8 arithmetic": "lessons 07, 08",
+    "bfloat16": "recordings of lesson 05",
+    "float16": "recordings of lesson 05, which skip what is too slow",
+    "matrix unit": "lessons 05, 07, 08",
+}
 
 PROCESSOR = tuple(partial(processor, kind) for kind in machine.INSTRUCTIONS)
 
