@@ -191,7 +191,10 @@ def test_every_kind_that_a_lesson_is_named_for_exists():
 
 def test_a_system_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.platform, "system", lambda: "Windows")
-    assert doctor.processor(machine.INSTRUCTIONS[0], tmp_path).detail == "this system does not say"
+    assert (
+        doctor.processor(machine.INSTRUCTIONS[0], tmp_path).detail
+        == "this system does not report it"
+    )
 
 
 def test_instructions_on_macos(tmp_path, monkeypatch):
