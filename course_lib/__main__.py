@@ -10,6 +10,12 @@ from course_lib.experiments.registry import EXPERIMENTS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    chosen = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = chosen.run
+    return run(chosen)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m course_lib", description="Pruning, Measured: the command line."
     )
@@ -46,10 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="the file of each part")
     merge.add_argument("--out", type=Path, help="file to write (this machine's in data/)")
     merge.set_defaults(run=run_merge)
-
-    chosen = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = chosen.run
-    return run(chosen)
+    return parser
 
 
 def experiments() -> str:
