@@ -161,7 +161,7 @@ def test_numbers_as_people_type_them(typed, meant):
 
 
 def test_an_estimate_is_judged_by_its_tolerance(finder):
-    assert [drill.judged(ESTIMATE, guess, finder) for guess in (88, 91, 95)] == [
+    assert [drill.judged(ESTIMATE.estimate, guess, finder) for guess in (88, 91, 95)] == [
         *("good", "good", "again")
     ]
 

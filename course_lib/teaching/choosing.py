@@ -57,8 +57,12 @@ def _verdict(advice: Advice) -> str:
 
 def _question(axes: Axes, row: int, question: str, asked: bool, yes: bool) -> None:
     colour = "black" if asked else FAINT
-    box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": colour}
-    box["linewidth"] = 2.5 if yes else 1
+    box = {
+        "boxstyle": "round,pad=0.35",
+        "facecolor": "white",
+        "edgecolor": colour,
+        "linewidth": 2.5 if yes else 1,
+    }
     words = textwrap.fill(question, 40)
     axes.text(QUESTION + 0.1, row, words, va="center", fontsize=12, color=colour, bbox=box)
     if row:
@@ -67,16 +71,18 @@ def _question(axes: Axes, row: int, question: str, asked: bool, yes: bool) -> No
 
 
 def _step(axes: Axes, row: int, step: str, number: str, yes: bool) -> None:
-    colour = COLOURS[IDEAS[step]] if yes else FAINT
-    fill = {"facecolor": colour, "alpha": 0.45} if yes else {"facecolor": "white"}
-    box = {"boxstyle": "round,pad=0.35", "edgecolor": colour} | fill
-    words = {"va": "center", "fontsize": 12, "color": "black" if yes else FAINT}
-    axes.text(STEP, row, f"{number}{step}", bbox=box, **words)
-    arrow = {"arrowstyle": "-|>", "color": "black" if yes else FAINT}
+    idea = COLOURS[IDEAS[step]]
+    colour = "black" if yes else FAINT
+    box = {
+        "boxstyle": "round,pad=0.35",
+        "edgecolor": idea if yes else FAINT,
+        "facecolor": idea if yes else "white",
+        "alpha": 0.45 if yes else None,
+    }
+    axes.text(STEP, row, f"{number}{step}", bbox=box, va="center", fontsize=12, color=colour)
+    arrow = {"arrowstyle": "-|>", "color": colour}
     axes.annotate("", (STEP - 0.15, row), (STEP - 0.9, row), arrowprops=arrow)
-    axes.text(
-        STEP - 0.6, row - 0.1, "yes", ha="center", va="bottom", fontsize=10, color=arrow["color"]
-    )
+    axes.text(STEP - 0.6, row - 0.1, "yes", ha="center", va="bottom", fontsize=10, color=colour)
 
 
 def _promise(step: Step) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NotRequired, SupportsFloat, TypedDict
 
 import psutil
 import torch
@@ -26,6 +26,7 @@ from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_facts, processor
 from course_lib.networks.data import DATA, record_checksum
 from course_lib.teaching import progress
+from course_lib.teaching.progress import Measurement, Progress
 
 # Decimals that mean something; any other unit is shown with three significant digits.
 DECIMALS = {"points": 1, "%": 1, "x": 2}
@@ -113,6 +114,14 @@ class Verdict(NamedTuple):
     outcomes: tuple[TestOutcome, ...]
 
 
+class Recording(TypedDict):
+    """The published measurements of one machine, by claim and quantity."""
+
+    machine: dict[str, str]
+    date: str
+    claims: dict[str, dict[str, Measurement]]
+
+
 # Loading
 
 
@@ -134,7 +143,7 @@ def load(root: Path = DATA) -> dict[str, Claim]:
     return claims
 
 
-def _json(path: Path) -> object:
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -142,6 +151,29 @@ def _json(path: Path) -> object:
             f"{path} cannot be read ({error}). Restore it with 'git checkout -- "
             f"{path.parent.name}/{path.name}', or repair what you edited."
         ) from error
+
+
+class TestEntry(TypedDict):
+    """The fields of a test in ``claims.json``."""
+
+    quantity: str
+    unit: str
+    lesson: str
+    label: str
+    condition: str
+    at_least: NotRequired[float]
+    at_most: NotRequired[float]
+
+
+class ClaimEntry(TypedDict):
+    """The fields of a claim in ``claims.json``."""
+
+    id: str
+    textbook: str
+    lessons: list[str]
+    shows: str
+    sources: list[str]
+    tests: list[TestEntry]
 
 
 CLAIM_KEYS = {
@@ -155,29 +187,35 @@ CLAIM_KEYS = {
 TEST_KEYS = {"quantity": str, "unit": str, "lesson": str, "label": str, "condition": str}
 
 
-def _claim(entry: object, where: str) -> Claim:
-    if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-        where = f"claim {entry['id']}"
-    _check_keys(entry, CLAIM_KEYS, (), where)
+def _claim(content: Any, where: str) -> Claim:
+    if isinstance(content, dict) and isinstance(content.get("id"), str):
+        where = f"claim {content['id']}"
+    entry: ClaimEntry = _with_keys(content, CLAIM_KEYS, (), where)
     _require(re.fullmatch(r"C\d\d", entry["id"]), where, "id", "must look like 'C01'")
-    for key in ("lessons", "sources"):
-        words = all(isinstance(word, str) for word in entry[key])
-        _require(words, where, key, "must hold text only")
+    for key, words in (("lessons", entry["lessons"]), ("sources", entry["sources"])):
+        only_text = all(isinstance(word, str) for word in words)
+        _require(only_text, where, key, "must hold text only")
     _require(entry["lessons"], where, "lessons", "must name at least one lesson")
     tests = tuple(_test(test, where, entry["lessons"]) for test in entry["tests"])
     names = [test.quantity for test in tests]
     _require(len(set(names)) == len(names), where, "tests", "must not repeat a quantity")
-    lists = {key: tuple(entry[key]) for key in ("lessons", "sources")}
-    return Claim(**(entry | lists | {"tests": tests}))
+    return Claim(
+        id=entry["id"],
+        textbook=entry["textbook"],
+        lessons=tuple(entry["lessons"]),
+        shows=entry["shows"],
+        sources=tuple(entry["sources"]),
+        tests=tests,
+    )
 
 
-def _test(entry: object, claim: str, lessons: list[str]) -> Test:
+def _test(content: Any, claim: str, lessons: list[str]) -> Test:
     where = f"a test of {claim}"
-    if isinstance(entry, dict) and isinstance(entry.get("quantity"), str):
-        where = f"test {entry['quantity']!r} of {claim}"
+    if isinstance(content, dict) and isinstance(content.get("quantity"), str):
+        where = f"test {content['quantity']!r} of {claim}"
     bounds = ("at_least", "at_most")
-    _check_keys(entry, TEST_KEYS, bounds, where)
-    given = [entry[key] for key in bounds if key in entry]
+    entry: TestEntry = _with_keys(content, TEST_KEYS, bounds, where)
+    given = [content[key] for key in bounds if key in content]
     _require(given, where, "at_least", "or 'at_most' must be given")
     _require(all(type(bound) in (int, float) for bound in given), where, bounds, "must be numbers")
     _require(given == sorted(given), where, "at_least", "must not exceed 'at_most'")
@@ -185,7 +223,10 @@ def _test(entry: object, claim: str, lessons: list[str]) -> Test:
     return Test(**entry)
 
 
-def _check_keys(entry: object, required: dict[str, type], optional: tuple, where: str) -> None:
+def _with_keys(
+    entry: Any, required: Mapping[str, type], optional: tuple[str, ...], where: str
+) -> Any:
+    """``entry``, once it has the ``required`` keys, each of its type, and no unknown ones."""
     if not isinstance(entry, dict):
         raise ClaimError(f"claims.json: {where} must be an object with keys, not {entry!r}.")
     for key, kind in required.items():
@@ -194,6 +235,7 @@ def _check_keys(entry: object, required: dict[str, type], optional: tuple, where
         _require(right, where, key, f"must be a {kind.__name__} with content, not {entry[key]!r}")
     for key in entry.keys() - required.keys() - set(optional):
         raise ClaimError(f"claims.json: {where} has an unknown key {key!r}.")
+    return entry
 
 
 def _require(condition: object, where: str, key: object, message: str) -> None:
@@ -211,7 +253,7 @@ def judge(claim: Claim, measured: Mapping[str, float]) -> Verdict:
     *holds when*; none: *does not hold*; nothing measured: *untested*.
     """
     outcomes = tuple(_outcome(test, measured.get(test.quantity)) for test in claim.tests)
-    conditions = {}
+    conditions: dict[str, bool] = {}
     for outcome in outcomes:
         if outcome.passed is not None:
             name = outcome.test.condition
@@ -276,7 +318,7 @@ def _quantities(claim: Claim) -> str:
     return ", ".join(test.quantity for test in claim.tests) or "not chosen yet (claims.json)"
 
 
-def _entry(claim: Claim, quantity: str, value: object, context: str) -> dict:
+def _entry(claim: Claim, quantity: str, value: SupportsFloat, context: str) -> Measurement:
     tests = {test.quantity: test for test in claim.tests}
     if quantity not in tests:
         raise ClaimError(
@@ -292,7 +334,7 @@ def _entry(claim: Claim, quantity: str, value: object, context: str) -> dict:
     }
 
 
-def _finite(value: object, what: str) -> float:
+def _finite(value: SupportsFloat, what: str) -> float:
     """``value`` as a float: a number of Python or NumPy, or a tensor of one element."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
@@ -308,16 +350,17 @@ def known(measured: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in measured.items() if not math.isnan(value)}
 
 
-def values(entries: Mapping[str, dict]) -> dict[str, float]:
+def values(entries: Mapping[str, Measurement]) -> dict[str, float]:
     """The measured numbers in the stored ``entries`` of one claim, by quantity."""
-    numbers = {
-        name: entry.get("value") for name, entry in entries.items() if isinstance(entry, dict)
-    }
     return {
-        name: float(number)
-        for name, number in numbers.items()
-        if type(number) in (int, float) and math.isfinite(number)
+        name: float(entry["value"])
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and _is_number(entry.get("value"))
     }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def cards() -> list["Card"]:
@@ -327,7 +370,10 @@ def cards() -> list["Card"]:
 
 
 def _card(
-    claim: Claim, learner: dict, recorded: dict[str, dict], here: Verdict | None = None
+    claim: Claim,
+    learner: Progress,
+    recorded: dict[str, Recording],
+    here: Verdict | None = None,
 ) -> "Card":
     entries = learner["claims"].get(claim.id, {})
     known = {test.quantity for test in claim.tests}
@@ -418,7 +464,7 @@ def machine() -> dict[str, str]:
     return {**machine_facts(), "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB"}
 
 
-def recordings(root: Path = DATA) -> dict[str, dict]:
+def recordings(root: Path = DATA) -> dict[str, Recording]:
     """The published measurements in ``root/recordings/*/claims.json``, by the machine's name.
 
     Raises:
@@ -426,7 +472,7 @@ def recordings(root: Path = DATA) -> dict[str, dict]:
     """
     recorded = {}
     for path in sorted(Path(root).glob("recordings/*/claims.json")):
-        recording = _json(path)
+        recording: Recording = _json(path)
         if not isinstance(recording, dict) or not isinstance(recording.get("claims"), dict):
             raise ClaimError(f"{path} is no recording: it must be an object with 'claims'.")
         recorded[path.parent.name] = recording
@@ -444,7 +490,11 @@ def publish(name: str, root: Path = DATA) -> Path:
     measured = progress.read()["claims"]
     if not measured:
         raise ClaimError(f"Nothing is measured in {progress.folder()} yet: run the lessons first.")
-    content = {"machine": machine(), "date": date.today().isoformat(), "claims": measured}
+    content: Recording = {
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "claims": measured,
+    }
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     return write_whole(Path(root) / "recordings" / name / "claims.json", text)
 

@@ -13,17 +13,19 @@ import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fsrs import Card, Rating, Scheduler, State
 
 from course_lib.teaching import claims, progress, questions
-from course_lib.teaching.questions import KINDS, TOPICS, BankError, NumberFinder, Question
+from course_lib.teaching.progress import Answered, Progress
+from course_lib.teaching.questions import KINDS, TOPICS, BankError, Estimate, NumberFinder, Question
 
 GRADES = ("again", "hard", "good", "easy")
 SECONDS = 60  # for an answer in a mock interview
 
 Bank = Mapping[str, Question]
+Meaning = TypeVar("Meaning")
 
 
 class DrillError(ValueError):
@@ -41,7 +43,7 @@ def remember(name: str, grade: str, now: datetime) -> datetime:
         now: a time in UTC.
     """
 
-    def change(state: dict) -> None:
+    def change(state: Progress) -> None:
         card, _ = scheduler.review_card(_card(state["interview"], name, now), rating, now)
         state["interview"][name] = {"card": card.to_dict(), "grade": grade}
 
@@ -50,7 +52,7 @@ def remember(name: str, grade: str, now: datetime) -> datetime:
     return _card(progress.remember(change)["interview"], name, now).due
 
 
-def _card(entries: Mapping[str, dict], name: str, now: datetime) -> Card:
+def _card(entries: Mapping[str, Answered], name: str, now: datetime) -> Card:
     """The stored card of a question; a new one if there is none, or none that can be used."""
     try:
         card = Card.from_dict(entries[name]["card"])
@@ -72,7 +74,7 @@ def asked(bank: Bank, now: datetime) -> dict[str, datetime]:
 def deck(bank: Bank, now: datetime, seed: int, new: int = 10) -> list[Question]:
     """What to ask now: what is due, the longest overdue first, then ``new`` ones by all topics."""
     before = asked(bank, now)
-    due = sorted((name for name in before if before[name] <= now), key=before.get)
+    due = sorted((name for name in before if before[name] <= now), key=lambda name: before[name])
     fresh = {name: question for name, question in bank.items() if name not in before}
     return [bank[name] for name in due] + (draw(fresh, new, seed) if fresh else [])
 
@@ -160,17 +162,13 @@ def rubric(question: Question, finder: NumberFinder) -> list[str]:
     if question.estimate is None:
         return strong
     truth = finder.number(question.estimate.value).value
-    return [f"a number {question.estimate.tolerance} of {amount(question, truth)}", *strong]
+    number = f"{questions.shown(truth)} {question.estimate.unit}"
+    return [f"a number {question.estimate.tolerance} of {number}", *strong]
 
 
-def amount(question: Question, value: float) -> str:
-    """A number with the unit of an estimate, such as ``"2.44 x"``."""
-    return f"{questions.shown(value)} {question.estimate.unit}"
-
-
-def judged(question: Question, guess: float, finder: NumberFinder) -> str:
+def judged(estimate: Estimate, guess: float, finder: NumberFinder) -> str:
     """The grade of a guess: "good" within the tolerance, else "again"."""
-    right = question.estimate.right(guess, finder.number(question.estimate.value).value)
+    right = estimate.right(guess, finder.number(estimate.value).value)
     return "good" if right else "again"
 
 
@@ -262,7 +260,9 @@ class Terminal(NamedTuple):
             raise Quit
         return line
 
-    def ask_until(self, prompt: str, understood: Callable[[str], object], help_: str) -> object:
+    def ask_until(
+        self, prompt: str, understood: Callable[[str], Meaning | None], help_: str
+    ) -> Meaning:
         """What the first line that can be ``understood`` (not None) means."""
         while (meaning := understood(self.ask(prompt))) is None:
             self.write(help_)
@@ -333,7 +333,7 @@ def _answered(question: Question, terminal: Terminal) -> str:
         )
     unit = question.estimate.unit
     guess = terminal.ask_until(f"Your guess ({unit}): ", number, "Type a number such as 2.5.")
-    grade = judged(question, guess, terminal.finder)
+    grade = judged(question.estimate, guess, terminal.finder)
     terminal.say("Right." if grade == "good" else "Not near enough.")
     terminal.show(question)
     return grade

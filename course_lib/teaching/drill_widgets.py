@@ -9,6 +9,7 @@ import html
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -77,7 +78,7 @@ class Cards:
         self.guess = ipywidgets.Text(continuous_update=False, placeholder="a number, then Enter")
         self.guess.observe(lambda change: self._guessed(change["new"]), "value")
         self.show = _button("Show the answer", self._show)
-        self.grades = [_button(grade, lambda grade=grade: self._graded(grade)) for grade in GRADES]
+        self.grades = [_button(grade, partial(self._graded, grade)) for grade in GRADES]
         self.next = _button("Next question", self._next)
         self.choice = ipywidgets.HBox(self.grades)
         rows = [self.question, self.guess, self.show, self.answer, self.choice]
@@ -103,26 +104,27 @@ class Cards:
         _visible(True, self.guess if self.current.estimate else self.show)
 
     def _guessed(self, text: str) -> None:
-        if not text or self.current is None:
+        if not text or self.current is None or self.current.estimate is None:
             return  # the field was emptied for the next question
         value = drill.number(text)
         if value is None:
             self._say("Type a number such as 2.5.")
             return
-        grade = drill.judged(self.current, value, self._finder)
+        grade = drill.judged(self.current.estimate, value, self._finder)
         self._show()
         self._graded(grade, "Right. " if grade == "good" else "Not near enough. ")
 
     def _show(self) -> None:
-        self.answer.value = answer_html(self.current, self._finder)
+        question = self._deck[self._place]
+        self.answer.value = answer_html(question, self._finder)
         _visible(False, self.show, self.guess)
         _visible(True, self.answer)
-        if self.current.estimate is None:
+        if question.estimate is None:
             _visible(True, self.choice)
             self.grades[GRADES.index("good")].focus()
 
     def _graded(self, grade: str, before: str = "") -> None:
-        due = drill.remember(self.current.id, grade, self._now())
+        due = drill.remember(self._deck[self._place].id, grade, self._now())
         self._say(before + drill.comes_back(due, self._now()))
         _visible(False, self.choice)
         _visible(True, self.next)
@@ -266,7 +268,7 @@ def topics_figure(rows: Sequence[TopicRow]) -> Figure:
         axes.barh(range(len(rows)), widths, color=shade, edgecolor="black", label=label)
     axes.set_yticks(range(len(rows)), [row.topic for row in rows])
     axes.set(xlabel="questions", ylim=(len(rows) - 0.5, -0.5))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=3, fontsize=12)
     return figure

@@ -6,6 +6,7 @@ A lesson begins with ``plt.style.use(figures.STYLE)``.
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
 
 import matplotlib.pyplot as plt
 import torch
@@ -41,12 +42,16 @@ STYLE = {
 }
 
 
+#: What Jupyter displays: a picture, or the text where pictures are not shown.
+Picture = TypedDict("Picture", {"image/png": bytes, "text/plain": str})
+
+
 def show(figure: Figure, alt: str) -> None:
     """Display ``figure`` as a PNG with ``alt`` as its text, and close it."""
     display(picture(figure, alt), raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def picture(figure: Figure, alt: str) -> dict:
+def picture(figure: Figure, alt: str) -> Picture:
     """What Jupyter displays for ``figure``: the PNG, and ``alt`` where pictures are not shown."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
@@ -113,8 +118,8 @@ def wiring(graph: Graph, until: str) -> Figure:
         both = [*places[0], *places[1]]
         axes.plot(both, [row] * len(both), color=COLOURS["dense"], zorder=1)
         for x, colour, name in zip(places, (COLOURS["structured"], "white"), names, strict=True):
-            style = {"s": 110, "color": colour, "edgecolor": "black"}
-            axes.scatter(x, [row] * len(x), label=name if row == 0 else None, **style)
+            label = name if row == 0 else None
+            axes.scatter(x, [row] * len(x), s=110, color=colour, edgecolor="black", label=label)
     axes.set_xticks(range(len(order)), order, rotation=90, fontsize=11)
     lines = [f"{len(group.channels)} of {group.name}" for group in rows]
     axes.set_yticks(range(len(rows)), lines, fontsize=11)
@@ -140,8 +145,7 @@ def ruler(
         (truth, "measured", "black", -0.75),
     ):
         if value is not None:
-            dot = {"markerfacecolor": filling, "markeredgecolor": "black", "markeredgewidth": 2}
-            axes.plot(value, 0, "o", markersize=14, clip_on=False, **dot)
+            _dot(axes, value, filling)
             axes.text(value, place, f"{name}: {value:.3g} {unit}", ha=_side(value, low, high))
     axes.set(ylim=(-1, 1), xlim=(low, high), xlabel=unit)
     axes.set_yticks([])
@@ -149,6 +153,19 @@ def ruler(
     return figure
 
 
-def _side(value: float, low: float, high: float) -> str:
+def _dot(axes: Axes, value: float, filling: str) -> None:
+    axes.plot(
+        value,
+        0,
+        "o",
+        markersize=14,
+        markerfacecolor=filling,
+        markeredgecolor="black",
+        markeredgewidth=2,
+        clip_on=False,
+    )
+
+
+def _side(value: float, low: float, high: float) -> Literal["left", "center", "right"]:
     place = (value - low) / (high - low)
     return "left" if place < 0.2 else "right" if place > 0.8 else "center"

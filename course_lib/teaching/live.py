@@ -101,7 +101,8 @@ def _filled(node: ast.AST | None) -> Iterator[str]:
     for one in _walk(node):
         if isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store):
             yield from _names(one.value)
-        elif isinstance(one, ast.Call) and getattr(one.func, "attr", "") in FILLING:
-            yield from _names(one.func.value)
-        elif isinstance(one, ast.Call) and one.args and ast.unparse(one.func).endswith("fit"):
-            yield from _names(one.args[0])
+        elif isinstance(one, ast.Call):
+            if isinstance(one.func, ast.Attribute) and one.func.attr in FILLING:
+                yield from _names(one.func.value)
+            elif one.args and ast.unparse(one.func).endswith("fit"):
+                yield from _names(one.args[0])

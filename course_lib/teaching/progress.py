@@ -12,11 +12,15 @@ import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from filelock import FileLock
 
 from course_lib import PROJECT
 from course_lib.files import refusal, write_whole
+
+if TYPE_CHECKING:
+    from fsrs.card import CardDict
 
 VERSION = 2
 SECTIONS = ("exercises", "predictions", "claims", "interview")
@@ -27,6 +31,58 @@ RENAMED = {"11_choosing": "12_choosing", "12_interview_drill": "13_interview_dri
 
 class ProgressError(RuntimeError):
     """The progress cannot be read or stored; the message names the path and what to do."""
+
+
+Entry = TypeVar("Entry")
+
+
+class Attempts(TypedDict, total=False):
+    """What a learner did with one exercise."""
+
+    attempts: int
+    hints: int
+    solved: bool
+
+
+class Prediction(TypedDict, total=False):
+    """A learner's guess and the measured truth, on a scale from ``low`` to ``high``.
+
+    Numbers are in ``unit``. What has not happened yet is missing.
+    """
+
+    question: str
+    unit: str
+    low: float
+    high: float
+    guess: float
+    truth: float
+
+
+class Measurement(TypedDict):
+    """The measured value of one quantity of a claim, and where and when it was measured."""
+
+    value: float
+    lesson: str
+    context: str
+    date: str
+    machine: str
+
+
+class Answered(TypedDict):
+    """An interview question: its card as :mod:`fsrs` stores it, and the last grade."""
+
+    card: "CardDict"
+    grade: str
+
+
+class Progress(TypedDict):
+    """All that is stored, by exercise, prediction, claim and quantity, and question."""
+
+    version: int
+    exercises: dict[str, Attempts]
+    predictions: dict[str, Prediction]
+    claims: dict[str, dict[str, Measurement]]
+    interview: dict[str, Answered]
 
 
 def folder() -> Path:
@@ -42,17 +98,19 @@ def output_folder(project: Path = PROJECT) -> Path:
     Raises:
         ProgressError: neither can be written.
     """
-    folders = (project / "build", folder() / "build")
-    reasons = [refusal(each) for each in folders]
-    if all(reasons):
-        raise ProgressError(
-            f"Nothing can be written: {'; '.join(reasons)}. Set PRUNING_COURSE_STATE to a folder "
-            "of your own, or copy the course to a place that you may write to."
-        )
-    return folders[reasons.index(None)]
+    reasons = []
+    for each in (project / "build", folder() / "build"):
+        reason = refusal(each)
+        if reason is None:
+            return each
+        reasons.append(reason)
+    raise ProgressError(
+        f"Nothing can be written: {'; '.join(reasons)}. Set PRUNING_COURSE_STATE to a folder "
+        "of your own, or copy the course to a place that you may write to."
+    )
 
 
-def read() -> dict:
+def read() -> Progress:
     """The progress: ``version`` and the ``SECTIONS``, empty where nothing is stored.
 
     A damaged file is set aside with a warning. A file that cannot be used (no permission, a newer
@@ -68,7 +126,7 @@ def read() -> dict:
         return _empty()
 
 
-def update(change: Callable[[dict], None]) -> dict:
+def update(change: Callable[[Progress], None]) -> Progress:
     """Read the progress, let ``change`` edit it in place, store it, and return it.
 
     Raises:
@@ -90,7 +148,7 @@ def update(change: Callable[[dict], None]) -> dict:
     return progress
 
 
-def remember(change: Callable[[dict], None]) -> dict:
+def remember(change: Callable[[Progress], None]) -> Progress:
     """Like :func:`update`, for lessons: what cannot be stored is a warning and the lesson goes on.
 
     Returns the progress with the change, stored or not. Python shows the same warning once.
@@ -104,11 +162,11 @@ def remember(change: Callable[[dict], None]) -> dict:
         return progress
 
 
-def _empty() -> dict:
-    return {"version": VERSION} | {section: {} for section in SECTIONS}
+def _empty() -> Progress:
+    return {"version": VERSION, "exercises": {}, "predictions": {}, "claims": {}, "interview": {}}
 
 
-def _parsed(file: Path) -> dict:
+def _parsed(file: Path) -> Progress:
     """The progress in ``file``; ValueError when it is damaged, ProgressError when unusable."""
     try:
         progress = json.loads(file.read_text(encoding="utf-8"))
@@ -134,17 +192,23 @@ def _parsed(file: Path) -> dict:
     return progress if version == VERSION else _carried_over(progress)
 
 
-def _carried_over(progress: dict) -> dict:
+def _carried_over(progress: Progress) -> Progress:
     """The ``progress`` of an earlier version, with the lessons' numbers of today."""
-    named = {
-        section: {renumbered(name): entry for name, entry in progress[section].items()}
-        for section in ("exercises", "predictions", "interview")
-    }
     for entries in progress["claims"].values():
         for entry in entries.values():
             if isinstance(entry, dict) and isinstance(entry.get("lesson"), str):
                 entry["lesson"] = renumbered(entry["lesson"])
-    return progress | named | {"version": VERSION}
+    return {
+        **progress,
+        "version": VERSION,
+        "exercises": _renumbered(progress["exercises"]),
+        "predictions": _renumbered(progress["predictions"]),
+        "interview": _renumbered(progress["interview"]),
+    }
+
+
+def _renumbered(entries: dict[str, Entry]) -> dict[str, Entry]:
+    return {renumbered(name): entry for name, entry in entries.items()}
 
 
 def renumbered(name: str) -> str:
@@ -157,7 +221,7 @@ def _is_section(section: object) -> bool:
     return isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values())
 
 
-def _parsed_or_set_aside(file: Path) -> dict:
+def _parsed_or_set_aside(file: Path) -> Progress:
     """Like :func:`_parsed`, but a damaged file is renamed, never deleted; needs the lock."""
     try:
         return _parsed(file)

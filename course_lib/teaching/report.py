@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import matplotlib.pyplot as plt
 from markdown_it import MarkdownIt
@@ -20,6 +21,7 @@ from course_lib.files import write_whole
 from course_lib.teaching import claims, figures, progress
 from course_lib.teaching.claims import MARKS, Card, Verdict
 from course_lib.teaching.exercises import EXERCISES
+from course_lib.teaching.progress import Attempts, Prediction, Progress
 
 TITLE = "Pruning, Measured: my results"
 
@@ -46,8 +48,18 @@ td:nth-child(n+2) { min-width: 8em; }
 }
 """
 
-#: How a test that passed, that did not and that is not measured is drawn, and what it is called.
-DOTS = {
+
+class Dot(TypedDict):
+    """How Matplotlib draws a test, and its label in the legend."""
+
+    label: str
+    marker: str
+    color: str
+    markerfacecolor: NotRequired[str]
+
+
+#: A test that passed, one that did not, and one that is not measured.
+DOTS: dict[bool | None, Dot] = {
     True: {"label": "target reached", "marker": "o", "color": MARKS["holds"][1]},
     False: {"label": "target missed", "marker": "X", "color": MARKS["does not hold"][1]},
     None: {
@@ -85,7 +97,7 @@ def summary(cards: Iterable[Card]) -> str:
 # The text
 
 
-def markdown(cards: list[Card], learner: dict, shown: Mapping[str, tuple[str, bytes]]) -> str:
+def markdown(cards: list[Card], learner: Progress, shown: Mapping[str, tuple[str, bytes]]) -> str:
     """The report as Markdown: the ``cards``, and what the ``learner`` did in the course.
 
     Args:
@@ -185,7 +197,7 @@ def _untested(cards: Iterable[Card]) -> str:
     return _table(("claim", "not measured", "lesson"), rows) if rows else "Nothing."
 
 
-def _exercises(attempted: dict[str, dict]) -> str:
+def _exercises(attempted: dict[str, Attempts]) -> str:
     """The exercises of every lesson: how many are solved, and which are not."""
     by_lesson = defaultdict(list)
     for name in EXERCISES:
@@ -199,30 +211,32 @@ def _exercises(attempted: dict[str, dict]) -> str:
 
 
 def _lesson_row(
-    lesson: str, names: list[str], solved: set[str], attempted: dict[str, dict]
+    lesson: str, names: list[str], solved: set[str], attempted: dict[str, Attempts]
 ) -> tuple[object, ...]:
-    attempts, hints = (
-        sum(attempted.get(name, {}).get(key, 0) for name in names) for key in ("attempts", "hints")
-    )
+    attempts = sum(attempted.get(name, {}).get("attempts", 0) for name in names)
+    hints = sum(attempted.get(name, {}).get("hints", 0) for name in names)
     done = solved.intersection(names)
     rest = ", ".join(f"{name} {EXERCISES[name].title}" for name in names if name not in done)
     return lesson, f"{len(done)} of {len(names)}", attempts, hints, rest or "-"
 
 
-def _predictions(predictions: dict[str, dict]) -> str:
+def _predictions(predictions: dict[str, Prediction]) -> str:
     """The guesses that the learner committed to, beside what was measured."""
     rows = [
-        (entry.get("question", name), _amount(entry, "guess"), _amount(entry, "truth"))
+        (
+            entry.get("question", name),
+            _amount(entry.get("guess"), entry),
+            _amount(entry.get("truth"), entry),
+        )
         for name, entry in sorted(predictions.items())
         if entry.get("guess") is not None
     ]
     return _table(("question", "my guess", "measured"), rows) if rows else "None made yet."
 
 
-def _amount(entry: dict, key: str) -> str:
-    if entry.get(key) is None:
+def _amount(number: float | None, entry: Prediction) -> str:
+    if number is None:
         return "not yet"
-    number = entry[key]
     shown = f"{number:.3g}" if isinstance(number, float) and abs(number) < 1000 else str(number)
     return f"{shown} {entry.get('unit', '')}".strip()
 
@@ -237,7 +251,7 @@ def _machine() -> str:
 GLANCE, GUESSES = "report-glance.png", "report-guesses.png"
 
 
-def pictures(cards: list[Card], predictions: dict[str, dict]) -> dict[str, tuple[str, bytes]]:
+def pictures(cards: list[Card], predictions: dict[str, Prediction]) -> dict[str, tuple[str, bytes]]:
     """By file name, what a picture shows in words, and its PNG."""
     guessed = {name: entry for name, entry in sorted(predictions.items()) if _is_ready(entry)}
     with plt.style.context(figures.STYLE):
@@ -269,19 +283,19 @@ def _said(card: Card) -> str:
     return f"{card.claim.textbook}  {card.claim.id} {MARKS[card.verdict.kind][0]}"
 
 
-def _is_ready(entry: dict) -> bool:
+def _is_ready(entry: Prediction) -> bool:
     return all(entry.get(key) is not None for key in ("guess", "truth", "low", "high"))
 
 
-def guesses(guessed: dict[str, dict]) -> Figure:
+def guesses(guessed: dict[str, Prediction]) -> Figure:
     """A line for each prediction, as long as its scale: the guess (open) and the truth (filled)."""
     figure, axes = plt.subplots(figsize=(9.6, 1.2 + 0.34 * len(guessed)))
-    dot = {"marker": "o", "markersize": 9, "color": "black", "linestyle": ""}
     for row, entry in enumerate(guessed.values()):
-        guess, truth = (_place(entry, key) for key in ("guess", "truth"))
-        axes.plot([guess, truth], [row, row], color=figures.COLOURS["dense"])
-        axes.plot(guess, row, markerfacecolor="white", label="guess" if not row else None, **dot)
-        axes.plot(truth, row, label="measured" if not row else None, **dot)
+        ends = _place(entry["guess"], entry), _place(entry["truth"], entry)
+        axes.plot(ends, [row, row], color=figures.COLOURS["dense"])
+        for place, name, fill in zip(ends, ("guess", "measured"), ("white", "black"), strict=True):
+            label = name if row == 0 else None
+            axes.plot(place, row, "ko", markersize=9, markerfacecolor=fill, label=label)
     axes.set_yticks(range(len(guessed)), guessed, fontsize=11)
     axes.set(ylim=(len(guessed) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="scale of the question")
     axes.set_xticks([0, 1], ["low end", "high end"])
@@ -289,7 +303,7 @@ def guesses(guessed: dict[str, dict]) -> Figure:
     return figure
 
 
-def _place(entry: dict, key: str) -> float:
+def _place(number: float, entry: Prediction) -> float:
     """Where a number lies on the scale of its question, from 0 to 1; beyond it at the end."""
-    place = (entry[key] - entry["low"]) / (entry["high"] - entry["low"])
+    place = (number - entry["low"]) / (entry["high"] - entry["low"])
     return min(1.0, max(0.0, place))

@@ -70,7 +70,7 @@ def call(function: Callable, arguments: tuple, seconds: float = SECONDS) -> Any:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
-    if thread.is_alive():
+    if thread.is_alive() and thread.ident is not None:
         # Python has no way to end a thread; an exception raised inside it stops an endless loop.
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(_Timeout)

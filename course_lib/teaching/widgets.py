@@ -8,6 +8,8 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from course_lib.teaching import figures, progress
+from course_lib.teaching.figures import Picture
+from course_lib.teaching.progress import Prediction
 
 
 def predict(name: str, question: str, low: float, high: float, unit: str, step: float = 1) -> None:
@@ -28,7 +30,8 @@ def predict(name: str, question: str, low: float, high: float, unit: str, step: 
     said = ipywidgets.HTML(_said(earlier, unit))
 
     def commit(_) -> None:
-        _remember(name, question=question, unit=unit, low=low, high=high, guess=slider.value)
+        scale: Prediction = {"unit": unit, "low": low, "high": high}
+        _remember(name, {"question": question, **scale, "guess": slider.value})
         said.value = _said(slider.value, unit)
         picture.update(_ruler(low, high, unit, slider.value, None), raw=True)
 
@@ -45,7 +48,7 @@ def guess(name: str) -> float | None:
 
 def reveal(name: str, truth: float, low: float, high: float, unit: str) -> None:
     """Show the learner's guess beside the measured ``truth``, and keep both for the report."""
-    _remember(name, unit=unit, truth=truth)
+    _remember(name, {"unit": unit, "truth": truth})
     display(_ruler(low, high, unit, guess(name), truth), raw=True)
 
 
@@ -82,7 +85,7 @@ def choose(draw: Callable[..., Figure], choices: Mapping[str, Sequence[str]], al
         for label, values in choices.items()
     ]
 
-    def drawn() -> dict:
+    def drawn() -> Picture:
         return figures.picture(draw(*(row.value for row in rows)), alt)
 
     show(ipywidgets.VBox(rows))
@@ -124,7 +127,7 @@ def ask(
     show(ipywidgets.VBox([which, asked, ipywidgets.HBox(boxes), button, said]))
 
 
-def _remember(name: str, **entry) -> None:
+def _remember(name: str, entry: Prediction) -> None:
     progress.remember(lambda state: state["predictions"].setdefault(name, {}).update(entry))
 
 
@@ -138,6 +141,6 @@ def _said(value: float | None, unit: str) -> str:
     return "No guess yet." if value is None else f"Your guess: <b>{value:.3g} {unit}</b>. Read on."
 
 
-def _ruler(low: float, high: float, unit: str, guess: float | None, truth: float | None) -> dict:
+def _ruler(low: float, high: float, unit: str, guess: float | None, truth: float | None) -> Picture:
     alt = f"A scale from {low:g} to {high:g} {unit} for your guess and the measured value."
     return figures.picture(figures.ruler(low, high, unit, guess, truth), alt)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from course_lib.teaching import progress
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
+from course_lib.teaching.progress import Progress
 
 FILES = sorted(Path(__file__).parent.glob("lesson[0-9][0-9].py"))
 LESSONS = [import_module(f"{__name__}.{file.stem}") for file in FILES]
@@ -100,7 +101,7 @@ def _unknown(name: str) -> Shown:
 
 
 def _remember(name: str, attempts: int = 0, hints: int = 0, solved: bool = False) -> None:
-    def change(state: dict) -> None:
+    def change(state: Progress) -> None:
         entry = state["exercises"].setdefault(name, {"attempts": 0, "hints": 0, "solved": False})
         entry["attempts"] += attempts
         entry["hints"] += hints

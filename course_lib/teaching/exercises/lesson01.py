@@ -1,5 +1,7 @@
 """The exercises of lesson 01: masks, scores, and steps that keep the zeros."""
 
+from collections.abc import Callable
+
 import torch
 
 from course_lib.teaching.exercises.engine import Exercise, Mistake
@@ -143,7 +145,7 @@ def _global_cases() -> list[tuple]:
     ]
 
 
-def _each(weights: dict, mask: object) -> dict:
+def _each(weights: dict, mask: Callable) -> dict:
     return {name: mask(weight) for name, weight in weights.items()}
 
 
@@ -151,7 +153,7 @@ def _all(weights: dict) -> torch.Tensor:
     return torch.cat([weight.flatten() for weight in weights.values()])
 
 
-def _on_scaled(weights: dict, sparsity: float, scale: object) -> dict:
+def _on_scaled(weights: dict, sparsity: float, scale: Callable) -> dict:
     """Global masks, ranked after each layer was divided by its own scale."""
     return global_masks(_each(weights, lambda weight: weight / scale(weight)), sparsity)
 

@@ -52,7 +52,7 @@ def median_times(
     candidates: dict[str, Callable], rounds: int, clock: Callable[[], float]
 ) -> dict[str, float]:
     """A first run that is not counted, then rounds in which every candidate has one turn."""
-    times = {name: [] for name in candidates}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(1 + rounds):
         for name, run in candidates.items():
             start = clock()
@@ -85,7 +85,7 @@ def _timed(run: Callable, clock: Callable[[], float]) -> float:
 
 def _rounds(candidates: dict, rounds: int, clock: Callable, of: Callable, skip: int = 1) -> dict:
     """Timed in turns; the first ``skip`` are not counted; ``of`` makes one number of the rest."""
-    times = {name: [] for name in candidates}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(skip + rounds):
         for name, run in candidates.items():
             times[name].append(_timed(run, clock))

@@ -285,7 +285,7 @@ ALIGNED = Exercise(
 def fastest(networks: dict[str, tuple[float, float]], floor: float) -> str | None:
     """Among those that are accurate enough, the one of the fewest milliseconds."""
     enough = {name: ms for name, (accuracy, ms) in networks.items() if accuracy >= floor}
-    return min(enough, key=enough.get, default=None)
+    return min(enough, key=lambda name: enough[name], default=None)
 
 
 def _fastest_cases() -> list[tuple]:

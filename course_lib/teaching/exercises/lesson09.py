@@ -392,7 +392,7 @@ def decide(measured: dict[str, tuple[float, float, float] | None]) -> str:
         for name, speedup in measured.items()
         if speedup is not None and speedup[1] > 1
     }
-    return max(faster, key=faster.get, default="dense")
+    return max(faster, key=lambda name: faster[name], default="dense")
 
 
 def _decide_cases() -> list[tuple]:

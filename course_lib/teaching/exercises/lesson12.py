@@ -241,7 +241,7 @@ def _checked(brief, is_wrong, contradicts=True, known=HARDWARE, least=(1, 1, 0))
 
 
 def _is_no_number(value: object, least: float) -> bool:
-    return type(value) not in (int, float) or value < least
+    return isinstance(value, bool) or not isinstance(value, int | float) or value < least
 
 
 WRONG_FIELD = Exercise(
@@ -315,7 +315,10 @@ CLAIMS = {
 
 
 def _claims_cases() -> list[tuple]:
-    always = {"A": ({}, "structured"), "B": ({}, "unstructured")}
+    always: dict[str, tuple[dict[str, set], str]] = {
+        "A": ({}, "structured"),
+        "B": ({}, "unstructured"),
+    }
     two = {
         "A": ({"network": {"cnn", "mixed"}, "hardware": {"gpu"}}, "unstructured"),
         "B": ({"network": {"mixed"}, "hardware": {"cpu"}}, "structured"),
