@@ -222,7 +222,7 @@ def test_stopping_at_any_prompt_keeps_what_was_graded(finder, stop):
 def test_a_wrong_number_is_asked_again_soon(finder):
     there, written = terminal(finder, "200")
     drill.practise([ESTIMATE], there, lambda: NOW)
-    assert "Not near enough." in written
+    assert "Not close enough." in written
     assert progress.read()["interview"][ESTIMATE.id]["grade"] == "again"
 
 

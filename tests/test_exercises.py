@@ -152,8 +152,8 @@ def test_the_solution_is_shown_as_code():
 
 @pytest.mark.parametrize("front", [exercises.hint, exercises.solution], ids=["hint", "solution"])
 def test_an_unknown_exercise_is_named(front):
-    assert "No exercise is called '01.99'" in repr(front("01.99"))
-    assert "No exercise is called '01.99'" in repr(exercises.check("01.99", print))
+    assert "There is no exercise '01.99'" in repr(front("01.99"))
+    assert "There is no exercise '01.99'" in repr(exercises.check("01.99", print))
 
 
 def test_the_graders_front_raises():

@@ -256,7 +256,7 @@ def test_unwritable_folder_is_a_clear_error_and_for_lessons_a_warning(tmp_path, 
     monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "file"))
     with pytest.raises(progress.ProgressError, match=r"file.*Make that folder writable"):
         progress.update(solve("01.1"))
-    with pytest.warns(match="nothing is remembered"), pytest.warns(match="cannot be read"):
+    with pytest.warns(match="nothing is stored"), pytest.warns(match="cannot be read"):
         assert "01.1" in progress.remember(solve("01.1"))["exercises"]
 
 

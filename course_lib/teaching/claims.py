@@ -1,9 +1,9 @@
-"""The claims of the textbooks, and the verdict that a measurement gives each of them.
+"""Textbook claims about pruning, and the verdicts that measurements give them.
 
-``data/claims.json`` holds the claims and their tests (a quantity and the range that it must lie
-in). A lesson measures and calls :func:`record`; the verdict is computed, never typed, and is kept
-in the learner's progress. ``python -m course_lib.teaching.claims publish MACHINE`` turns the
-author's own progress into the recording that every learner's card is compared with.
+``data/claims.json`` has the claims and their tests (a quantity and the range it must be in). A
+lesson measures and calls :func:`record`, which stores the measurements in the learner's progress;
+the verdict is computed, never typed. ``python -m course_lib.teaching.claims publish MACHINE`` turns
+the author's own measurements into the recording that the cards of all learners show beside theirs.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from course_lib.networks.data import DATA, record_checksum
 from course_lib.teaching import progress
 from course_lib.teaching.progress import Measurement, Progress
 
-# Decimals that mean something; any other unit is shown with three significant digits.
+# Decimals by unit; values in other units are shown with three significant digits.
 DECIMALS = {"points": 1, "%": 1, "x": 2}
 
-# Sign and accent of a verdict: the sign and the words carry it, the colour only repeats it.
+# Sign and colour of a verdict; the colour only repeats what the sign and the words say.
 MARKS = {
     "holds": ("✔", "#1b7f5c"),
     "holds when": ("◑", "#b7791f"),
@@ -45,7 +45,7 @@ class ClaimError(ValueError):
 
 
 class Test(NamedTuple):
-    """One measurable condition of a claim: ``quantity``, in ``unit``, lies between the bounds.
+    """One measurable condition of a claim: ``quantity``, in ``unit``, is within the bounds.
 
     ``condition`` completes the sentence "the claim holds ..." ("at 90 % sparsity").
     """
@@ -59,7 +59,7 @@ class Test(NamedTuple):
     at_most: float | None = None
 
     def rounded(self, value: float) -> float:
-        """``value`` with the digits that are shown and judged, so that the two never disagree."""
+        """``value`` rounded to the digits that are shown, which are also those that are judged."""
         if self.unit in DECIMALS:
             return round(value, DECIMALS[self.unit])
         return float(f"{value:.3g}")
@@ -81,14 +81,14 @@ class Test(NamedTuple):
         return f"{self.at_least:g} to {self.at_most:g} {self.unit}"
 
     def passed(self, value: float) -> bool:
-        """Whether the rounded ``value`` lies in the range, bounds included."""
+        """Whether the rounded ``value`` is in the range, bounds included."""
         low = -math.inf if self.at_least is None else self.at_least
         high = math.inf if self.at_most is None else self.at_most
         return low <= self.rounded(value) <= high
 
 
 class Claim(NamedTuple):
-    """What the textbook says, the lessons that test it, and how."""
+    """A textbook statement, the lessons that test it, and its tests."""
 
     id: str
     textbook: str
@@ -107,7 +107,7 @@ class TestOutcome(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """``kind`` is a key of ``MARKS``; ``text`` says it in words and holds no measured number."""
+    """``kind`` is a key of ``MARKS``; ``text`` says it in words, without measured numbers."""
 
     kind: str
     text: str
@@ -129,7 +129,7 @@ def load(root: Path = DATA) -> dict[str, Claim]:
     """The claims of ``claims.json`` in the folder ``root``, by id.
 
     Raises:
-        ClaimError: the file is missing or wrong; the message names the claim and the key.
+        ClaimError: the file is missing or invalid; the message names the claim and the key.
     """
     entries = _json(Path(root) / "claims.json")
     if not isinstance(entries, list):
@@ -138,7 +138,7 @@ def load(root: Path = DATA) -> dict[str, Claim]:
     for position, entry in enumerate(entries, start=1):
         claim = _claim(entry, f"claim number {position}")
         if claim.id in claims:
-            raise ClaimError(f"claims.json: {claim.id} is there twice.")
+            raise ClaimError(f"claims.json: {claim.id} appears twice.")
         claims[claim.id] = claim
     return claims
 
@@ -194,7 +194,7 @@ def _claim(content: Any, where: str) -> Claim:
     _require(re.fullmatch(r"C\d\d", entry["id"]), where, "id", "must look like 'C01'")
     for key, words in (("lessons", entry["lessons"]), ("sources", entry["sources"])):
         only_text = all(isinstance(word, str) for word in words)
-        _require(only_text, where, key, "must hold text only")
+        _require(only_text, where, key, "must contain only text")
     _require(entry["lessons"], where, "lessons", "must name at least one lesson")
     tests = tuple(_test(test, where, entry["lessons"]) for test in entry["tests"])
     names = [test.quantity for test in tests]
@@ -301,7 +301,7 @@ def record(name: str, measured: Mapping[str, float], context: str) -> "Card":
         context: what was measured, such as ``"SmallResNet, Fashion-MNIST, 10,000 test pictures"``.
 
     Raises:
-        ClaimError: no such claim, a quantity that is not one of its tests, or no finite number.
+        ClaimError: there is no such claim, it has no such quantity, or a value is not finite.
     """
     claims = load()
     if name not in claims:
@@ -335,7 +335,7 @@ def _entry(claim: Claim, quantity: str, value: SupportsFloat, context: str) -> M
 
 
 def _finite(value: SupportsFloat, what: str) -> float:
-    """``value`` as a float: a number of Python or NumPy, or a tensor of one element."""
+    """``value`` as a float: a Python or NumPy number, or a tensor of one element."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -346,7 +346,7 @@ def _finite(value: SupportsFloat, what: str) -> float:
 
 
 def known(measured: Mapping[str, float]) -> dict[str, float]:
-    """``measured`` without what is NaN because it is not recorded."""
+    """``measured`` without the quantities that are NaN because they are not recorded."""
     return {name: value for name, value in measured.items() if not math.isnan(value)}
 
 
@@ -397,11 +397,11 @@ def _card(
 
 @dataclass(frozen=True, repr=False)
 class Card:
-    """A claim beside this machine's measurements and the course's recordings, with the verdict.
+    """A claim with this machine's measurements, the course's recordings and the verdicts.
 
-    ``verdict`` judges all that this machine measured so far. ``here`` judges only what this call of
-    :func:`record` was given: it does not depend on which lessons ran before, so it is what a lesson
-    prints where its output is compared. ``recorded`` holds the verdict of each recording.
+    ``verdict`` covers everything that this machine has measured, ``here`` only the measurements
+    passed to this call of :func:`record`. ``here`` does not depend on which lessons ran before, so
+    lessons print it where their output is compared. ``recorded`` has a verdict for each recording.
     """
 
     claim: Claim
@@ -433,7 +433,7 @@ class Card:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        # Code hosts strip every style: the table must read as well without them.
+        # Code hosts strip all styles: the table must be readable without them.
         accent = MARKS[self.verdict.kind][1]
         left = 'style="text-align: left; vertical-align: top; white-space: normal"'
         head = f"<tr><th {left}>{self.claim.id}</th><th {left}>{self.verdict.kind}</th></tr>"
@@ -460,7 +460,7 @@ def _line(outcome: TestOutcome) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What numbers depend on: processor, memory, graphics card, threads and versions."""
+    """What measurements depend on: processor, memory, graphics card, threads and versions."""
     return {**machine_facts(), "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB"}
 
 
@@ -474,7 +474,7 @@ def recordings(root: Path = DATA) -> dict[str, Recording]:
     for path in sorted(Path(root).glob("recordings/*/claims.json")):
         recording: Recording = _json(path)
         if not isinstance(recording, dict) or not isinstance(recording.get("claims"), dict):
-            raise ClaimError(f"{path} is no recording: it must be an object with 'claims'.")
+            raise ClaimError(f"{path} is not a recording: it must be an object with 'claims'.")
         recorded[path.parent.name] = recording
     return recorded
 
@@ -483,13 +483,15 @@ def publish(name: str, root: Path = DATA) -> Path:
     """Write the learner's measurements to ``root/recordings/NAME/claims.json``; return its path.
 
     Raises:
-        ClaimError: a name that is no folder name, or nothing measured yet.
+        ClaimError: the name is not valid, or nothing has been measured yet.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ClaimError(f"{name!r} is no name for a machine: use a-z, 0-9 and -, as in {COURSE}.")
+        raise ClaimError(f"{name!r} is not a machine name: use a-z, 0-9 and -, as in {COURSE}.")
     measured = progress.read()["claims"]
     if not measured:
-        raise ClaimError(f"Nothing is measured in {progress.folder()} yet: run the lessons first.")
+        raise ClaimError(
+            f"There are no measurements in {progress.folder()} yet: run the lessons first."
+        )
     content: Recording = {
         "machine": machine(),
         "date": date.today().isoformat(),
@@ -503,7 +505,9 @@ def main(arguments: list[str] | None = None) -> int:
     """``publish MACHINE``: the author's command."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.teaching.claims")
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("publish", help="make this machine's measurements a recording")
+    command = commands.add_parser(
+        "publish", help="publish this machine's measurements as a recording"
+    )
     command.add_argument("machine", help=f"a name for the machine, such as {COURSE}")
     try:
         path = publish(parser.parse_args(arguments).machine)

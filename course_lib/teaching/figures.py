@@ -1,4 +1,4 @@
-"""The look of every figure: one colour per idea, large type, a text for those who cannot see it.
+"""The style of all figures: one colour per idea, large type, and an alternative text.
 
 A lesson begins with ``plt.style.use(figures.STYLE)``.
 """
@@ -47,12 +47,12 @@ Picture = TypedDict("Picture", {"image/png": bytes, "text/plain": str})
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display ``figure`` as a PNG with ``alt`` as its text, and close it."""
+    """Display ``figure`` as a PNG with the alternative text ``alt``, and close it."""
     display(picture(figure, alt), raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def picture(figure: Figure, alt: str) -> Picture:
-    """What Jupyter displays for ``figure``: the PNG, and ``alt`` where pictures are not shown."""
+    """``figure`` as Jupyter displays it: the PNG, or ``alt`` where pictures are not shown."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     plt.close(figure)
@@ -68,7 +68,7 @@ def lines(
     title: str = "",
     colours: Mapping[str, str] | None = None,
 ) -> Axes:
-    """One line per series over ``x``, labelled at its legend; returns the axes to add to."""
+    """One line per series over ``x``, labelled in the legend; returns the axes to add to."""
     _, axes = plt.subplots()
     for (label, y), marker in zip(series.items(), "os^Dv", strict=False):
         axes.plot(x, y, marker=marker, label=label, color=(colours or {}).get(label))
@@ -133,7 +133,7 @@ def ruler(
 ) -> Figure:
     """A scale from ``low`` to ``high`` with the learner's guess and, once measured, the truth.
 
-    It is longer where a machine measured something beyond its ends.
+    The scale is extended to include a guess or a truth beyond its ends.
     """
     seen = [value for value in (guess, truth) if value is not None and math.isfinite(value)]
     low, high = min([low, *seen]), max([high, *seen])

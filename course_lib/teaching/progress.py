@@ -1,8 +1,8 @@
-"""The learner's own memory: exercises, predictions, claims and interview, in one JSON file.
+"""The learner's progress: exercises, predictions, claims and interview, in one JSON file.
 
 The file is ``.course/progress.json`` in the project's folder; the environment variable
-``PRUNING_COURSE_STATE`` names another folder. Two lessons may be open at once, each in a kernel of
-its own, so every change happens under a lock and replaces the file as a whole.
+``PRUNING_COURSE_STATE`` names another folder. Two lessons may be open at once, each in its own
+kernel, so every change is made under a lock and replaces the whole file.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VERSION = 2
 SECTIONS = ("exercises", "predictions", "claims", "interview")
 
-#: The lessons that got another number in version 2, by their earlier names.
+#: The lessons that were renumbered in version 2, by their earlier names.
 RENAMED = {"11_choosing": "12_choosing", "12_interview_drill": "13_interview_drill"}
 
 
@@ -91,9 +91,9 @@ def folder() -> Path:
 
 
 def output_folder(project: Path = PROJECT) -> Path:
-    """Where what is made for the learner goes: ``build``, or in the own folder where it cannot.
+    """The folder for generated files: the project's ``build``, or one in the learner's folder.
 
-    A clone that many share is read-only.
+    The latter is for a read-only project, such as a clone that many share.
 
     Raises:
         ProgressError: neither can be written.
@@ -111,10 +111,10 @@ def output_folder(project: Path = PROJECT) -> Path:
 
 
 def read() -> Progress:
-    """The progress: ``version`` and the ``SECTIONS``, empty where nothing is stored.
+    """The stored progress; its ``SECTIONS`` are empty where nothing is stored.
 
-    A damaged file is set aside with a warning. A file that cannot be used (no permission, a newer
-    version of the course) is a warning too, so that a lesson always runs.
+    A damaged file is set aside with a warning. A file that cannot be used (no permission, or from a
+    newer version of the course) also gives only a warning, so that a lesson always runs.
     """
     try:
         try:
@@ -149,14 +149,14 @@ def update(change: Callable[[Progress], None]) -> Progress:
 
 
 def remember(change: Callable[[Progress], None]) -> Progress:
-    """Like :func:`update`, for lessons: what cannot be stored is a warning and the lesson goes on.
+    """Like :func:`update`, for lessons: if storing fails, it warns, and the lesson goes on.
 
     Returns the progress with the change, stored or not. Python shows the same warning once.
     """
     try:
         return update(change)
     except ProgressError as error:
-        warnings.warn(f"{error} Until then nothing is remembered.", stacklevel=1)
+        warnings.warn(f"{error} Until then nothing is stored.", stacklevel=1)
         progress = read()
         change(progress)
         return progress
@@ -179,7 +179,7 @@ def _parsed(file: Path) -> Progress:
         ) from error
     version = progress.get("version") if isinstance(progress, dict) else None
     if type(version) is not int:
-        raise ValueError("not the progress of a learner")
+        raise ValueError("it is not a progress file")
     if version > VERSION:
         raise ProgressError(
             f"{file} was written by a newer version of the course (format {version}; this one "
@@ -193,7 +193,7 @@ def _parsed(file: Path) -> Progress:
 
 
 def _carried_over(progress: Progress) -> Progress:
-    """The ``progress`` of an earlier version, with the lessons' numbers of today."""
+    """The ``progress`` of an earlier version, with today's lesson numbers."""
     for entries in progress["claims"].values():
         for entry in entries.values():
             if isinstance(entry, dict) and isinstance(entry.get("lesson"), str):
@@ -212,7 +212,7 @@ def _renumbered(entries: dict[str, Entry]) -> dict[str, Entry]:
 
 
 def renumbered(name: str) -> str:
-    """What is called ``name`` by the earlier numbers is called today: "12.1" for "11.1"."""
+    """``name`` with today's lesson number in place of the earlier one: "12.1" for "11.1"."""
     numbers = {earlier[:2]: today[:2] for earlier, today in RENAMED.items()}
     return re.sub(r"^\d\d(?!\d)", lambda found: numbers.get(found[0], found[0]), name)
 
@@ -229,7 +229,7 @@ def _parsed_or_set_aside(file: Path) -> Progress:
         aside = _free_name(file)
         file.rename(aside)
         warnings.warn(
-            f"The progress was damaged ({error}). It is kept as {aside}, and an empty one begins.",
+            f"The progress was damaged ({error}). It is kept as {aside}; a new one begins.",
             stacklevel=2,
         )
         return _empty()

@@ -1,8 +1,8 @@
 """The bank of interview questions: read from ``data/interview``, checked, filled with numbers.
 
-A file holds the questions of one lesson; ``data/README.md`` describes their fields. A number that a
-machine measured is never typed there: a *look-up* says in which recording it stands, and
-:class:`NumberFinder` finds it in the learner's own recordings first, then in the course's.
+A file has the questions of one lesson; ``data/README.md`` describes their fields. Measured numbers
+are never typed there: a *look-up* says which recording has the number, and :class:`NumberFinder`
+looks in the learner's own recordings first, then in the course's.
 """
 
 import math
@@ -49,7 +49,7 @@ class BankError(ValueError):
     """An invalid question, or a number that is not recorded; the message says which."""
 
 
-# --- what a file holds --------------------------------------------------------------------------
+# --- the fields of a file -----------------------------------------------------------------------
 
 
 class LookUp(TypedDict, total=False):
@@ -203,7 +203,7 @@ class Wrong(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number to guess: right within a ``factor`` of it, or ``within`` so many of its unit."""
+    """A number to guess: right within a ``factor`` of it, or ``within`` so many units of it."""
 
     value: LookUp
     unit: str
@@ -211,7 +211,7 @@ class Estimate(NamedTuple):
     within: float = 0.0
 
     def right(self, guess: float, truth: float) -> bool:
-        """Whether ``guess`` is near enough to ``truth``."""
+        """Whether ``guess`` is close enough to ``truth``."""
         if self.factor is None:
             return abs(guess - truth) <= self.within
         return within_factor(guess, truth, self.factor)
@@ -225,10 +225,10 @@ class Estimate(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question of an interview, and all that is needed to judge an answer to it.
+    """An interview question, with all that is needed to grade an answer.
 
-    ``lesson`` and ``claim`` prove the answer. ``numbers`` are the look-ups of the {placeholders} in
-    its texts; :func:`filled` puts the measured numbers there.
+    ``lesson`` and ``claim`` support the answer. ``numbers`` has the look-ups of the {placeholders}
+    in the texts, which :func:`filled` replaces by the numbers.
     """
 
     id: str
@@ -256,12 +256,12 @@ def load(root: Path = DATA) -> dict[str, Question]:
     """The questions of ``root/interview``, by id.
 
     Raises:
-        BankError: a file is missing or wrong; the message names file, question and field.
+        BankError: a file is missing or invalid; the message names file, question and field.
     """
     files = sorted(Path(root).glob("interview/*.yaml"))
     if not files:
         raise BankError(
-            f"{Path(root) / 'interview'} holds no questions. Restore it with 'git checkout -- "
+            f"{Path(root) / 'interview'} contains no questions. Restore it with 'git checkout -- "
             "data/interview' in the project's folder, or download the project again."
         )
     bank: dict[str, Question] = {}
@@ -329,7 +329,7 @@ def _question(entry: QuestionEntry, lesson: str) -> Question:
 
 
 def _problems(question: Question, known: dict[str, claims.Claim]) -> Iterator[str]:
-    """What no schema can see."""
+    """Problems that the schema does not cover."""
     if not question.id.startswith(question.lesson):
         yield f"its id must begin with its lesson, {question.lesson}."
     if question.claim not in known:
@@ -339,14 +339,14 @@ def _problems(question: Question, known: dict[str, claims.Claim]) -> Iterator[st
         yield f"the claim {question.claim} is tested in lesson {there}, not in {question.lesson}."
     missing = set(placeholders(question.texts())) - question.numbers.keys()
     if missing:
-        yield f"nothing says what {sorted(missing)} stand for; add them to 'numbers'."
+        yield f"there is no look-up for {sorted(missing)}; add them to 'numbers'."
     unread = question.numbers.keys() - {"value", *placeholders(question.texts())}
     if unread:
-        yield f"no text reads the numbers {sorted(unread)}; remove them."
+        yield f"no text uses the numbers {sorted(unread)}; remove them."
 
 
 def placeholders(texts: Iterable[str]) -> list[str]:
-    """The names in braces, in their order."""
+    """The names in braces, in order."""
     parts = (part for text in texts for part in string.Formatter().parse(text))
     return [name for _, name, _, _ in parts if name is not None]
 
@@ -362,11 +362,11 @@ class Number(NamedTuple):
 
 
 class NumberFinder:
-    """Where numbers are looked up: in the learner's own recordings first, then in the course's.
+    """Looks up numbers, in the learner's own recordings first, then in the course's.
 
     Args:
         root: the folder ``data``.
-        machine: the folder of the learner's own recordings; this machine's if None.
+        machine: the name of the folder of the learner's own recordings; None for this machine's.
     """
 
     def __init__(self, root: Path = DATA, machine: str | None = None):
@@ -447,7 +447,11 @@ def shown(value: float) -> str:
 
 
 def filled(question: Question, finder: NumberFinder) -> Question:
-    """``question`` with the measured number in the place of every {placeholder}."""
+    """``question`` with the numbers in place of the {placeholders}.
+
+    Raises:
+        BankError: no recording has one of them.
+    """
     found = {name: shown(finder.number(each).value) for name, each in question.numbers.items()}
     return question._replace(
         question=question.question.format_map(found),
@@ -463,7 +467,7 @@ def filled(question: Question, finder: NumberFinder) -> Question:
 def within_factor(guess: float, truth: float, factor: float) -> bool:
     """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 13.
 
-    Never where the signs differ or the guess is zero.
+    False if the signs differ or the guess is zero.
     """
     if guess * truth <= 0:
         return False

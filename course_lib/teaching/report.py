@@ -25,7 +25,7 @@ from course_lib.teaching.progress import Attempts, Prediction, Progress
 
 TITLE = "Pruning, Measured: my results"
 
-# Nothing from elsewhere: the page must open on a train and in ten years.
+# No external resources: the page must work offline, and still in ten years.
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --accent: #2166ac; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 0 auto; padding: 1em; }
@@ -87,7 +87,7 @@ def write(folder: Path = PROJECT / "build") -> Path:
 
 
 def summary(cards: Iterable[Card]) -> str:
-    """One line: how many claims are tested, and how they fared."""
+    """One line: how many claims are tested, and their verdicts."""
     kinds = Counter(card.verdict.kind for card in cards)
     tested = kinds.total() - kinds["untested"]
     fared = ", ".join(f"{kind} ({kinds[kind]})" for kind in MARKS if kind != "untested")
@@ -106,9 +106,9 @@ def markdown(cards: list[Card], learner: Progress, shown: Mapping[str, tuple[str
     images = {name: f"![{alt}]({name})" for name, (alt, _) in shown.items()}
     sections = [
         f"# {TITLE}",
-        "Claims of the textbooks on neural-network pruning, tested by experiments on one machine, "
-        "which is described at the end. Every verdict is computed from the numbers beneath it; "
-        "the numbers of a recording are those of the machine that is named.",
+        "Textbook claims about neural-network pruning, tested by experiments on one machine, "
+        "which is described at the end. Every verdict is computed from the numbers below it; "
+        "the numbers of a recording are from the machine that it names.",
         f"**{summary(cards)}**",
         images[GLANCE],
         "## Claims",
@@ -154,14 +154,14 @@ def _row(cells: Iterable[object]) -> str:
 def _claim(card: Card) -> str:
     """A claim's section: the verdict, and every number beside its target."""
     claim = card.claim
-    told = [
+    parts = [
         f"### {claim.id} {claim.textbook}",
         f"{MARKS[card.verdict.kind][0]} **{card.verdict.text}**",
         _numbers(card) if claim.tests else "",
         f"Measured on: {'; '.join(card.contexts)}." if card.contexts else "",
         f"Textbook and literature: {'; '.join(claim.sources)}." if claim.sources else "",
     ]
-    return "\n\n".join(filter(None, told))
+    return "\n\n".join(filter(None, parts))
 
 
 def _numbers(card: Card) -> str:
@@ -221,7 +221,7 @@ def _lesson_row(
 
 
 def _predictions(predictions: dict[str, Prediction]) -> str:
-    """The guesses that the learner committed to, beside what was measured."""
+    """The guesses that the learner committed to, and what was measured."""
     rows = [
         (
             entry.get("question", name),
@@ -252,7 +252,7 @@ GLANCE, GUESSES = "report-glance.png", "report-guesses.png"
 
 
 def pictures(cards: list[Card], predictions: dict[str, Prediction]) -> dict[str, tuple[str, bytes]]:
-    """By file name, what a picture shows in words, and its PNG."""
+    """The figures of the report, by file name: a description in words, and the PNG."""
     guessed = {name: entry for name, entry in sorted(predictions.items()) if _is_ready(entry)}
     with plt.style.context(figures.STYLE):
         drawn = {GLANCE: (glance(cards), "The tests of every claim: target reached, or missed.")}
@@ -288,7 +288,7 @@ def _is_ready(entry: Prediction) -> bool:
 
 
 def guesses(guessed: dict[str, Prediction]) -> Figure:
-    """A line for each prediction, as long as its scale: the guess (open) and the truth (filled)."""
+    """A line for each prediction, on a scale from 0 to 1: guess (open) and truth (filled)."""
     figure, axes = plt.subplots(figsize=(9.6, 1.2 + 0.34 * len(guessed)))
     for row, entry in enumerate(guessed.values()):
         ends = _place(entry["guess"], entry), _place(entry["truth"], entry)
@@ -304,6 +304,6 @@ def guesses(guessed: dict[str, Prediction]) -> Figure:
 
 
 def _place(number: float, entry: Prediction) -> float:
-    """Where a number lies on the scale of its question, from 0 to 1; beyond it at the end."""
+    """The position of ``number`` on the scale of its question, clipped to 0 to 1."""
     place = (number - entry["low"]) / (entry["high"] - entry["low"])
     return min(1.0, max(0.0, place))
