@@ -162,8 +162,8 @@ def rubric(question: Question, finder: NumberFinder) -> list[str]:
     if question.estimate is None:
         return strong
     truth = finder.number(question.estimate.value).value
-    number = f"{questions.shown(truth)} {question.estimate.unit}"
-    return [f"a number {question.estimate.tolerance} of {number}", *strong]
+    target = f"{questions.shown(truth)} {question.estimate.unit}"
+    return [f"a number {question.estimate.tolerance} of {target}", *strong]
 
 
 def judged(estimate: Estimate, guess: float, finder: NumberFinder) -> str:

@@ -94,6 +94,9 @@ def wiring(graph: Graph, until: str) -> Figure:
     """One line per group of channels: filled where a layer makes them, open where one reads them.
 
     Shows the layers in the order of the forward pass, up to and including ``until``.
+
+    Raises:
+        ValueError: no layer ``until`` makes channels.
     """
     readers = {
         name: {

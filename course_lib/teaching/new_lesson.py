@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(*(f"wrote {file.relative_to(PROJECT)}" for file in files), sep="\n")
     failed = lessons.build([files[0].name[:2]])
-    print("The lesson is a draft as long as it says TODO. CONTRIBUTING.md says what comes next.")
+    print("The lesson is a draft as long as it says TODO. CONTRIBUTING.md has the next steps.")
     return failed
 
 

@@ -127,8 +127,8 @@ def markdown(cards: list[Card], learner: Progress, shown: Mapping[str, tuple[str
 
 
 def page(text: str, shown: Mapping[str, tuple[str, bytes]]) -> str:
-    """The Markdown ``text`` as one HTML page that needs no other file: pictures are inside."""
-    # HTML inside the text (a learner's own words) stays text.
+    """The Markdown ``text`` as one self-contained HTML page, with the pictures embedded."""
+    # HTML in the text (from a learner's own words) stays text.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     for name, (_, png) in shown.items():
         inside = f"data:image/png;base64,{base64.b64encode(png).decode()}"

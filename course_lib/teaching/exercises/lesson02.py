@@ -233,7 +233,7 @@ def removal_cost(
 
 
 def _cost_cases() -> list[tuple]:
-    # Two classes, two channels; the second channel is made of zeros and speaks by its shift only.
+    # Two classes, two channels; the second channel has zero weights and is equal to its shift.
     make, shift = torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, 2.0])
     read, labels = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.tensor([0, 1])
     inputs = torch.tensor([[3.0], [1.0]])

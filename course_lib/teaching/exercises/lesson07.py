@@ -224,7 +224,7 @@ AFFINE_RANGE = Exercise(
                 affine_range(low, high, bits)[0],
                 -affine_range(low, high, bits)[1],
             ),
-            "Your zero point is negative, but codes begin at 0: zero lies *above* low.",
+            "Your zero point is negative, but codes begin at 0: zero is *above* low.",
         ),
         Mistake(
             lambda low, high, bits: (
@@ -279,7 +279,7 @@ BYTES_NEEDED = Exercise(
     hints=(
         "Count in bits first, and divide by 8 at the end.",
         "The bitmask has a bit for *every* weight, kept or not.",
-        "An index is stored for each kept weight, beside its value.",
+        "An index is stored for each kept weight, with its value.",
     ),
     mistakes=(
         Mistake(

@@ -269,7 +269,7 @@ ABLATION = Exercise(
 
 
 def without_weight(row: torch.Tensor, hessian: torch.Tensor, place: int) -> torch.Tensor:
-    """OBS (Hassibi and Stork, 1993): the other weights compensate by the inverse Hessian."""
+    """OBS (Hassibi and Stork, 1993): zero the weight at ``place``; the others compensate."""
     inverse = hessian.inverse()
     updated = row - row[place] / inverse[place, place] * inverse[:, place]
     updated[place] = 0

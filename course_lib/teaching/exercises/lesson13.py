@@ -97,7 +97,8 @@ WITHIN_FACTOR = Exercise(
     hints=(
         "Twice too large and half as large are the same distance in logarithms.",
         "`abs(math.log(guess / truth))` is that distance; compare it with `math.log(factor)`.",
-        "Zero and the other sign have no logarithm: return False first. Allow 1e-9 for rounding.",
+        "A guess of zero or of the other sign has no logarithm: return False first. Allow 1e-9 "
+        "for rounding.",
     ),
     mistakes=(
         Mistake(
@@ -270,7 +271,7 @@ BALANCED = Exercise(
     mistakes=(
         Mistake(
             lambda topics, count: list(range(min(count, len(topics)))),
-            "Those are the first ones. A topic with many questions would crowd out the others.",
+            "Those are the first entries. A topic with many questions would crowd out the others.",
         ),
         Mistake(
             _firsts,
