@@ -50,7 +50,7 @@ class Live:
         return self._first(statement.body) or head
 
     def _note(self, read: ast.AST, bound: ast.AST | None) -> str | None:
-        """The first live name in ``read``, or None; with one, the names in ``bound`` become live."""
+        """The first live name in ``read``; if there is one, the names in ``bound`` become live."""
         local = set(_local(read))
         found = (name for name in _read(read) if name not in local)
         live = next((name for name in found if name in SOURCES | self.names), None)
