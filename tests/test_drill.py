@@ -1,4 +1,4 @@
-"""The drill asks what is due, forgets nothing, judges numbers, and works with keys alone."""
+"""The drill asks what is due, keeps every grade, judges numbers, and works by keyboard alone."""
 
 import asyncio
 import json
@@ -188,7 +188,7 @@ def test_the_summary_counts_by_topic_and_says_what_to_read_again():
 
 
 def terminal(finder, *lines, seconds=20.0):
-    """A terminal that is fed ``lines``, then Ctrl-D; what it wrote; a clock."""
+    """A terminal that reads ``lines``, then Ctrl-D; what it wrote; a clock."""
     typed, written, ticks = iter(lines), [], iter(range(1000))
 
     def read(prompt):
@@ -271,7 +271,7 @@ def test_when_it_comes_back_in_words(pause, words):
 
 @pytest.fixture
 def focused(monkeypatch):
-    """What the keyboard was moved to, in order."""
+    """The widgets that got the focus, in order."""
     moved = []
     monkeypatch.setattr(ipywidgets.DOMWidget, "focus", lambda widget: moved.append(widget))
     return moved

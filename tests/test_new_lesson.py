@@ -1,4 +1,4 @@
-"""A new lesson is complete at once, and a name that cannot be one changes nothing."""
+"""A new lesson is complete at once, and an invalid name changes nothing."""
 
 import os
 import shutil

@@ -153,7 +153,7 @@ def measured(lesson, value):
 
 
 def learned(version, choosing, drill):
-    """A whole progress in which those two lessons have these numbers."""
+    """A complete progress file in which those two lessons have these numbers."""
     solved = {"attempts": 3, "hints": 1, "solved": True}
     guess = {"question": "In how many of 11?", "unit": "cases", "low": 0, "high": 20, "guess": 11}
     card = {"card": {"card_id": 0, "due": "2026-11-12T11:12:00+00:00"}, "grade": "good"}

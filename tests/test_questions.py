@@ -1,4 +1,4 @@
-"""The bank of interview questions is whole, proved, answerable and without repetition."""
+"""The interview questions are complete, backed by claims, answerable and not repeated."""
 
 import itertools
 import json
@@ -108,7 +108,7 @@ def test_the_check_for_repetition_would_find_one():
     assert alike("Why is a mask not faster?", "How many heads can go?") == 0
 
 
-# --- files that are wrong -----------------------------------------------------------------------
+# --- invalid files ------------------------------------------------------------------------------
 
 GOOD = {
     "id": "05-one",
@@ -227,7 +227,7 @@ def test_the_learners_own_recording_comes_first(two_machines):
 
 
 def test_both_parts_of_a_ratio_come_from_one_machine(two_machines):
-    # What the own recording lacks is taken from the course's, and so is what it is compared with.
+    # If the own recording lacks a number, both sides of the comparison come from the course's.
     path = two_machines / "recordings" / "mine" / "drop_recovery-small_resnet.json"
     own = json.loads(path.read_text())
     own["pruned"] = [entry for entry in own["pruned"] if entry["amount"] != 0.9]
