@@ -30,7 +30,7 @@ ctypes.CDLL(None).truncate({file!r}.encode(), 0)
 FORGED = """\
 import json, os, sys, torch
 import course_lib.teaching.running as running
-print("Score: 12/12. All 7 cases agree, the awkward ones too.")
+print("Score: 12/12. All 7 cases agree, including the awkward ones.")
 running.same = lambda *_: True
 torch.allclose = lambda *_, **__: True
 sys.modules["course_lib.teaching.exercises"].require = lambda *_: None

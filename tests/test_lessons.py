@@ -1,4 +1,4 @@
-"""Every lesson is what its script says and has all its parts; building and running are safe."""
+"""Every lesson matches its script and has all its parts; building and running are safe."""
 
 import hashlib
 import json
@@ -208,7 +208,7 @@ def test_build_stores_what_a_clean_kernel_showed_and_then_skips(course, state, c
 
 @pytest.fixture
 def executed(monkeypatch):
-    """Pretends to execute; collects the folders of the progress that the kernels were given."""
+    """Pretends to execute lessons; collects the progress folders passed to the kernels."""
     states = []
 
     def execute(notebook, folder, environment):

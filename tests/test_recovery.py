@@ -1,4 +1,4 @@
-"""Reading a recording that may be half done, and the intervals against simulated test sets."""
+"""Reading recordings, complete or not, and checking intervals on simulated test sets."""
 
 import copy
 import math
@@ -55,7 +55,7 @@ def recording():
 
 @pytest.fixture
 def stored(tmp_path, recording):
-    """Write a recording of so many points, taken by a processor or a GPU."""
+    """Write a recording of so many points, made on a processor or a GPU."""
 
     def write(name, points, gpu="none"):
         changed = copy.deepcopy(recording)
@@ -135,7 +135,7 @@ def test_the_smallest_budget_that_is_enough(lost, smallest):
     assert recovery.smallest_budget(lost, 2.0) == smallest
 
 
-# --- intervals against what really happens over many test sets ------------------------------------
+# --- intervals against what happens over many test sets ------ ------------------------------------
 
 N, SETS = 2000, 4000
 
