@@ -242,6 +242,7 @@ print("the first seven layers lose more than the last nine:", early > late)
 # %% [markdown]
 # The tall bars are the layers that the global ranking spared. It does not know the accuracy: the
 # weights of these layers are simply larger.
+#
 # ## Bring it back: fine-tuning
 #
 # At 90 % sparsity the network is destroyed. Can a short training repair it? The pruned weights must

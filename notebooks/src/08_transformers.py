@@ -658,7 +658,9 @@ print(f"time with 80 % zeros over that of dense: {ratio:.2f}")
 # Neurons are on the front on both axes. The MLP is four times as wide as the residual stream, and
 # such short sentences need only a part of it. Single weights, well chosen, reach fewer bytes than
 # anything else, but at a loss in accuracy; in time they gain nothing. So "transformers take
-# unstructured pruning well" is true here as long as half of the weights stay. ## The CNN beside it
+# unstructured pruning well" is true here as long as half of the weights stay.
+#
+# ## The CNN beside it
 #
 # ResNet-18 from lesson 07, on the same two axes.
 
