@@ -277,8 +277,8 @@ predict(
 )
 
 # %% [markdown]
-# `masks.enforce_masks` does what you just wrote, around any optimizer. The recipe took twelve epochs;
-# this is 0.4 of one.
+# `masks.enforce_masks` does what you just wrote, around any optimizer. The recipe took twelve
+# epochs; this is 0.4 of one.
 
 # %% tags=["nbval-ignore-output"]
 ninety = masks.global_masks(net, 0.9)
