@@ -7,6 +7,7 @@ import re
 import warnings
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -33,6 +34,13 @@ def test_lesson_is_stored_as_its_script_says_and_has_all_its_parts(script):
     )
     assert lessons.differences(script, notebook) == []
     assert lessons.missing_parts(notebook) == []
+
+
+@pytest.mark.parametrize("script", lessons.scripts(), ids=lambda script: script.stem)
+def test_no_text_is_lost_in_the_line_that_begins_a_cell(script):
+    """Text after ``# %% [markdown]`` becomes the title of the cell, which no notebook shows."""
+    cells = jupytext.read(script, fmt="py:percent").cells
+    assert [cell.metadata.title for cell in cells if "title" in cell.metadata] == []
 
 
 def test_no_notebook_without_a_script():
