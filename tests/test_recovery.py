@@ -36,13 +36,14 @@ def recording():
         "command": "python -m course_lib record drop_recovery --model small_resnet",
         "model": "small_resnet",
         "weights": "0123abcd",
-        "recipe": {"epochs": 12, "lr": 0.2, "constant_factor": 0.03},
+        "recipe": {"epochs": 12, "lr": 0.2},
         "machine": MACHINE,
         "started": "2026-01-31",
         "written": "2026-02-01",
         "seeds": [0, 1],
         "dense": measured(92.0) | SIZE,
         "pruned": [{"granularity": "weights", "amount": 0.9} | measured(27.0) | SIZE],
+        "recalibrated": [{"granularity": "weights", "amount": 0.9} | measured(85.0)],
         "points": [
             point(91.0, 91.5),
             point(90.0, 91.5, seed=1),
@@ -117,6 +118,11 @@ def test_gaps_are_given_for_each_seed(recording):
 
 def test_the_schedule_is_chosen_on_validation_pictures(recording):
     assert recovery.gap(recording, "weights", 0.9) == pytest.approx(1.2)  # 91.8 beats 91.5
+
+
+def test_so_is_the_constant_rate(recording):
+    recording["points"] += [point(91.3, 91.4, lr=0.02), point(90.1, 91.9, lr=0.06)]
+    assert recovery.gap(recording, "weights", 0.9, schedule="constant") == pytest.approx(1.9)
 
 
 def test_what_is_not_recorded_is_nan_and_is_left_out_of_a_claim(recording):

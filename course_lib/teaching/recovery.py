@@ -72,7 +72,8 @@ def gaps(
     """Test accuracy still lost after retraining, in points, for each seed that is recorded.
 
     Args:
-        schedule: None selects the one with the best accuracy on the validation pictures.
+        schedule: None selects the one with the best accuracy on the validation pictures. Of several
+            learning rates of a schedule, the one that is best on them is selected, too.
     """
     what = {
         "granularity": granularity,
@@ -81,17 +82,21 @@ def gaps(
         "method": method,
     }
     found = recordings.points(recording, **what)
-    if schedule is None and found:
-        schedule = max(_by_schedule(found).items(), key=lambda item: fmean(item[1]))[0]
+    groups = _by_rates([point for point in found if schedule in (None, point["schedule"])])
+    best = max(groups.values(), key=_mean_validation, default=[])
     dense = recording["dense"]["accuracy"]
-    return [dense - point["accuracy"] for point in found if point["schedule"] == schedule]
+    return [dense - point["accuracy"] for point in best]
 
 
-def _by_schedule(points: list[dict]) -> dict[str, list[float]]:
-    """Validation accuracies by schedule."""
-    found: dict[str, list[float]] = {}
+def _mean_validation(points: list[dict]) -> float:
+    return fmean(point["validation"] for point in points)
+
+
+def _by_rates(points: list[dict]) -> dict[tuple[str, float], list[dict]]:
+    """The ``points`` by schedule and highest learning rate."""
+    found: dict[tuple[str, float], list[dict]] = {}
     for point in points:
-        found.setdefault(point["schedule"], []).append(point["validation"])
+        found.setdefault((point["schedule"], point["lr"]), []).append(point)
     return found
 
 

@@ -241,7 +241,7 @@ def look(epoch, loss):
 
 
 how = {
-    "optimizer": training.SGD(lr=drop_recovery.CONSTANT_FACTOR * recipe.lr),
+    "optimizer": training.SGD(lr=drop_recovery.CONSTANT_FACTORS[-1] * recipe.lr),
     "schedule": training.Constant(),
     "watch": training.Watch(bar, look, marks=[0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6]),
 }
@@ -312,7 +312,7 @@ for _ in range(steps):
 # %%
 last = steps // 5
 x = np.arange(steps) / 100
-small_rate = drop_recovery.CONSTANT_FACTOR * recipe.lr
+small_rate = drop_recovery.CONSTANT_FACTORS[-1] * recipe.lr
 figure, axes = plt.subplots()
 axes.plot(x, rates, color=figures.COLOURS["dense"], label="the recipe")
 axes.plot(x[-last:], rates[-last:], color="black", linewidth=5, label="rewound")
@@ -348,7 +348,7 @@ PRUNED = [
 RETRAINING = {
     "rewound": ("one-shot", "rewound"),
     "small constant": ("one-shot", "constant"),
-    "in steps": ("iterative", "rewound"),
+    "in steps": ("gradual", "rewound"),
     "from scratch": ("scratch", "one-cycle"),
 }
 
