@@ -117,7 +117,7 @@ class Recording:
             measure: returns the entries of a task, by table.
             expected: returns the identifying fields of the entries that a finished task has;
                 without it, one entry with the fields of the task, which is a named tuple.
-            tables: the tables in which the expected entries are looked up; one is enough.
+            tables: the tables in which to look; each expected entry may be in any of them.
             work: the relative duration of a task, in any unit.
             text: the name of the tasks in messages, in the plural.
 
