@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar
 
 from filelock import FileLock
 
@@ -62,10 +62,13 @@ class Measurement(TypedDict):
     """The measured value of one quantity of a claim, and where and when it was measured."""
 
     value: float
+    low: NotRequired[float]  # what was stored before there were intervals has none
+    high: NotRequired[float]
     lesson: str
     context: str
     date: str
     machine: str
+    source: NotRequired[str]
 
 
 class Answered(TypedDict):
