@@ -40,6 +40,11 @@ class Estimate(NamedTuple):
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
+def exact(value: float) -> Estimate:
+    """A ``value`` without error, such as a number of bytes."""
+    return Estimate(value, value, value)
+
+
 def paired(first: torch.Tensor, second: torch.Tensor) -> Estimate:
     """The accuracy of ``first`` minus that of ``second`` on the same pictures, in points.
 

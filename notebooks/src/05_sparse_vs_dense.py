@@ -27,6 +27,7 @@ from course_lib.deployment import sparse
 from course_lib.experiments import recordings
 from course_lib.experiments import sparse_vs_dense as sweep
 from course_lib.measuring import cost, timing
+from course_lib.measuring.estimates import exact, ratio, recorded_speedup
 from course_lib.networks import data, models, training
 from course_lib.pruning import masks
 
@@ -248,12 +249,14 @@ read(
 
 # %%
 speedups = {(name, kind): [] for name in INPUTS for kind in ("CSR", "COO")}
+measured_at = {}
 for sparsity in bar(sweep.SPARSITIES, "sparsities"):
     held_now = sparse.to_formats(weight, sparsity, ["CSR", "COO"])
     for name, inputs in INPUTS.items():
         found = sparse.measure(held_now, inputs, rounds=15, seconds=0.4)
         for kind in ("CSR", "COO"):
             speedups[name, kind].append(found[kind].ratio)
+            measured_at[name, kind, sparsity] = found[kind].speedup
 
 
 # %%
@@ -439,13 +442,13 @@ read(
 price = {}
 for name in INPUTS:
     left = 1 - held["CSR"].sparsity
-    price[name] = 1 / (rows[name]["CSR"].ratio * left)
-    print(f"{name:14s} a weight in CSR costs {price[name]:.1f} times a dense one", end="")
-    print(f"; break-even near {1 - 1 / price[name]:.0%}")
+    price[name] = ratio(exact(1 / left), rows[name]["CSR"].speedup)
+    print(f"{name:14s} a weight in CSR costs {price[name].value:.1f} times a dense one", end="")
+    print(f"; break-even near {1 - 1 / price[name].value:.0%}")
 
 # %% tags=["nbval-ignore-output"]
 read(
-    max(price.values()) > 2,
+    max(each.value for each in price.values()) > 2,
     "Bytes explain a factor of two: a value and its column. The rest is overhead.",
     "Bytes explain a factor of two: a value and its column. There is no further overhead here.",
 )
@@ -750,15 +753,14 @@ if torch.cuda.is_available():
 
 # %%
 def on_a_gpu(kind, sparsity, dtype):
-    """Speed-up on a GPU, 4096 x 4096 times 4096 columns: live, else recorded, else NaN."""
+    """Speed-up on a GPU, 4096 x 4096 times 4096 columns: live, else recorded, else None."""
     if on_gpu:
-        row = on_gpu[getattr(torch, dtype), sparsity][kind]
-        return row.ratio
+        return on_gpu[getattr(torch, dtype), sparsity][kind].speedup
     what = {"matrix": "square 4096", "batch": 4096, "dtype": dtype, "target_sparsity": sparsity}
     for name in gpus:
         for point in recordings.points(recorded[name], format=kind, **what):
-            return point["speedup"]
-    return np.nan
+            return recorded_speedup(point)
+    return None
 
 
 # %% [markdown]
@@ -769,8 +771,8 @@ def on_a_gpu(kind, sparsity, dtype):
 
 # %% tags=["nbval-ignore-output"]
 measured = {
-    "csr_90_vector_cpu": rows["one vector"]["CSR"].ratio,
-    "csr_90_batch_cpu": rows[by_batch]["CSR"].ratio,
+    "csr_90_vector_cpu": rows["one vector"]["CSR"].speedup,
+    "csr_90_batch_cpu": rows[by_batch]["CSR"].speedup,
     "csr_90_gpu_32": on_a_gpu("CSR", 0.9, "float32"),
     "csr_90_gpu_16": on_a_gpu("CSR", 0.9, "float16"),
 }
@@ -783,7 +785,7 @@ claims.record("C06", claims.known(measured), context)
 
 # %% tags=["nbval-ignore-output"]
 measured = {
-    "together_over_anywhere": gain["one vector"].value,
+    "together_over_anywhere": gain["one vector"],
     "price_of_a_weight": price["one vector"],
 }
 claims.record("C07", claims.known(measured), context)
@@ -795,8 +797,8 @@ claims.record("C07", claims.known(measured), context)
 
 # %% tags=["nbval-ignore-output"]
 measured = {
-    "csr_95_cpu": speedups[by_batch, "CSR"][sweep.SPARSITIES.index(0.95)],
-    "bsr_90_cpu": by_kind[by_batch]["BSR 16"].ratio,
+    "csr_95_cpu": measured_at[by_batch, "CSR", 0.95],
+    "bsr_90_cpu": by_kind[by_batch]["BSR 16"].speedup,
     "two_four_gpu": on_a_gpu("2:4", 0.95, "float16"),
     "csr_95_gpu": on_a_gpu("CSR", 0.95, "float16"),
 }
@@ -808,7 +810,7 @@ claims.record("C08", claims.known(measured), context)
 # %% tags=["nbval-ignore-output"]
 measured = {
     "csr_bytes_ratio": held["CSR"].bytes / held["dense"].bytes,
-    "csr_time_ratio": 1 / rows[by_batch]["CSR"].ratio,
+    "csr_time_ratio": ratio(exact(1), rows[by_batch]["CSR"].speedup),
 }
 claims.record("C14", claims.known(measured), context)
 
