@@ -638,10 +638,11 @@ for axis in UNITS:
     print(f"on the front by {axis}:", ", ".join(front_of(costs(points, ALONE, axis))))
 
 # %% [markdown]
-# The labels are percentages, or the number of layers. The surprise is at the bottom, where one dot
-# is too low to be shown: single weights fall off a cliff. Single weights as such are only partly to
-# blame. These three networks lost the smallest weights of the *whole network*, as small_resnet did
-# in lesson 01. See what that left of the last layer, the classifier:
+# The labels are percentages, or the number of layers. With 2,120 sentences, a difference of two
+# points may be chance. The surprise is at the bottom, where one dot is too low to be shown: single
+# weights fall off a cliff. Single weights as such are only partly to blame. These three networks
+# lost the smallest weights of the *whole network*, as small_resnet did in lesson 01. See what that
+# left of the last layer, the classifier:
 
 # %%
 for sparsity in (0.5, 0.65, 0.8):
@@ -776,9 +777,10 @@ print("one-shot, half of the weights: under 3 points:", measurements["one_shot_5
 print("80 % of the weights: over 3 points:", measurements["weights_80_lost"].low > 3)
 
 # %% [markdown]
-# A loss of at most a point can neither be confirmed nor ruled out with so few sentences: the
-# intervals are two points to either side. They would be narrower if the recording had kept which
-# sentences each network gets right, as in a paired comparison (lesson 04).
+# At 80 % the loss is certain. Elsewhere, a loss of at most a point can neither be confirmed nor
+# ruled out with so few sentences: the intervals are two points to either side. They would be
+# narrower if the recording had kept which sentences each network gets right, as in a paired
+# comparison (lesson 04).
 #
 # C18: CNNs prefer structured pruning.
 
