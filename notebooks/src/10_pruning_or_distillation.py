@@ -524,7 +524,7 @@ for first, second in (
 ):
     budget = distillation.crossover(means[first], means[second])
     when = "never, in this time" if budget is None else f"from {budget:.0%} of the time on"
-    print(f"{first} is at least as good as {second}: {when}")
+    print(f"by the means, {first} is at least as good as {second}: {when}")
 
 # %% [markdown]
 # ## With a teacher, or without?

@@ -468,8 +468,8 @@ print("so little training is not enough:", attempt.accuracy < limits.accuracy - 
 small = [one for one in known if one.form == "int8" and one.compression_ratio > 50]
 for one in small:
     if one.architecture == "cnn" and one.epoch_fraction <= 1:
-        ratio, drop = one.compression_ratio, one.accuracy_drop
-        print(f"{one.name:16s} {drop:4.1f} points lost, {ratio:5.1f}x, {one.epoch_fraction:.0%}")
+        smaller, drop = one.compression_ratio, one.accuracy_drop
+        print(f"{one.name:16s} {drop:4.1f} points lost, {smaller:5.1f}x, {one.epoch_fraction:.0%}")
 
 # %%
 full = [one.accuracy_drop for one in runtime.values() if one in small]
