@@ -71,9 +71,9 @@ class Test(NamedTuple):
 
     def rounded(self, value: float) -> float:
         """``value`` rounded to the digits that are shown, which are also those that are judged."""
-        if self.unit in DECIMALS:
-            return round(value, DECIMALS[self.unit])
-        return float(f"{value:.3g}")
+        digits = DECIMALS.get(self.unit)
+        rounded = float(f"{value:.3g}") if digits is None else round(value, digits)
+        return rounded + 0.0  # no minus before a zero
 
     def shown(self, value: float) -> str:
         """``value`` with its unit, such as ``"34.2 points"``."""
@@ -106,7 +106,7 @@ class Test(NamedTuple):
     def shown_with_interval(self, estimate: HasInterval) -> str:
         """The value with its unit and its interval, such as ``"34.2 points (33.1 to 35.3)"``."""
         value = self.shown(estimate.value)
-        if self.exact:
+        if self.exact and estimate.low == estimate.high:
             return value
         low, high = (self.shown(end).partition(" ")[0] for end in (estimate.low, estimate.high))
         return f"{value} ({low} to {high})"
@@ -244,9 +244,8 @@ def _claim(content: Any, where: str) -> Claim:
         _require(only_text, where, key, "must contain only text")
     _require(entry["lessons"], where, "lessons", "must name at least one lesson")
     _require_hardware(content, where)
-    _require(
-        content.get("exists", False) in (True, False), where, "exists", "must be true or false"
-    )
+    is_bool = type(content.get("exists", False)) is bool
+    _require(is_bool, where, "exists", "must be true or false")
     tests = tuple(_test(test, where, entry["lessons"]) for test in entry["tests"])
     names = [test.quantity for test in tests]
     _require(len(set(names)) == len(names), where, "tests", "must not repeat a quantity")
@@ -503,6 +502,7 @@ def _card(
     entries = learner["claims"].get(claim.id, {})
     mine = estimates(claim, entries)
     verdict = judge(claim, mine)
+    sources = {name: entries[name].get("source", "") for name in mine}
     others = {
         machine: _of_others(recording["claims"].get(claim.id, {}), entries, machine)
         for machine, recording in recorded.items()
@@ -511,9 +511,9 @@ def _card(
         claim=claim,
         verdict=verdict,
         here=here or verdict,
-        contexts=tuple(dict.fromkeys(entries[name].get("context", "") for name in mine)),
-        machines=tuple(dict.fromkeys(entries[name].get("machine", "") for name in mine)),
-        sources={name: entries[name].get("source", "") for name in mine},
+        contexts=_different(entries[name].get("context", "") for name in mine),
+        machines=_different(entries[name].get("machine", "") for name in mine if not sources[name]),
+        sources=sources,
         recorded={
             machine: judge(claim, found)
             for machine, each in others.items()
@@ -522,19 +522,29 @@ def _card(
     )
 
 
+def _different(words: Iterable[str]) -> tuple[str, ...]:
+    """The ``words`` in their order, each once, without empty ones."""
+    return tuple(filter(None, dict.fromkeys(words)))
+
+
 def _of_others(
     recorded: Mapping[str, Measurement], mine: Mapping[str, Measurement], machine: str
 ) -> dict[str, Measurement]:
-    """What ``machine`` recorded, without the very measurements that are shown as the learner's."""
+    """What ``machine`` recorded, without the very measurements that are shown as the learner's.
+
+    And without what it read itself in the recording of another machine.
+    """
+    own = f"recorded on {machine}"
     read = {
         name
         for name, entry in mine.items()
-        if isinstance(entry, dict) and entry.get("source") == f"recorded on {machine}"
+        if isinstance(entry, dict) and entry.get("source") == own
     }
     return {
         name: entry
         for name, entry in recorded.items()
-        if isinstance(entry, dict) and mine.get(name) != entry and name not in read
+        if isinstance(entry, dict) and entry.get("source", own) == own
+        if mine.get(name) != entry and name not in read
     }
 
 
@@ -545,8 +555,8 @@ class Card:
     ``verdict`` covers everything that this machine has measured, ``here`` only the measurements
     passed to this call of :func:`record`. ``here`` does not depend on which lessons ran before, so
     lessons print it where their output is compared. ``recorded`` has a verdict for each recording
-    that has measurements of its own; ``sources`` says where those of the learner's quantities were
-    read that were not measured on this machine.
+    that has measurements of its own. ``sources`` says for each of the learner's quantities where it
+    was read, "" for those measured on this machine: only the latter's machine is in ``machines``.
     """
 
     claim: Claim
@@ -558,13 +568,18 @@ class Card:
     recorded: dict[str, Verdict]
 
     @property
+    def circumstances(self) -> str:
+        """What was measured and where: "for ResNet-18; on a Xeon; recorded on cpu-2core"."""
+        places = [f"on {machine}" for machine in self.machines]
+        what = [f"for {'; '.join(self.contexts)}"] if self.contexts else []
+        return "; ".join([*what, *places, *_different(self.sources.values())])
+
+    @property
     def sentence(self) -> str:
         """The verdict as a sentence that names what was measured, and on which machine."""
-        if not self.contexts:
-            return self.verdict.text
+        circumstances = self.circumstances
         return (
-            f"{self.verdict.text}. That is for {'; '.join(self.contexts)}; "
-            f"on {'; '.join(self.machines)}"
+            f"{self.verdict.text}. That is {circumstances}" if circumstances else self.verdict.text
         )
 
     def rows(self) -> list[tuple[str, list[str]]]:

@@ -162,22 +162,20 @@ def _claim(card: Card) -> str:
     parts = [
         f"### {claim.id} {claim.textbook}",
         f"{MARKS[card.verdict.kind][0]} **{card.verdict.text}**",
-        f"That is for {'; '.join(card.contexts)}; on {'; '.join(card.machines)}."
-        if card.contexts
-        else "",
+        f"That is {card.circumstances}." if card.circumstances else "",
         _numbers(card) if claim.tests else "",
-        "Targets: " + " ".join(f"{key}: {reason}." for key, reason in _reasons(claim).items()),
+        f"Targets: {' '.join(_reasons(claim))}" if claim.tests else "",
         f"Textbook and literature: {'; '.join(claim.sources)}." if claim.sources else "",
     ]
     return "\n\n".join(filter(None, parts))
 
 
-def _reasons(claim: Claim) -> dict[str, str]:
-    """Why each target is what it is: by target, or by several targets of the same reason."""
+def _reasons(claim: Claim) -> list[str]:
+    """Why the targets are what they are: a sentence for each reason, with its targets."""
     found: dict[str, list[str]] = {}
     for test in claim.tests:
         found.setdefault(test.reason, []).append(test.target)
-    return {", ".join(dict.fromkeys(targets)): reason for reason, targets in found.items()}
+    return [f"{', '.join(dict.fromkeys(targets))}: {reason}." for reason, targets in found.items()]
 
 
 def _numbers(card: Card) -> str:
