@@ -598,8 +598,9 @@ print("rewound, half of the weights:", clear["weights", 0.5])
 print("rewound, 85 % of the channels:", clear["channels", 0.85])
 
 # %% [markdown]
-# With this budget rewinding helps most where most was removed. In other rows the interval contains
-# zero: the difference may be chance. A table without intervals hides which rows are which.
+# Where the interval contains zero, the difference may be chance. A table without intervals hides
+# which rows are which. And a rival deserves its own tuning: of the constant rates that are recorded
+# for a row, the best on the validation pictures is shown.
 #
 # ## In steps, or from scratch?
 #
@@ -848,10 +849,10 @@ print("some are too close to call:", len(close) > 0)
 #
 # - Drop, recovery and gap are given in points. Without the amount, the budget and the schedule none
 #   of them says much.
-# - After you remove channels, recalibrate BatchNorm before you judge the accuracy.
+# - Most of the drop right after pruning is stale statistics: recalibrate BatchNorm before you judge.
 # - Most of the recovery takes a fraction of an epoch. The last points take the rest.
-# - Rewinding the learning rate beats a small constant one where much was removed, unless the budget
-#   is tiny.
+# - With a tiny budget, a rewound schedule has rates of nearly zero; a small constant rate gets
+#   further. Tune a rival for the budget that you compare at.
 # - A difference needs an interval, and more than one seed.
 #
 # ## Interview questions
@@ -883,11 +884,11 @@ print("some are too close to call:", len(close) > 0)
 #
 # <details><summary>Answer</summary>
 #
-# With some budget, rewind: repeat the end of the original schedule (Renda, Frankle and Carbin,
-# 2020). It starts high enough to move and ends low enough to settle. With a tiny budget that end
-# has rates of nearly zero, and a small constant rate gets further. The whole schedule compressed
-# into a short budget may destroy what the network has learned. Whatever you choose, choose it on
-# validation data.
+# With some budget, repeat the end of the original schedule: learning-rate rewinding (Renda, Frankle
+# and Carbin, 2020). It starts high enough to move and ends low enough to settle. Le and Hua (2021)
+# found that the whole schedule, compressed into the budget, does as well: the large rate is what
+# helps. With a tiny budget the end of the schedule has rates of nearly zero, and a small constant
+# rate gets further. Whatever you choose, choose it on validation data and for that budget.
 #
 # </details>
 #
