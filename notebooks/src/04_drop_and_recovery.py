@@ -849,7 +849,8 @@ print("some are too close to call:", len(close) > 0)
 #
 # - Drop, recovery and gap are given in points. Without the amount, the budget and the schedule none
 #   of them says much.
-# - Most of the drop right after pruning is stale statistics: recalibrate BatchNorm before you judge.
+# - Most of the drop right after pruning is stale statistics: recalibrate BatchNorm before you
+#   judge.
 # - Most of the recovery takes a fraction of an epoch. The last points take the rest.
 # - With a tiny budget, a rewound schedule has rates of nearly zero; a small constant rate gets
 #   further. Tune a rival for the budget that you compare at.
