@@ -113,7 +113,8 @@ figures.show(
 
 # %% [markdown]
 # Grey is the original weight, orange what is left: half of the rows of `conv1`, half of the columns
-# of `conv2`. Both are dense tensors, so any hardware gains.
+# of `conv2`. Both are dense tensors, which need no special kernel. How much faster they are depends
+# on the hardware all the same (lesson 06).
 #
 # ## Is it the same network?
 #
