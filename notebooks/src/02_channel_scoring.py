@@ -497,7 +497,7 @@ for (ratio, when), found_ in spread.items():
 # %%
 print("as it is, a quarter: the best draw beats L1:", spread[0.25, 0][-1] > left["L1", 0.25][0])
 print("recalibrated, half: L1 beats every draw:", left["L1", 0.5][1] > spread[0.5, 1][-1])
-print("recalibrated, a quarter: all but at most 3 points are there, whoever chose:")
+print("recalibrated, a quarter: every choice keeps all but 3 points:")
 whole = training.accuracy(net, judging)
 print(min(left[name, 0.25][1] for name in choices) > whole - 3, spread[0.25, 1][0] > whole - 3)
 

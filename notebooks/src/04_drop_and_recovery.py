@@ -680,9 +680,9 @@ print(
 # %% [markdown]
 # From scratch (grey), a fifth of the epochs is not enough, unless nearly all channels go. Liu et
 # al. (2019) gave training from scratch the *full* budget, and with channels removed it then did as
-# well as pruning. Pruning in steps is better only where its interval above does not hold zero: with
-# so short a budget each of the four rounds gets only a small part of it. The intervals cover the
-# test pictures, and the luck of the training where several seeds are recorded.
+# well as pruning. Pruning in steps is better only where its interval above does not contain zero:
+# with so short a budget each of the four rounds gets only a small part of it. The intervals cover
+# the test pictures, and the luck of the training where several seeds are recorded.
 #
 # ## Where is the cliff?
 #
