@@ -205,6 +205,22 @@ def test_a_file_is_carried_over_once(state):
     assert [*state.glob("progress.damaged-*")] == []
 
 
+def test_exercises_after_a_new_one_keep_their_progress(state):
+    state.mkdir()
+    earlier = learned(2, "12", "13")
+    earlier["exercises"] |= {f"01.{number}": {"attempts": number} for number in range(1, 6)}
+    (state / "progress.json").write_text(text_of(earlier))
+    found = progress.update(solve("01.2"))["exercises"]
+    assert "01.3" not in found
+    assert {name: found[name]["attempts"] for name in ("01.1", "01.4", "01.5", "01.6")} == {
+        "01.1": 1,
+        "01.4": 3,
+        "01.5": 4,
+        "01.6": 5,
+    }
+    assert progress.read()["exercises"] == found
+
+
 def test_a_file_of_today_stays_as_it_is(state):
     # Lesson 11 is another one by now, and its numbers must not move.
     state.mkdir()

@@ -13,6 +13,7 @@ import yaml
 
 from course_lib import PROJECT
 from course_lib.experiments import recordings
+from course_lib.measuring import estimates
 from course_lib.teaching import claims, progress, questions
 from course_lib.teaching.questions import BankError, Estimate, NumberFinder
 
@@ -241,7 +242,7 @@ def test_both_parts_of_a_ratio_come_from_one_machine(two_machines):
 def test_a_measured_claim_of_the_learner_comes_first(finder):
     look_up = {"claim": "C02", "quantity": "gap_without_finetune"}
     assert finder.number(look_up).origin == "recorded on cpu-2core"
-    claims.record("C02", {"gap_without_finetune": 12.5}, "a test")
+    claims.record("C02", {"gap_without_finetune": estimates.Estimate(12.5, 12, 13)}, "a test")
     assert NumberFinder().number(look_up) == (12.5, "as you measured it")
 
 

@@ -10,6 +10,7 @@ from course_lib.decision import evidence, rules
 from course_lib.decision.rules import Brief, BriefError, best, cases, decide, judge, right_answers
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import RecordingError
+from course_lib.measuring.estimates import exact, ratio, recorded_speedup
 from course_lib.networks.data import DATA
 from course_lib.teaching import claims
 
@@ -35,8 +36,46 @@ def test_evidence_is_what_the_recording_holds(known):
     assert one.steps == {"structured", "distil", "quantize"} and one.architecture == "cnn"
     assert one.accuracy_drop == dense["accuracy"] - point["accuracy"]
     assert one.compression_ratio == dense["bytes"] / point["bytes"]
-    assert one.speedup == point["one thread"]["speedup"]
-    assert one.speedup_float32 == points["channels", "float32"]["one thread"]["speedup"]
+    assert one.speedup == pytest.approx(point["one thread"]["speedup"], rel=1e-12)
+    assert one.speedup_interval == pytest.approx(point["one thread"]["interval"], rel=1e-12)
+    float32 = points["channels", "float32"]["one thread"]["speedup"]
+    assert one.speedup_float32 == pytest.approx(float32, rel=1e-12)
+
+
+def test_where_the_recording_began_with_another_network_the_interval_is_that_of_both(known):
+    recording, _ = evidence.chosen("transformer", "minilm")
+    points = {(one["network"], one["form"]): one for one in recording["points"]}
+    small, dense = (
+        recorded_speedup(points[name, "float32"]["one thread"]) for name in ("small", "dense")
+    )
+    one, over_dense = found(known, "small"), ratio(small, dense)
+    assert (one.speedup, *one.speedup_interval) == pytest.approx(over_dense)
+    low, high = one.speedup_interval
+    assert high / low > small.high / small.low
+
+
+def test_every_speedup_lies_in_its_interval(known):
+    for one in known:
+        low, high = one.speedup_interval
+        assert 0 < low <= one.speedup <= high
+        measured = one.form != "packed" and one.speedup != 1.0
+        assert not measured or low < high, one
+
+
+def test_a_cnn_without_channels_has_the_time_of_the_nearest_width_with_its_interval(known):
+    times, _ = evidence.chosen("structured_speedup", "resnet18")
+    (row,) = recordings.points(times, part="resnet18", batch=1, removed=0.5)
+    mine = [one for one in known if one.name == "without 50 % of the channels"]
+    assert mine
+    for one in mine:
+        assert (one.speedup, list(one.speedup_interval)) == (row["speedup"], row["interval"])
+
+
+def test_the_machines_of_the_evidence_are_named_once(known):
+    assert evidence.machines(known) == [evidence.COURSE]
+    sources = ("mixed on b", "drop_recovery on c, structured_speedup on a", "compression on b")
+    some = [known[0]._replace(source=source) for source in sources]
+    assert evidence.machines(some) == ["a", "b", "c"]
 
 
 def test_what_was_made_in_two_steps_has_the_budgets_of_both(known):
@@ -56,6 +95,7 @@ def test_speedups_are_over_the_dense_network_in_float32(known):
         if one.name == "dense" and one.form == "float32":
             assert one.accuracy_drop == 0
             assert one.compression_ratio == one.mac_reduction == one.speedup == 1
+            assert one.speedup_interval == (1, 1)
 
 
 @pytest.fixture
@@ -296,18 +336,26 @@ def test_the_rules_solve_nearly_all_cases_and_the_textbook_alone_far_fewer(known
 
 def test_the_most_within_a_point_is_found_by_hand_as_well(known):
     within = [
-        one.speedup
+        one
         for one in known
         if one.architecture == "cnn" and one.form == "float32" and one.accuracy_drop <= 1
         if "structured" in one.steps
         and "unstructured" not in one.steps
         and "quantize" not in one.steps
     ]
-    assert rules.most("speedup", known, "cnn", "structured") == max(within)
+    first = max(within, key=lambda one: one.speedup)
+    most = rules.most("speedup", known, "cnn", "structured")
+    assert most == (first.speedup, *first.speedup_interval)
+    assert most.low < most.value < most.high
     nobody = [one._replace(accuracy_drop=5.0) for one in known]
-    assert rules.most("speedup", nobody, "cnn", "structured") == 1.0
+    assert rules.most("speedup", nobody, "cnn", "structured") == exact(1.0)
     short = rules.most("speedup", known, "transformer", "structured", epoch_fraction=0.2)
-    assert short < rules.most("speedup", known, "transformer", "structured")
+    assert short.value < rules.most("speedup", known, "transformer", "structured").value
+
+
+def test_bytes_have_no_interval(known):
+    packed = rules.most("compression_ratio", known, "cnn", "unstructured", form="packed")
+    assert packed == exact(packed.value) and packed.value > 30
 
 
 def test_two_steps_together_gain_less_than_their_product():

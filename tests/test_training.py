@@ -491,6 +491,14 @@ def test_statistics_are_the_averages_over_the_batches():
     assert model[3].momentum == 0.3 and not any(layer.training for layer in model.modules())
 
 
+def test_the_learner_builds_the_statistics_of_a_layer():
+    batches = [5 + 3 * torch.randn(4, 3, 2, 2, generator=generator(seed)) for seed in (0, 1)]
+    layer = recalibrate(nn.Sequential(nn.BatchNorm2d(3)), torch.cat(batches), batch_size=4)[0]
+    mean, variance = EXERCISES["01.3"].reference(batches)
+    torch.testing.assert_close(layer.running_mean, mean)
+    torch.testing.assert_close(layer.running_var, variance)
+
+
 def test_drop_out_does_not_disturb_the_statistics():
     inputs, model = torch.randn(64, 3, generator=generator()), normed()
     with_drop_out = recalibrate(model, inputs)[3].running_var.clone()

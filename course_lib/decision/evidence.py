@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import COURSE, RecordingError
+from course_lib.measuring.estimates import Estimate, exact, ratio, recorded_speedup
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA
 
@@ -41,6 +42,7 @@ class Evidence(NamedTuple):
         speedup: how many times faster on one thread of a CPU.
         speedup_float32: the same for its float32 form.
         source: the recording.
+        speedup_interval: the 95 % interval of ``speedup``.
     """
 
     architecture: str
@@ -54,6 +56,7 @@ class Evidence(NamedTuple):
     speedup: float
     speedup_float32: float
     source: str
+    speedup_interval: tuple[float, float] = (1.0, 1.0)
 
 
 class Made(NamedTuple):
@@ -76,6 +79,12 @@ def collected(root: Path = DATA) -> list[Evidence]:
         *_transformer(root),
         *_mixed(root),
     ]
+
+
+def machines(known: Iterable[Evidence]) -> list[str]:
+    """The names of the machines that recorded what is ``known``."""
+    sources = {part for one in known for part in one.source.split(", ")}
+    return sorted({source.rpartition(" on ")[2] for source in sources})
 
 
 def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[dict, str]:
@@ -150,8 +159,8 @@ def _deployed(
     dense = _named(points, "dense")
     for point in points:
         if point["network"] in made:
-            exact = _named(points, point["network"])
-            yield _row(architecture, point, made[point["network"]], dense, exact, source)
+            float32 = _named(points, point["network"])
+            yield _row(architecture, point, made[point["network"]], dense, float32, source)
 
 
 def _named(points: list[dict], network: str) -> dict:
@@ -159,8 +168,9 @@ def _named(points: list[dict], network: str) -> dict:
 
 
 def _row(
-    architecture: str, point: dict, made: Made, dense: dict, exact: dict, source: str
+    architecture: str, point: dict, made: Made, dense: dict, float32: dict, source: str
 ) -> Evidence:
+    speedup = _over(point, dense)
     return Evidence(
         architecture,
         point["network"],
@@ -170,15 +180,18 @@ def _row(
         accuracy_drop=dense["accuracy"] - point["accuracy"],
         compression_ratio=dense["bytes"] / point["bytes"],
         mac_reduction=dense["macs"] / point["macs"],
-        speedup=_over(point, dense),
-        speedup_float32=_over(exact, dense),
+        speedup=speedup.value,
+        speedup_float32=_over(float32, dense).value,
         source=source,
+        speedup_interval=(speedup.low, speedup.high),
     )
 
 
-def _over(point: dict, dense: dict) -> float:
+def _over(point: dict, dense: dict) -> Estimate:
     """Speed-up over ``dense``; the recorded one is over the first network of the recording."""
-    return point["one thread"]["speedup"] / dense["one thread"]["speedup"]
+    if point is dense:
+        return exact(1.0)
+    return ratio(recorded_speedup(point["one thread"]), recorded_speedup(dense["one thread"]))
 
 
 def _in_place(
@@ -217,7 +230,7 @@ def _drop_recovery(root: Path) -> Iterator[Evidence]:
 
 
 def _narrowed(
-    found: dict, point: dict, name: str, accuracy_drop: float, speedup: float, source: str
+    found: dict, point: dict, name: str, accuracy_drop: float, speedup: Estimate, source: str
 ) -> Evidence:
     (left,) = (
         one
@@ -233,16 +246,18 @@ def _narrowed(
         accuracy_drop,
         compression_ratio=found["dense"]["parameters"] / left["parameters"],
         mac_reduction=found["dense"]["macs"] / left["macs"],
-        speedup=speedup,
-        speedup_float32=speedup,
+        speedup=speedup.value,
+        speedup_float32=speedup.value,
         source=source,
+        speedup_interval=(speedup.low, speedup.high),
     )
 
 
-def _speed_without(amount: float, recording: dict) -> float:
+def _speed_without(amount: float, recording: dict) -> Estimate:
     """The speed-up for one picture at the nearest recorded width that is not narrower."""
     rows = recordings.points(recording, part="resnet18", batch=1)
-    return max((row["removed"], row["speedup"]) for row in rows if row["removed"] <= amount)[1]
+    wider = [row for row in rows if row["removed"] <= amount]
+    return recorded_speedup(max(wider, key=lambda row: (row["removed"], row["speedup"])))
 
 
 def _distillation(root: Path) -> Iterator[Evidence]:

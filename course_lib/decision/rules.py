@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from course_lib.decision.evidence import ARCHITECTURES, Evidence, collected
+from course_lib.measuring.estimates import Estimate, exact
 
 #: All steps, in the order in which they are taken: prune, then train, then quantize.
 STEPS = ("structured", "unstructured", "2:4", "distil", "quantize")
@@ -686,10 +687,11 @@ def most(
     *,
     form: str = "float32",
     epoch_fraction: float = math.inf,
-) -> float:
+) -> Estimate:
     """The largest gain of one kind of pruning, not quantized, with at most a point lost.
 
-    If no network is within a point it is 1, that of the dense network.
+    If no network is within a point it is 1, that of the dense network. The interval is that of the
+    network's time; bytes are exact.
 
     Args:
         gain: "speedup" or "compression_ratio".
@@ -697,10 +699,15 @@ def most(
         epoch_fraction: the most training that can be afforded, as a share of the epochs.
     """
     found = [
-        getattr(one, gain)
+        one
         for one in known
         if (one.architecture, one.form, one.steps - {"distil"}) == (architecture, form, {pruned})
         and one.accuracy_drop <= MAX_ACCURACY_DROP
         and one.epoch_fraction <= epoch_fraction
     ]
-    return max(found, default=1.0)
+    if not found:
+        return exact(1.0)
+    first = max(found, key=lambda one: getattr(one, gain))
+    if gain == "compression_ratio":
+        return exact(first.compression_ratio)
+    return Estimate(first.speedup, *first.speedup_interval)

@@ -16,13 +16,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, SupportsFloat, TypedDict
+from typing import Any, NamedTuple, NotRequired, SupportsFloat, TypedDict, cast
 
 import psutil
 import torch
 
 from course_lib.experiments.recordings import COURSE
 from course_lib.files import write_whole
+from course_lib.measuring.estimates import Estimate, HasInterval
 from course_lib.measuring.machine import machine_facts, processor
 from course_lib.networks.data import DATA, record_checksum
 from course_lib.teaching import progress
@@ -36,8 +37,13 @@ MARKS = {
     "holds": ("✔", "#1b7f5c"),
     "holds when": ("◑", "#b7791f"),
     "does not hold": ("✘", "#b83227"),
+    "undecided": ("≈", "#5b5b8c"),
     "untested": ("○", "#777777"),
 }
+
+
+#: The mark of a test that is reached or missed, or whose interval holds its threshold.
+STATES = {"reached": "✔", "missed": "✘", "too close to call": "≈"}
 
 
 class ClaimError(ValueError):
@@ -47,7 +53,9 @@ class ClaimError(ValueError):
 class Test(NamedTuple):
     """One measurable condition of a claim: ``quantity``, in ``unit``, is within the bounds.
 
-    ``condition`` completes the sentence "the claim holds ..." ("at 90 % sparsity").
+    ``condition`` completes the sentence "the claim holds ..." ("at 90 % sparsity"). ``reason`` says
+    where the bounds come from. A quantity that is ``exact`` has no interval; the text says why.
+    ``hardware`` is what it is measured on, "cpu" or "gpu", if that matters to the claim.
     """
 
     quantity: str
@@ -55,14 +63,17 @@ class Test(NamedTuple):
     lesson: str
     label: str
     condition: str
+    reason: str
     at_least: float | None = None
     at_most: float | None = None
+    exact: str = ""
+    hardware: str = ""
 
     def rounded(self, value: float) -> float:
         """``value`` rounded to the digits that are shown, which are also those that are judged."""
-        if self.unit in DECIMALS:
-            return round(value, DECIMALS[self.unit])
-        return float(f"{value:.3g}")
+        digits = DECIMALS.get(self.unit)
+        rounded = float(f"{value:.3g}") if digits is None else round(value, digits)
+        return rounded + 0.0  # no minus before a zero
 
     def shown(self, value: float) -> str:
         """``value`` with its unit, such as ``"34.2 points"``."""
@@ -80,15 +91,33 @@ class Test(NamedTuple):
             return f"at least {self.at_least:g} {self.unit}"
         return f"{self.at_least:g} to {self.at_most:g} {self.unit}"
 
-    def passed(self, value: float) -> bool:
-        """Whether the rounded ``value`` is in the range, bounds included."""
-        low = -math.inf if self.at_least is None else self.at_least
-        high = math.inf if self.at_most is None else self.at_most
-        return low <= self.rounded(value) <= high
+    def state(self, estimate: HasInterval) -> str:
+        """A key of :data:`STATES`: on which side of its bounds the whole interval lies.
+
+        Values are rounded as they are shown, so that the two never disagree.
+        """
+        bottom = -math.inf if self.at_least is None else self.at_least
+        top = math.inf if self.at_most is None else self.at_most
+        low, high = self.rounded(estimate.low), self.rounded(estimate.high)
+        if bottom <= low and high <= top:
+            return "reached"
+        return "missed" if high < bottom or low > top else "too close to call"
+
+    def shown_with_interval(self, estimate: HasInterval) -> str:
+        """The value with its unit and its interval, such as ``"34.2 points (33.1 to 35.3)"``."""
+        value = self.shown(estimate.value)
+        if self.exact and estimate.low == estimate.high:
+            return value
+        low, high = (self.shown(end).partition(" ")[0] for end in (estimate.low, estimate.high))
+        return f"{value} ({low} to {high})"
 
 
 class Claim(NamedTuple):
-    """A textbook statement, the lessons that test it, and its tests."""
+    """A textbook statement, the lessons that test it, and its tests.
+
+    A claim about some ``hardware`` is decided on that hardware alone: tests on other hardware are
+    shown beside it. A claim that something ``exists`` holds as soon as one condition is met.
+    """
 
     id: str
     textbook: str
@@ -96,14 +125,20 @@ class Claim(NamedTuple):
     shows: str
     sources: tuple[str, ...]
     tests: tuple[Test, ...]
+    hardware: str = ""
+    exists: bool = False
+
+    def is_decided_by(self, test: Test) -> bool:
+        """Whether ``test`` counts for the verdict."""
+        return not self.hardware or test.hardware in ("", self.hardware)
 
 
 class TestOutcome(NamedTuple):
-    """One test and its measured value; both ``value`` and ``passed`` are None while unmeasured."""
+    """One test and its measured estimate; it and ``state`` are None while unmeasured."""
 
     test: Test
-    value: float | None
-    passed: bool | None
+    estimate: HasInterval | None
+    state: str | None
 
 
 class Verdict(NamedTuple):
@@ -161,8 +196,11 @@ class TestEntry(TypedDict):
     lesson: str
     label: str
     condition: str
+    reason: str
     at_least: NotRequired[float]
     at_most: NotRequired[float]
+    exact: NotRequired[str]
+    hardware: NotRequired[str]
 
 
 class ClaimEntry(TypedDict):
@@ -174,6 +212,8 @@ class ClaimEntry(TypedDict):
     shows: str
     sources: list[str]
     tests: list[TestEntry]
+    hardware: NotRequired[str]
+    exists: NotRequired[bool]
 
 
 CLAIM_KEYS = {
@@ -184,18 +224,28 @@ CLAIM_KEYS = {
     "sources": list,
     "tests": list,
 }
-TEST_KEYS = {"quantity": str, "unit": str, "lesson": str, "label": str, "condition": str}
+TEST_KEYS = {
+    "quantity": str,
+    "unit": str,
+    "lesson": str,
+    "label": str,
+    "condition": str,
+    "reason": str,
+}
 
 
 def _claim(content: Any, where: str) -> Claim:
     if isinstance(content, dict) and isinstance(content.get("id"), str):
         where = f"claim {content['id']}"
-    entry: ClaimEntry = _with_keys(content, CLAIM_KEYS, (), where)
+    entry: ClaimEntry = _with_keys(content, CLAIM_KEYS, ("hardware", "exists"), where)
     _require(re.fullmatch(r"C\d\d", entry["id"]), where, "id", "must look like 'C01'")
     for key, words in (("lessons", entry["lessons"]), ("sources", entry["sources"])):
         only_text = all(isinstance(word, str) for word in words)
         _require(only_text, where, key, "must contain only text")
     _require(entry["lessons"], where, "lessons", "must name at least one lesson")
+    _require_hardware(content, where)
+    is_bool = type(content.get("exists", False)) is bool
+    _require(is_bool, where, "exists", "must be true or false")
     tests = tuple(_test(test, where, entry["lessons"]) for test in entry["tests"])
     names = [test.quantity for test in tests]
     _require(len(set(names)) == len(names), where, "tests", "must not repeat a quantity")
@@ -206,6 +256,8 @@ def _claim(content: Any, where: str) -> Claim:
         shows=entry["shows"],
         sources=tuple(entry["sources"]),
         tests=tests,
+        hardware=entry.get("hardware", ""),
+        exists=entry.get("exists", False),
     )
 
 
@@ -214,12 +266,15 @@ def _test(content: Any, claim: str, lessons: list[str]) -> Test:
     if isinstance(content, dict) and isinstance(content.get("quantity"), str):
         where = f"test {content['quantity']!r} of {claim}"
     bounds = ("at_least", "at_most")
-    entry: TestEntry = _with_keys(content, TEST_KEYS, bounds, where)
+    entry: TestEntry = _with_keys(content, TEST_KEYS, (*bounds, "exact", "hardware"), where)
     given = [content[key] for key in bounds if key in content]
     _require(given, where, "at_least", "or 'at_most' must be given")
     _require(all(type(bound) in (int, float) for bound in given), where, bounds, "must be numbers")
     _require(given == sorted(given), where, "at_least", "must not exceed 'at_most'")
     _require(entry["lesson"] in lessons, where, "lesson", f"must be one of the claim's, {lessons}")
+    _require_hardware(content, where)
+    text = content.get("exact", "why")
+    _require(isinstance(text, str) and text, where, "exact", "must say why there is no interval")
     return Test(**entry)
 
 
@@ -238,6 +293,11 @@ def _with_keys(
     return entry
 
 
+def _require_hardware(content: dict[str, object], where: str) -> None:
+    known = content.get("hardware", "cpu") in ("cpu", "gpu")
+    _require(known, where, "hardware", "must be 'cpu' or 'gpu'")
+
+
 def _require(condition: object, where: str, key: object, message: str) -> None:
     if not condition:
         raise ClaimError(f"claims.json: {where}: {key!r} {message}.")
@@ -246,34 +306,49 @@ def _require(condition: object, where: str, key: object, message: str) -> None:
 # Judging
 
 
-def judge(claim: Claim, measured: Mapping[str, float]) -> Verdict:
+def judge(claim: Claim, measured: Mapping[str, HasInterval]) -> Verdict:
     """The verdict on ``claim`` from the ``measured`` quantities; those of other claims are ignored.
 
-    A condition is met when all of its measured tests pass. All conditions met: *holds*; some:
-    *holds when*; none: *does not hold*; nothing measured: *untested*.
+    A test is reached or missed only if its whole 95 % interval is on one side of its bounds;
+    otherwise it is too close to call. A condition is as good as the worst of its tests. All
+    conditions reached: *holds*; some: *holds when*; all missed: *does not hold*; nothing that
+    decides the claim measured: *untested*, or *undecided* if it was measured on other hardware.
+    Anything else is *undecided*.
     """
     outcomes = tuple(_outcome(test, measured.get(test.quantity)) for test in claim.tests)
-    conditions: dict[str, bool] = {}
-    for outcome in outcomes:
-        if outcome.passed is not None:
-            name = outcome.test.condition
-            conditions[name] = conditions.get(name, True) and outcome.passed
-    kept = [name for name, passed in conditions.items() if passed]
-    broken = [name for name, passed in conditions.items() if not passed]
-    if not conditions:
-        return Verdict("untested", f"untested: {_lessons(claim.lessons, 'test')} it", outcomes)
-    rest = [outcome.test.lesson for outcome in outcomes if outcome.value is None]
+    states = _states(claim, outcomes)
+    kept, missed, close = (
+        [condition for condition, each in states.items() if each == state] for state in STATES
+    )
+    rest = [outcome.test.lesson for outcome in outcomes if outcome.state is None]
     still_open = f" ({_lessons(rest, 'measure')} the rest)" if rest else ""
-    if not broken:
-        return Verdict("holds", f"holds {_listed(kept)}{still_open}", outcomes)
+    if not states:
+        if claim.hardware and any(outcome.state for outcome in outcomes):
+            text = f"undecided: no {claim.hardware.upper()} was measured{still_open}"
+            return Verdict("undecided", text, outcomes)
+        return Verdict("untested", f"untested: {_lessons(claim.lessons, 'test')} it", outcomes)
+    said = [f"too close to call {_listed(close)}"] if close else []
     if not kept:
-        return Verdict("does not hold", f"does not hold {_listed(broken)}{still_open}", outcomes)
-    text = f"holds {_listed(kept)}; not {_listed(broken)}{still_open}"
-    return Verdict("holds when", text, outcomes)
+        said = [f"does not hold {_listed(missed)}", *said] if missed else said
+        kind, start = ("undecided", "undecided: ") if close else ("does not hold", "")
+        return Verdict(kind, f"{start}{'; '.join(said)}{still_open}", outcomes)
+    said = [f"not {_listed(missed)}", *said] if missed else said
+    kind = "holds when" if said and not claim.exists else "holds"
+    return Verdict(kind, "; ".join([f"holds {_listed(kept)}", *said]) + still_open, outcomes)
 
 
-def _outcome(test: Test, value: float | None) -> TestOutcome:
-    return TestOutcome(test, value, None if value is None else test.passed(value))
+def _states(claim: Claim, outcomes: Iterable[TestOutcome]) -> dict[str, str]:
+    """By condition, the worst state of its tests that decide the ``claim``."""
+    found: dict[str, str] = {}
+    order = ("missed", "too close to call", "reached")
+    for test, _, state in outcomes:
+        if state is not None and claim.is_decided_by(test):
+            found[test.condition] = min(state, found.get(test.condition, state), key=order.index)
+    return found
+
+
+def _outcome(test: Test, estimate: HasInterval | None) -> TestOutcome:
+    return TestOutcome(test, estimate, None if estimate is None else test.state(estimate))
 
 
 def _listed(words: list[str]) -> str:
@@ -291,17 +366,26 @@ def _lessons(numbers: Iterable[str], verb: str) -> str:
 # Recording
 
 
-def record(name: str, measured: Mapping[str, float], context: str) -> "Card":
+def record(
+    name: str,
+    measured: Mapping[str, SupportsFloat | HasInterval],
+    context: str,
+    source: str = "",
+) -> "Card":
     """Store what a lesson measured for the claim ``name`` and return its card.
 
     Measurements of other lessons are kept; a quantity measured again replaces the older value.
 
     Args:
-        measured: a number for each quantity, in the unit that ``claims.json`` gives it.
+        measured: an estimate with its interval for each quantity, in the unit that ``claims.json``
+            gives it; a plain number only where that file says why there is no interval.
         context: what was measured, such as ``"SmallResNet, Fashion-MNIST, 10,000 test pictures"``.
+        source: where it was read, if it was not measured here: "recorded on cpu-2core", "published
+            by Gale et al., 2020".
 
     Raises:
-        ClaimError: there is no such claim, it has no such quantity, or a value is not finite.
+        ClaimError: there is no such claim, it has no such quantity, a value is not finite, or its
+            interval is missing or does not contain it.
     """
     claims = load()
     if name not in claims:
@@ -309,32 +393,53 @@ def record(name: str, measured: Mapping[str, float], context: str) -> "Card":
     claim = claims[name]
     if not measured:
         raise ClaimError(f"{name}: nothing was measured; its quantities are {_quantities(claim)}.")
-    entries = {key: _entry(claim, key, value, context) for key, value in measured.items()}
+    about = {"context": context} | ({"source": source} if source else {})
+    entries = {key: _entry(claim, key, value, about) for key, value in measured.items()}
     learner = progress.remember(lambda kept: kept["claims"].setdefault(name, {}).update(entries))
-    return _card(claim, learner, recordings(), here=judge(claim, values(entries)))
+    return _card(claim, learner, recordings(), here=judge(claim, estimates(claim, entries)))
 
 
 def _quantities(claim: Claim) -> str:
     return ", ".join(test.quantity for test in claim.tests) or "not chosen yet (claims.json)"
 
 
-def _entry(claim: Claim, quantity: str, value: SupportsFloat, context: str) -> Measurement:
+def _entry(
+    claim: Claim, quantity: str, given: SupportsFloat | HasInterval, about: dict[str, str]
+) -> Measurement:
     tests = {test.quantity: test for test in claim.tests}
     if quantity not in tests:
         raise ClaimError(
             f"{claim.id} has no quantity {quantity!r}; its quantities are {_quantities(claim)}."
         )
     test = tests[quantity]
-    return {
-        "value": test.rounded(_finite(value, f"{claim.id}: {quantity}")),
+    estimate = _estimate(test, given, f"{claim.id}: {quantity}")
+    entry = {
+        "value": test.rounded(estimate.value),
+        "low": test.rounded(estimate.low),
+        "high": test.rounded(estimate.high),
         "lesson": test.lesson,
-        "context": context,
         "date": date.today().isoformat(),
         "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
+    return cast(Measurement, entry | about)
 
 
-def _finite(value: SupportsFloat, what: str) -> float:
+def _estimate(test: Test, given: Any, what: str) -> Estimate:
+    if hasattr(given, "low") and hasattr(given, "high"):
+        ends = [_finite(end, what) for end in (given.value, given.low, given.high)]
+        if not ends[1] <= ends[0] <= ends[2]:
+            raise ClaimError(f"{what}: {ends[0]:g} is not within its interval {ends[1:]}.")
+        return Estimate(*ends)
+    number = _finite(given, what)
+    if not test.exact:
+        raise ClaimError(
+            f"{what} is {number:g} without an interval: give an Estimate, see "
+            "course_lib.measuring.estimates."
+        )
+    return Estimate(number, number, number)
+
+
+def _finite(value: Any, what: str) -> float:
     """``value`` as a float: a Python or NumPy number, or a tensor of one element."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
@@ -345,18 +450,37 @@ def _finite(value: SupportsFloat, what: str) -> float:
     return number
 
 
-def known(measured: Mapping[str, float]) -> dict[str, float]:
-    """``measured`` without the quantities that are NaN because they are not recorded."""
-    return {name: value for name, value in measured.items() if not math.isnan(value)}
-
-
-def values(entries: Mapping[str, Measurement]) -> dict[str, float]:
-    """The measured numbers in the stored ``entries`` of one claim, by quantity."""
+def known(
+    measured: Mapping[str, SupportsFloat | HasInterval | None],
+) -> dict[str, SupportsFloat | HasInterval]:
+    """``measured`` without what is not recorded: None, or a value or interval that is NaN."""
     return {
-        name: float(entry["value"])
-        for name, entry in entries.items()
-        if isinstance(entry, dict) and _is_number(entry.get("value"))
+        name: given
+        for name, given in measured.items()
+        if given is not None and not _is_nan(getattr(given, "low", given))
     }
+
+
+def _is_nan(number: Any) -> bool:
+    return math.isnan(number)
+
+
+def estimates(claim: Claim, entries: Mapping[str, Measurement]) -> dict[str, Estimate]:
+    """The estimates in the stored ``entries`` of ``claim``, by quantity.
+
+    What an earlier version of the course stored without an interval is left out.
+    """
+    found = {}
+    for test in claim.tests:
+        entry = entries.get(test.quantity)
+        if isinstance(entry, dict) and _is_number(entry.get("value")):
+            value = entry["value"]
+            ends = (value, entry.get("low"), entry.get("high"))
+            if all(map(_is_number, ends)):
+                found[test.quantity] = Estimate(*ends)  # type: ignore[arg-type]
+            elif test.exact:
+                found[test.quantity] = Estimate(value, value, value)
+    return found
 
 
 def _is_number(value: object) -> bool:
@@ -376,23 +500,52 @@ def _card(
     here: Verdict | None = None,
 ) -> "Card":
     entries = learner["claims"].get(claim.id, {})
-    known = {test.quantity for test in claim.tests}
-    verdict = judge(claim, values(entries))
+    mine = estimates(claim, entries)
+    verdict = judge(claim, mine)
+    sources = {name: entries[name].get("source", "") for name in mine}
+    others = {
+        machine: _of_others(recording["claims"].get(claim.id, {}), entries, machine)
+        for machine, recording in recorded.items()
+    }
     return Card(
         claim=claim,
         verdict=verdict,
         here=here or verdict,
-        contexts=tuple(
-            dict.fromkeys(
-                entries[name].get("context", "") for name in values(entries) if name in known
-            )
-        ),
+        contexts=_different(entries[name].get("context", "") for name in mine),
+        machines=_different(entries[name].get("machine", "") for name in mine if not sources[name]),
+        sources=sources,
         recorded={
-            machine: judge(claim, values(recording["claims"].get(claim.id, {})))
-            for machine, recording in recorded.items()
-            if claim.id in recording["claims"]
+            machine: judge(claim, found)
+            for machine, each in others.items()
+            if (found := estimates(claim, each))
         },
     )
+
+
+def _different(words: Iterable[str]) -> tuple[str, ...]:
+    """The ``words`` in their order, each once, without empty ones."""
+    return tuple(filter(None, dict.fromkeys(words)))
+
+
+def _of_others(
+    recorded: Mapping[str, Measurement], mine: Mapping[str, Measurement], machine: str
+) -> dict[str, Measurement]:
+    """What ``machine`` recorded, without the very measurements that are shown as the learner's.
+
+    And without what it read itself in the recording of another machine.
+    """
+    own = f"recorded on {machine}"
+    read = {
+        name
+        for name, entry in mine.items()
+        if isinstance(entry, dict) and entry.get("source") == own
+    }
+    return {
+        name: entry
+        for name, entry in recorded.items()
+        if isinstance(entry, dict) and entry.get("source", own) == own
+        if mine.get(name) != entry and name not in read
+    }
 
 
 @dataclass(frozen=True, repr=False)
@@ -401,30 +554,50 @@ class Card:
 
     ``verdict`` covers everything that this machine has measured, ``here`` only the measurements
     passed to this call of :func:`record`. ``here`` does not depend on which lessons ran before, so
-    lessons print it where their output is compared. ``recorded`` has a verdict for each recording.
+    lessons print it where their output is compared. ``recorded`` has a verdict for each recording
+    that has measurements of its own. ``sources`` says for each of the learner's quantities where it
+    was read, "" for those measured on this machine: only the latter's machine is in ``machines``.
     """
 
     claim: Claim
     verdict: Verdict
     here: Verdict
     contexts: tuple[str, ...]
+    machines: tuple[str, ...]
+    sources: dict[str, str]
     recorded: dict[str, Verdict]
+
+    @property
+    def circumstances(self) -> str:
+        """What was measured and where: "for ResNet-18; on a Xeon; recorded on cpu-2core"."""
+        places = [f"on {machine}" for machine in self.machines]
+        what = [f"for {'; '.join(self.contexts)}"] if self.contexts else []
+        return "; ".join([*what, *places, *_different(self.sources.values())])
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as a sentence that names what was measured, and on which machine."""
+        circumstances = self.circumstances
+        return (
+            f"{self.verdict.text}. That is {circumstances}" if circumstances else self.verdict.text
+        )
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """What the card shows: a heading and its lines, for every row."""
-        mine = [_line(outcome) for outcome in self.verdict.outcomes] or ["no test chosen yet"]
-        if self.contexts:
-            mine.append(f"measured on: {'; '.join(self.contexts)}")
+        mine = [self._line(outcome) for outcome in self.verdict.outcomes] or ["no test chosen yet"]
         recorded = [
-            (f"recording {machine}", [_line(outcome) for outcome in verdict.outcomes])
+            (f"recording {machine}", [_line(one) for one in verdict.outcomes if one.state])
             for machine, verdict in self.recorded.items()
         ]
         return [
             ("textbook", [self.claim.textbook]),
             ("your machine", mine),
-            *(recorded or [("the course's recording", ["no recording yet"])]),
-            ("verdict", [f"{MARKS[self.verdict.kind][0]} {self.verdict.text}"]),
+            *recorded,
+            ("verdict", [f"{MARKS[self.verdict.kind][0]} {self.sentence}"]),
         ]
+
+    def _line(self, outcome: TestOutcome) -> str:
+        return _line(outcome, self.sources.get(outcome.test.quantity, ""))
 
     def __repr__(self) -> str:
         lines = [f"{self.claim.id}: {self.verdict.kind}"]
@@ -448,12 +621,13 @@ class Card:
         )
 
 
-def _line(outcome: TestOutcome) -> str:
+def _line(outcome: TestOutcome, source: str = "") -> str:
     test = outcome.test
-    if outcome.value is None:
+    if outcome.estimate is None or outcome.state is None:
         return f"{test.label}: not measured yet (lesson {test.lesson})"
-    mark = "✔ reached" if outcome.passed else "✘ missed"
-    return f"{test.label}: {test.shown(outcome.value)} (target: {test.target}, {mark})"
+    mark = f"{STATES[outcome.state]} {outcome.state}"
+    said = ", ".join(filter(None, [f"target: {test.target}", mark, source]))
+    return f"{test.label}: {test.shown_with_interval(outcome.estimate)}, {said}"
 
 
 # The course's recordings

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar
 
 from filelock import FileLock
 
@@ -22,11 +22,14 @@ from course_lib.files import refusal, write_whole
 if TYPE_CHECKING:
     from fsrs.card import CardDict
 
-VERSION = 2
+VERSION = 3
 SECTIONS = ("exercises", "predictions", "claims", "interview")
 
 #: The lessons that were renumbered in version 2, by their earlier names.
 RENAMED = {"11_choosing": "12_choosing", "12_interview_drill": "13_interview_drill"}
+
+#: The exercises that were renumbered in version 3, because 01.3 is a new one.
+MOVED = {"01.3": "01.4", "01.4": "01.5", "01.5": "01.6"}
 
 
 class ProgressError(RuntimeError):
@@ -62,10 +65,13 @@ class Measurement(TypedDict):
     """The measured value of one quantity of a claim, and where and when it was measured."""
 
     value: float
+    low: NotRequired[float]  # what was stored before there were intervals has none
+    high: NotRequired[float]
     lesson: str
     context: str
     date: str
     machine: str
+    source: NotRequired[str]
 
 
 class Answered(TypedDict):
@@ -193,14 +199,20 @@ def _parsed(file: Path) -> Progress:
 
 
 def _carried_over(progress: Progress) -> Progress:
-    """The ``progress`` of an earlier version, with today's lesson numbers."""
+    """The ``progress`` of an earlier version, with today's numbers of lessons and exercises."""
+    if progress["version"] < 2:
+        progress = _with_lessons_of_today(progress)
+    moved = {MOVED.get(name, name): entry for name, entry in progress["exercises"].items()}
+    return {**progress, "version": VERSION, "exercises": moved}
+
+
+def _with_lessons_of_today(progress: Progress) -> Progress:
     for entries in progress["claims"].values():
         for entry in entries.values():
             if isinstance(entry, dict) and isinstance(entry.get("lesson"), str):
                 entry["lesson"] = renumbered(entry["lesson"])
     return {
         **progress,
-        "version": VERSION,
         "exercises": _renumbered(progress["exercises"]),
         "predictions": _renumbered(progress["predictions"]),
         "interview": _renumbered(progress["interview"]),

@@ -397,7 +397,8 @@ class NumberFinder:
         if "number" in look_up:
             return "by arithmetic"
         if "claim" in look_up and own:
-            return "as you measured it"
+            entry = self._measured(own)[look_up["claim"]][look_up["quantity"]]
+            return entry.get("source") or "as you measured it"
         return f"recorded on {self._machine if own else COURSE}"
 
     def _value(self, look_up: LookUp, own: bool) -> float:

@@ -11,7 +11,17 @@ from statistics import fmean
 from course_lib.experiments import recordings
 from course_lib.experiments.drop_recovery import plan
 from course_lib.experiments.recordings import RecordingError
+from course_lib.measuring.estimates import (
+    Estimate,
+    over_seeds,
+    paired_counts,
+    unpaired,
+    widened,
+)
 from course_lib.networks.data import DATA
+
+#: The accuracies of these recordings are measured on so many pictures.
+TEST_PICTURES = 10_000
 
 
 def load(model: str, root: Path = DATA) -> dict:
@@ -75,6 +85,20 @@ def gaps(
         schedule: None selects the one with the best accuracy on the validation pictures. Of several
             learning rates of a schedule, the one that is best on them is selected, too.
     """
+    dense = recording["dense"]["accuracy"]
+    found = _selected(recording, granularity, amount, epoch_fraction, method, schedule)
+    return [dense - point["accuracy"] for point in found]
+
+
+def _selected(
+    recording: dict,
+    granularity: str,
+    amount: float,
+    epoch_fraction: float,
+    method: str,
+    schedule: str | None,
+) -> list[dict]:
+    """The points of :func:`gaps`."""
     what = {
         "granularity": granularity,
         "amount": amount,
@@ -83,9 +107,7 @@ def gaps(
     }
     found = recordings.points(recording, **what)
     groups = _by_rates([point for point in found if schedule in (None, point["schedule"])])
-    best = max(groups.values(), key=_mean_validation, default=[])
-    dense = recording["dense"]["accuracy"]
-    return [dense - point["accuracy"] for point in best]
+    return max(groups.values(), key=_mean_validation, default=[])
 
 
 def _mean_validation(points: list[dict]) -> float:
@@ -106,6 +128,36 @@ def gap(
     """The mean of :func:`gaps`, in points; NaN if none is recorded."""
     lost = gaps(recording, granularity, amount, epoch_fraction, **how)
     return fmean(lost) if lost else math.nan
+
+
+def gap_estimate(
+    recording: dict,
+    granularity: str,
+    amount: float,
+    epoch_fraction: float = 0.2,
+    *,
+    method: str = "one-shot",
+    schedule: str | None = None,
+) -> Estimate | None:
+    """The mean of :func:`gaps` with its 95 % interval, in points; None if none is recorded.
+
+    The interval covers the test pictures: paired if the recording counts those that only one of
+    both networks gets right, otherwise wider. With several seeds it also covers the luck of the
+    training; with a single one it does not.
+    """
+    found = _selected(recording, granularity, amount, epoch_fraction, method, schedule)
+    if not found:
+        return None
+    dense = recording["dense"]["accuracy"]
+    pictures = _of_pictures(dense, next((one for one in found if "only_dense" in one), found[0]))
+    lost = [dense - point["accuracy"] for point in found]
+    return widened(over_seeds(lost), pictures) if len(lost) > 1 else pictures
+
+
+def _of_pictures(dense: float, point: dict) -> Estimate:
+    if "only_dense" in point:
+        return paired_counts(point["only_dense"], point["only_pruned"], TEST_PICTURES)
+    return unpaired(dense, point["accuracy"], TEST_PICTURES)
 
 
 # --- built in lesson 04 -------------------------------------------------------------------------

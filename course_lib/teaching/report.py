@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from course_lib import PROJECT
 from course_lib.files import write_whole
 from course_lib.teaching import claims, figures, progress
-from course_lib.teaching.claims import MARKS, Card, Verdict
+from course_lib.teaching.claims import MARKS, STATES, Card, Claim, TestOutcome
 from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.progress import Attempts, Prediction, Progress
 
@@ -58,10 +58,15 @@ class Dot(TypedDict):
     markerfacecolor: NotRequired[str]
 
 
-#: A test that passed, one that did not, and one that is not measured.
-DOTS: dict[bool | None, Dot] = {
-    True: {"label": "target reached", "marker": "o", "color": MARKS["holds"][1]},
-    False: {"label": "target missed", "marker": "X", "color": MARKS["does not hold"][1]},
+#: By state, how a test is drawn.
+DOTS: dict[str | None, Dot] = {
+    "reached": {"label": "target reached", "marker": "o", "color": MARKS["holds"][1]},
+    "missed": {"label": "target missed", "marker": "X", "color": MARKS["does not hold"][1]},
+    "too close to call": {
+        "label": "too close to call",
+        "marker": "D",
+        "color": MARKS["undecided"][1],
+    },
     None: {
         "label": "not measured",
         "marker": "o",
@@ -157,33 +162,42 @@ def _claim(card: Card) -> str:
     parts = [
         f"### {claim.id} {claim.textbook}",
         f"{MARKS[card.verdict.kind][0]} **{card.verdict.text}**",
+        f"That is {card.circumstances}." if card.circumstances else "",
         _numbers(card) if claim.tests else "",
-        f"Measured on: {'; '.join(card.contexts)}." if card.contexts else "",
+        f"Targets: {' '.join(_reasons(claim))}" if claim.tests else "",
         f"Textbook and literature: {'; '.join(claim.sources)}." if claim.sources else "",
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _reasons(claim: Claim) -> list[str]:
+    """Why the targets are what they are: a sentence for each reason, with its targets."""
+    found: dict[str, list[str]] = {}
+    for test in claim.tests:
+        found.setdefault(test.reason, []).append(test.target)
+    return [f"{', '.join(dict.fromkeys(targets))}: {reason}." for reason, targets in found.items()]
 
 
 def _numbers(card: Card) -> str:
     columns = {"this machine": card.verdict} | {
         f"recording {machine}": verdict for machine, verdict in card.recorded.items()
     }
-    if not card.recorded:
-        columns |= {"the course's recording": Verdict("untested", "", ())}
     rows = [
-        (test.label, test.target, *(_number(verdict, place) for verdict in columns.values()))
+        (
+            test.label,
+            test.target,
+            *(_number(verdict.outcomes[place]) for verdict in columns.values()),
+            card.sources.get(test.quantity, "-") or "measured",
+        )
         for place, test in enumerate(card.claim.tests)
     ]
-    return _table(("what", "target", *columns), rows)
+    return _table(("what", "target", *columns, "source"), rows)
 
 
-def _number(verdict: Verdict, place: int) -> str:
-    if not verdict.outcomes:
-        return "no recording yet"
-    outcome = verdict.outcomes[place]
-    if outcome.value is None:
+def _number(outcome: TestOutcome) -> str:
+    if outcome.estimate is None or outcome.state is None:
         return f"not yet (lesson {outcome.test.lesson})"
-    return f"{'✔' if outcome.passed else '✘'} **{outcome.test.shown(outcome.value)}**"
+    return f"{STATES[outcome.state]} **{outcome.test.shown_with_interval(outcome.estimate)}**"
 
 
 def _untested(cards: Iterable[Card]) -> str:
@@ -192,7 +206,7 @@ def _untested(cards: Iterable[Card]) -> str:
         (card.claim.id, outcome.test.label, outcome.test.lesson)
         for card in cards
         for outcome in card.verdict.outcomes
-        if outcome.value is None
+        if outcome.state is None
     ]
     return _table(("claim", "not measured", "lesson"), rows) if rows else "Nothing."
 
@@ -255,7 +269,12 @@ def pictures(cards: list[Card], predictions: dict[str, Prediction]) -> dict[str,
     """The figures of the report, by file name: a description in words, and the PNG."""
     guessed = {name: entry for name, entry in sorted(predictions.items()) if _is_ready(entry)}
     with plt.style.context(figures.STYLE):
-        drawn = {GLANCE: (glance(cards), "The tests of every claim: target reached, or missed.")}
+        drawn = {
+            GLANCE: (
+                glance(cards),
+                "The tests of every claim: target reached, missed, or too close to call.",
+            )
+        }
         if guessed:
             drawn[GUESSES] = (guesses(guessed), "Every guess, and what was measured.")
     return {
@@ -269,7 +288,7 @@ def glance(cards: list[Card]) -> Figure:
     figure, axes = plt.subplots(figsize=(9.6, 0.6 + 0.34 * len(cards)))
     for row, card in enumerate(cards):
         for place, outcome in enumerate(card.verdict.outcomes):
-            axes.plot(place, row, linestyle="", markersize=9, **DOTS[outcome.passed])
+            axes.plot(place, row, linestyle="", markersize=9, **DOTS[outcome.state])
     handles = [plt.Line2D([], [], linestyle="", markersize=9, **dot) for dot in DOTS.values()]
     axes.set_yticks(range(len(cards)), map(_said, cards), fontsize=11)
     axes.set(ylim=(len(cards) - 0.5, -0.5), xlim=(-0.6, None), xticks=[])

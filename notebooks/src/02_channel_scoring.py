@@ -17,20 +17,20 @@
 
 # %%
 import copy
-from statistics import mean, median
+from statistics import median, stdev
 
 import matplotlib.pyplot as plt
 import torch
 from torch.nn import functional as F
 
 from course_lib.bars import bar
+from course_lib.measuring.estimates import Estimate, over_seeds, paired, widened
 from course_lib.networks import data, models, training
 from course_lib.pruning import channels, graph, surgery
 
 # %%
 from course_lib.teaching import claims, figures
 from course_lib.teaching.exercises import check, hint, solution
-from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import predict, reveal
 
 plt.style.use(figures.STYLE)
@@ -43,6 +43,7 @@ first, second, judging = (
     data.Images(*(tensor[start:stop] for tensor in pictures.validation))
     for start, stop in ((0, 500), (500, 1000), (1000, 3000))
 )
+unlabelled = pictures.train.images[:1024]  # to recalibrate BatchNorm, as in lesson 01
 print(sum(len(group.channels) for group in found.free.values()), "channels can be removed")
 
 # %% [markdown]
@@ -52,15 +53,15 @@ print(sum(len(group.channels) for group in found.free.values()), "channels can b
 # ## Predict
 #
 # The network has nine residual blocks. Inside each, `conv1` makes channels that only `conv2` reads:
-# 16 in the first blocks, 64 in the last. In every block, remove the quarter of them with the
-# smallest weights, without any training.
+# 16 in the first blocks, 64 in the last. In every block, remove the half of them with the smallest
+# weights, without any training. Then recalibrate BatchNorm, as in lesson 01.
 
 # %% tags=["nbval-ignore-output"]
 print(f"the whole network: {training.accuracy(net, judging):.1f} %")
 
 # %%
 predict(
-    "02.quarter",
+    "02.half",
     "What accuracy is left?",
     low=0,
     high=100,
@@ -418,23 +419,23 @@ print("Taylor agrees with it in every group by over 0.5:", min(by_effect["Taylor
 #
 # ## What it means in accuracy
 #
-# Back to your prediction: inside every block, a quarter of the channels goes. To see how much
-# depends on one layer, a second set of bars leaves the first block whole.
+# Back to your prediction: inside every block, a quarter of the channels goes, or half. Each choice
+# is evaluated as it is and with BatchNorm recalibrated. Random choices are drawn five times, since
+# one draw may be lucky.
 
 # %%
 inside = [name for name in found.free if name.endswith("conv1")]
-choices = scores | {
-    "random 2": channels.random_scores(found, seed=1),
-    "random 3": channels.random_scores(found, seed=2),
+choices = {name: score for name, score in scores.items() if name != "random"} | {
     "cost": {name: cost(change) for name, change in changes.items()},
     "effect": {name: effect(change) for name, change in changes.items()},
 }
+draws = [channels.random_scores(found, seed) for seed in range(5)]
 
 
 # %%
-def chosen(score, names=inside):
-    """The quarter of the channels of each group with the lowest score."""
-    return channels.lowest({name: score[name] for name in names}, ratio=0.25)
+def chosen(score, ratio):
+    """The fraction of the channels inside each block with the lowest scores."""
+    return channels.lowest({name: score[name] for name in inside}, ratio)
 
 
 def without(removed, network=net):
@@ -442,50 +443,80 @@ def without(removed, network=net):
     return surgery.zero_readers(copy.deepcopy(network), found, removed)
 
 
+def both(network, on=judging):
+    """Which pictures the network gets right: as it is, and recalibrated."""
+    before = training.correct(network, on)
+    return before, training.correct(training.recalibrate(network, unlabelled), on)
+
+
+def percent(right):
+    return 100 * right.double().mean().item()
+
+
 # %% tags=["nbval-ignore-output"]
 left = {}
-for names, label in ((inside, "every block"), (inside[1:], "all but the first")):
-    row = {
-        each: training.accuracy(without(chosen(score, names)), judging)
-        for each, score in bar(choices.items(), label)
-    }
-    row["random"] = mean([row["random"], row.pop("random 2"), row.pop("random 3")])
-    left[label] = row
-    print(f"{label}:", *(f"{each} {percent:.1f} %," for each, percent in row.items()))
-reveal("02.quarter", left["every block"]["L1"], low=0, high=100, unit="%")
+for ratio in bar((0.25, 0.5), "ratios"):
+    for name, score in choices.items():
+        left[name, ratio] = [percent(right) for right in both(without(chosen(score, ratio)))]
+    left["random", ratio] = [
+        [percent(right) for right in both(without(chosen(score, ratio)))] for score in draws
+    ]
+reveal("02.half", left["L1", 0.5][1], low=0, high=100, unit="%")
 
 # %%
-colours = [figures.COLOURS["structured"], "#f5d8a0"]
-figure, axes = plt.subplots(figsize=(8.5, 4.2))
-for shift, colour, (label, row) in zip((-0.2, 0.2), colours, left.items(), strict=True):
-    places = [place + shift for place in range(len(row))]
-    axes.bar(places, row.values(), width=0.4, color=colour, edgecolor="black", label=label)
-axes.set_xticks(range(len(row)), row)
-axes.axhline(training.accuracy(net, judging), color="black", linestyle="--", label="whole network")
-axes.set(ylabel="accuracy (%)", ylim=(0, 100), title="A quarter of the channels inside the blocks")
-figure.legend(loc="outside lower center", ncols=3)
-figures.show(figure, alt="Accuracy by score, with the first block pruned and with it left whole.")
-
-# %%
-every, rest = left.values()
-print("without the first block, L1 gains at least 20 points:", rest["L1"] - every["L1"] > 20)
-print("the effect is the best choice:", max(every, key=every.get) == "effect")
-
-# %% [markdown]
-# The dashed line is the whole network; random is the mean of three draws.
+LIGHT, FULL = "#f5d8a0", figures.COLOURS["structured"]
+figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
+for axes, ratio in zip(pair, (0.25, 0.5), strict=True):
+    for when, colour, label in ((0, LIGHT, "as it is"), (1, FULL, "recalibrated")):
+        x = [place + 0.4 * when - 0.2 for place in range(len(choices) + 1)]
+        axes.bar(x[:-1], [left[name, ratio][when] for name in choices], 0.4, color=colour)
+        dots = [draw[when] for draw in left["random", ratio]]
+        axes.plot([x[-1]] * 5, dots, "o", color=colour, markeredgecolor="black", label=label)
+    axes.set_xticks(range(len(choices) + 1), [*choices, "random"], rotation=45, ha="right")
+    axes.axhline(training.accuracy(net, judging), color="black", linestyle="--")
+    axes.set(ylim=(0, 100), title=f"{ratio:.0%} of the channels")
+pair[0].set_ylabel("accuracy (%)")
+pair[0].legend(loc="lower left", framealpha=1)
+figures.show(figure, alt="Accuracy by score, as it is and recalibrated; random draws as dots.")
 
 # %% tags=["nbval-ignore-output"]
-read(
-    every["L1"] - every["random"] > 10,
-    "With the first block, L1 is over ten points better than these draws.",
-    "With the first block, L1 is not even ten points better than these draws.",
-)
+for name in choices:
+    a, b = left[name, 0.25], left[name, 0.5]
+    print(
+        f"{name:10s} a quarter: {a[0]:4.1f} -> {a[1]:4.1f} %   half: {b[0]:4.1f} -> {b[1]:4.1f} %"
+    )
+spread = {
+    (ratio, when): sorted(draw[when] for draw in left["random", ratio])
+    for ratio in (0.25, 0.5)
+    for when in (0, 1)
+}
+for (ratio, when), found_ in spread.items():
+    state = ("as it is", "recalibrated")[when]
+    print(f"random, {ratio:.0%}, {state}: {found_[0]:.1f} to {found_[-1]:.1f} %")
+
+# %%
+print("as it is, a quarter: the best draw beats L1:", spread[0.25, 0][-1] > left["L1", 0.25][0])
+print("recalibrated, half: L1 beats every draw:", left["L1", 0.5][1] > spread[0.5, 1][-1])
+print("recalibrated, a quarter: every choice keeps all but 3 points:")
+whole = training.accuracy(net, judging)
+print(min(left[name, 0.25][1] for name in choices) > whole - 3, spread[0.25, 1][0] > whole - 3)
 
 # %% [markdown]
-# If that one block is left alone, L1 does much better. One layer in which a score fails is enough
-# to ruin the network, however good the score is elsewhere. That is also why the rank correlation in
-# a typical layer does not predict the accuracy: compare Taylor with BatchNorm in both pictures.
+# The dashed line is the whole network, each dot a random draw. As it is, the picture is wild:
+# Taylor below BatchNorm, draws above L1. That is the trap of lesson 01: what differs is mostly how
+# well a choice happens to fit stale statistics. Recalibrated, a quarter of the channels is hardly
+# worth choosing, and for half of them L1, L2 and the effect are ahead of every draw.
 #
+# So L1 does know something. Which of the better scores is best, 2,000 pictures cannot say:
+
+# %% tags=["nbval-ignore-output"]
+by_l1 = both(without(chosen(l1, 0.5)))[1]
+for name in choices:
+    if name != "L1":
+        other = both(without(chosen(choices[name], 0.5)))[1]
+        print(f"half, recalibrated, L1 minus {name:9s} {paired(by_l1, other)} points")
+
+# %% [markdown]
 # The effect takes a pass over the pictures for every channel; L1 takes none.
 #
 # This lesson measures accuracy only: channels that no weight reads are still stored and computed.
@@ -493,9 +524,9 @@ read(
 #
 # ## Costs do not add up
 #
-# One bar is surprising. The cost *is* the truth about each single channel, and yet it is a bad
-# basis for choosing many. Compare the sum of the costs of all removed channels with the measured
-# change of the loss, on the same pictures that the costs were measured on.
+# One bar is surprising. The cost *is* the truth about each single channel, and yet half of the
+# channels, chosen by it, are no better than a draw. Compare the sum of the costs of a quarter of
+# them with the measured change of the loss, on the same pictures that the costs were measured on.
 
 
 # %%
@@ -509,7 +540,7 @@ def loss_of(network):
 # %% tags=["nbval-ignore-output"]
 promised, happened, pushed = {}, {}, {}
 for label in ("cost", "effect"):
-    removed = chosen(choices[label])
+    removed = chosen(choices[label], 0.25)
     promised[label], pushed[label] = (
         sum(choices[kind][name][places].sum().item() for name, places in removed.items())
         for kind in ("cost", "effect")
@@ -521,6 +552,8 @@ for label in ("cost", "effect"):
 print("chosen by cost, the sum predicts a lower loss:", promised["cost"] < 0)
 print("it rises, by more than when chosen by effect:", happened["cost"] > happened["effect"] > 0)
 print("the effects of these channels are larger:", pushed["cost"] > 1.2 * pushed["effect"])
+print("half, recalibrated: the cost is below the best draw:")
+print(left["cost", 0.5][1] < spread[0.5, 1][-1])
 
 # %% [markdown]
 # The lowest costs are negative: without such a channel the loss falls a little, *as long as all
@@ -587,14 +620,17 @@ upside_down = median(
 print(f"L1 against the effect, inside the blocks, in the median: {upside_down:.2f}")
 fall = {}
 for label in ("L1", "Taylor"):
-    after = training.accuracy(without(chosen(turned[label], inside[1:]), twin), judging)
-    fall[label] = rest[label] - after
-    print(f"{label:6s} all but the first block: {rest[label]:.1f} % before, {after:.1f} % after")
+    before = both(without(chosen(scores[label], 0.5)))[1]
+    after = both(without(chosen(turned[label], 0.5), twin))[1]
+    fall[label] = paired(before, after)
+    print(
+        f"{label:6s} half, recalibrated: {percent(before):.1f} %, rescaled {percent(after):.1f} %"
+    )
 
 # %%
 print("L1 now ranks opposite to the effect:", upside_down < -0.5)
-print("chosen by L1, the accuracy falls by at least 10 points:", fall["L1"] >= 10)
-print("chosen by Taylor, by less than one:", abs(fall["Taylor"]) < 1)
+print("chosen by L1, the accuracy falls by over 5 points:", fall["L1"].low > 5)
+print("chosen by Taylor, by less than one:", abs(fall["Taylor"].value) < 1)
 
 # %% [markdown]
 # The function is the same, but the ranking is reversed. L2 is fooled as well. Taylor and the
@@ -610,23 +646,60 @@ print("chosen by Taylor, by less than one:", abs(fall["Taylor"]) < 1)
 # ## The verdict
 #
 # C05 says that the L1 norm *is* the importance. Compare it with the measurements; the accuracies
-# are now from the test pictures.
+# are now from the test pictures. A rank correlation has an interval, too: draw the 1,000 pictures
+# again, with repetition, and see how far it moves (the *bootstrap*; Efron, 1979).
+
+
+# %%
+def estimated(statistic, times=100):
+    """`statistic` of the changes, with the interval that drawing the pictures again gives it."""
+    generator = torch.Generator().manual_seed(0)
+    again = []
+    for _ in range(times):
+        index = torch.randint(1000, (1000,), generator=generator)
+        again.append(statistic({name: change[:, index] for name, change in changes.items()}))
+    value, half = statistic(changes), 1.96 * stdev(again)
+    return Estimate(value, value - half, value + half)
+
+
+# %%
+def agreement_with(score, names):
+    """For `estimated`: the rank correlations of `score` with the effect in some groups."""
+    return lambda found: [channels.rank_correlation(score[n], effect(found[n])) for n in names]
+
+
+def certain_share(found):
+    """Percent of the pairs that certainly differ in cost that L1 ranks correctly."""
+    hits = []
+    for name, change in found.items():
+        costly, cheap = certain_pairs(change)
+        hits.append(l1[name][costly] > l1[name][cheap])
+    return 100 * torch.cat(hits).double().mean().item()
+
 
 # %% tags=["nbval-ignore-output"]
-draws = [choices[label] for label in ("random", "random 2", "random 3")]
-tested, *drawn = (
-    training.accuracy(without(chosen(score)), pictures.test) for score in (l1, *draws)
-)
-print(f"L1 {tested:.1f} %, three draws at random {', '.join(f'{one:.1f} %' for one in drawn)}")
+def ahead(mine, *others):
+    """How far L1 is ahead of random draws, in points: the mean, with its interval."""
+    gaps = [paired(mine, other) for other in others]
+    return widened(over_seeds([gap.value for gap in gaps]), gaps[0])
 
-# %% tags=["nbval-ignore-output"]
+
+a_quarter = [both(without(chosen(score, 0.25)), pictures.test) for score in (l1, *draws)]
+half = [training.recalibrate(without(chosen(score, 0.5)), unlabelled) for score in (l1, *draws)]
+every, within = agreement_with(l1, [*changes]), agreement_with(turned["L1"], inside)
 measured = {
-    "l1_effect_median": round(median(by_effect["L1"]), 2),
-    "l1_effect_worst": round(min(by_effect["L1"]), 2),
-    "l1_certain_pairs": share["L1"],
-    "l1_minus_random": tested - mean(drawn),
-    "l1_effect_rescaled": round(upside_down, 2),
+    "l1_effect_median": estimated(lambda found: median(every(found))),
+    "l1_effect_worst": estimated(lambda found: min(every(found))),
+    "l1_certain_pairs": estimated(certain_share, times=10),
+    "l1_minus_random": ahead(*(before for before, _ in a_quarter)),
+    "l1_minus_random_recalibrated": ahead(*(after for _, after in a_quarter)),
+    "l1_minus_random_half_recalibrated": ahead(
+        *(training.correct(network, pictures.test) for network in half)
+    ),
+    "l1_effect_rescaled": estimated(lambda found: median(within(found))),
 }
+
+# %% tags=["nbval-ignore-output"]
 context = (
     "small_resnet, Fashion-MNIST, channels on 1,000 validation, accuracy on 10,000 test pictures"
 )
@@ -635,7 +708,8 @@ card
 
 # %% [markdown]
 # In most layers of a network trained this way, the L1 norm is a good estimate of how much a channel
-# does. It is not its importance.
+# does, and a better basis for a choice than a draw once half of the channels go. It is not its
+# importance.
 #
 # ## Recap
 #
@@ -643,8 +717,9 @@ card
 # - The true cost of one channel is the rise of the loss without it. Most costs are so small that
 #   many pictures are needed to rank them.
 # - The effect, the mean absolute change of the loss of single pictures, can be measured far more
-#   precisely, and L1 follows it in most layers. One layer in which it fails is enough to ruin the
-#   choice.
+#   precisely, and L1 follows it in most layers.
+# - Recalibrate before you compare choices, and draw at random more than once. Then a quarter of the
+#   channels is hardly worth a score; for half of them L1 beats every draw.
 # - Costs of single channels do not add up. Small effects are the safer choice.
 # - In front of a BatchNorm, the size of a filter is arbitrary. BatchNorm's scale and Taylor are not
 #   fooled.
@@ -669,9 +744,9 @@ card
 #
 # Remove the channels of a layer one at a time on validation data, record how the loss of each
 # picture changes, and rank-correlate with the score, layer by layer. First correlate the truth with
-# itself on other pictures: it bounds what any score can reach. Compare with random choices. Then
-# remove many at once and measure the accuracy, since single costs do not add up and one bad layer
-# can ruin the result.
+# itself on other pictures: it bounds what any score can reach. Then remove many at once,
+# recalibrate BatchNorm, and measure the accuracy with its interval, since single costs do not add
+# up. Compare with several random draws: without recalibration their spread can be tens of points.
 #
 # </details>
 #

@@ -5,7 +5,7 @@
 #
 # You will be able to
 # - say how much accuracy pruning costs: right after it, and after retraining,
-# - tell a destroyed network from one whose BatchNorm statistics are merely out of date,
+# - say how much of a drop is lost knowledge and how much stale BatchNorm statistics,
 # - choose a learning rate and a number of epochs for retraining,
 # - say whether a difference between two pruned networks means anything.
 #
@@ -16,16 +16,13 @@
 # **Needs**: lesson 03. No network, no GPU.
 
 # %%
-import copy
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import nn
 
 from course_lib.bars import bar
 from course_lib.experiments import drop_recovery, recordings
-from course_lib.measuring import quality
+from course_lib.measuring import estimates, quality
 from course_lib.networks import data, models, training
 from course_lib.networks.recipes import RECIPES
 from course_lib.pruning import masks
@@ -44,6 +41,7 @@ pictures = data.fashion_mnist()
 net = models.load_trained("small_resnet")
 recipe = RECIPES["small_resnet"]
 some = data.Images(*(tensor[:2000] for tensor in pictures.validation))  # for quick looks
+unlabelled = pictures.train.images[:1024]
 COLOUR = {"weights": figures.COLOURS["unstructured"], "channels": figures.COLOURS["structured"]}
 print(f"Its recipe: {recipe.epochs} epochs, learning rates up to {recipe.lr}")
 
@@ -54,8 +52,8 @@ print(f"Its recipe: {recipe.epochs} epochs, learning rates up to {recipe.lr}")
 
 # %%
 predict(
-    "04.half",
-    "Half of the channels of every layer are removed. How many points are lost right after?",
+    "04.recalibrated",
+    "Half of the channels of every layer go; BatchNorm is recalibrated. Points lost?",
     low=0,
     high=90,
     unit="points",
@@ -97,56 +95,70 @@ check("04.1", drop_recovery_gap)
 # ## How far does it fall?
 #
 # Remove more and more, with no training in between: the weights closest to zero in the whole
-# network, or the channels with the lowest L1 norm in every layer.
+# network, or the channels with the lowest L1 norm in every layer. Each network is measured as it is
+# and with BatchNorm recalibrated (lesson 01). A layer of 16 channels can lose one of them, or two,
+# but not 5 %, so the shares of channels are sixteenths.
 
 # %% tags=["nbval-ignore-output"]
 removed = {
-    "weights": [0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95],
-    "channels": [0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.7, 0.85],
+    "weights": [0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97],
+    "channels": [0.0, *(sixteenths / 16 for sixteenths in (1, 2, 3, 4, 5, 6, 8, 10, 12))],
 }
-pruned, fallen = {}, {}
+fallen, anew = {}, {}
 for granularity, amounts in removed.items():
     for amount in bar(amounts, granularity):
-        pruned[granularity, amount], _ = prune(net, granularity, amount, net)
-        fallen[granularity, amount] = training.accuracy(pruned[granularity, amount], some)
+        pruned, _ = prune(net, granularity, amount, net)
+        fallen[granularity, amount] = training.accuracy(pruned, some)
+        training.recalibrate(pruned, unlabelled)
+        anew[granularity, amount] = training.accuracy(pruned, some)
 dense_some = fallen["weights", 0.0]
-print(f"dense {dense_some:.1f} %, half of the channels gone {fallen['channels', 0.5]:.1f} %")
 
 # %%
-figure, axes = plt.subplots()
-for (granularity, amounts), marker in zip(removed.items(), "os", strict=True):
-    percent = [fallen[granularity, amount] for amount in amounts]
-    x = [100 * amount for amount in amounts]
-    axes.plot(x, percent, color=COLOUR[granularity], marker=marker, label=granularity)
-axes.axhspan(dense_some - 15, dense_some - 5, color="#d9d9d9", label="5 to 15 points lost")
-axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
-axes.set(xlabel="removed (%)", ylabel="accuracy (%)", title="Right after pruning", ylim=(0, 100))
-axes.legend(loc="center", bbox_to_anchor=(0.48, 0.45))
-figures.show(figure, alt="Accuracy against share removed: channels fall at once, weights late.")
+figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+for axes, (granularity, amounts) in zip(pair, removed.items(), strict=True):
+    axes.axhspan(dense_some - 15, dense_some - 5, color="#d9d9d9", label="5 to 15 points lost")
+    for label, line, accuracies in (("as it is", "--", fallen), ("recalibrated", "o-", anew)):
+        percent = [accuracies[granularity, amount] for amount in amounts]
+        x = [100 * amount for amount in amounts]
+        axes.plot(x, percent, line, color=COLOUR[granularity], label=label)
+    axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
+    axes.set(title=granularity, xlabel="removed (%)", ylim=(0, 100))
+    axes.legend(loc="lower left")
+pair[0].set_ylabel("accuracy (%)")
+figures.show(figure, alt="Accuracy against share removed, as it is and recalibrated, two panels.")
+
+# %%
+back = {each: anew[each] - fallen[each] for each in anew}
+print("90 % of the weights: over 40 points come back:", back["weights", 0.9] > 40)
+print("a quarter of the channels: over 50 points come back:", back["channels", 0.25] > 50)
+print("half: over 20 points are still lost:", dense_some - anew["channels", 0.5] > 20)
 
 # %% [markdown]
-# Both curves end at random guessing (dotted), and they fall steeply. The grey band is the
-# textbook's 5 to 15 points. Where does each curve cross it?
+# All curves end at random guessing (dotted). Most of the way down is not lost knowledge: it is
+# stale statistics, above all where channels go. The grey band is the textbook's 5 to 15 points.
+# Which of the measured amounts lie in it?
 
 # %% tags=["nbval-ignore-output"]
-window = {}
+band = {}
 for granularity, amounts in removed.items():
-    drop = [dense_some - fallen[granularity, amount] for amount in amounts]
-    x = [100 * amount for amount in amounts]
-    window[granularity] = np.interp([5, 15], np.maximum.accumulate(drop), x)
-    low, high = window[granularity]
-    print(f"{granularity}: from {low:.0f} % to {high:.0f} % removed")
+    for label, accuracies in (("as it is", fallen), ("recalibrated", anew)):
+        drop = {amount: dense_some - accuracies[granularity, amount] for amount in amounts}
+        band[granularity, label] = [amount for amount in amounts if 5 <= drop[amount] <= 15]
+        there = ", ".join(f"{100 * amount:g} %" for amount in band[granularity, label])
+        print(f"{granularity:8s} {label:12s} {there or 'none'}")
 
 # %%
-width = {granularity: last - first for granularity, (first, last) in window.items()}
-print("the window is under a tenth of the weights:", width["weights"] < 10)
-print("and under a twentieth of the channels:", width["channels"] < 5)
+print("weights: recalibration moves the band upwards:")
+print(min(band["weights", "recalibrated"]) > max(band["weights", "as it is"]))
+few = max(band["channels", "as it is"], default=0.0)
+print("channels as it is: none of them, or no more than two of sixteen:", few <= 2 / 16)
 
 # %% [markdown]
-# "5 to 15" is true in a narrow window. Remove slightly less, and little happens; slightly more, and
-# the network only guesses. The claim omits its condition: how much is removed, and of what.
+# "5 to 15" is true in a narrow window, and where the window lies depends on whether anybody
+# recalibrated. The claim omits its conditions: how much is removed, of what, and measured how.
 #
-# The final numbers are from the test pictures. How good was your guess?
+# The final numbers are from the test pictures. Both networks see the same pictures, so the interval
+# is the paired one, built below. How good was your guess?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -154,78 +166,25 @@ def named(granularity, amount):
     return f"{100 * amount:3.0f} % of the {granularity}"
 
 
-dense = training.accuracy(net, pictures.test)
+correct = training.correct(net, pictures.test)
+dense = 100 * correct.double().mean().item()
 drops = {}
 for granularity, amounts in {"weights": (0.5, 0.8, 0.9), "channels": (0.25, 0.5)}.items():
     for amount in amounts:
-        drops[granularity, amount] = dense - training.accuracy(
-            pruned[granularity, amount], pictures.test
-        )
-        print(f"{named(granularity, amount):20s} drop {drops[granularity, amount]:.1f} points")
-reveal("04.half", drops["channels", 0.5], low=0, high=90, unit="points")
+        pruned, _ = prune(net, granularity, amount, net)
+        before = training.correct(pruned, pictures.test)
+        after = training.correct(training.recalibrate(pruned, unlabelled), pictures.test)
+        drops[granularity, amount] = [estimates.paired(correct, each) for each in (before, after)]
+        print(f"{named(granularity, amount):20s} drop {drops[granularity, amount][0]} points, ")
+        print(f"{'':20s} recalibrated {drops[granularity, amount][1]}")
+reveal("04.recalibrated", drops["channels", 0.5][1].value, low=0, high=90, unit="points")
 
 # %%
-print("with half of the channels it only guesses:", dense - drops["channels", 0.5] < 12)
+stale, new = drops["channels", 0.5]
+print("half of the channels, as it is: it only guesses:", stale.value > 75)
+print("recalibrated, 20 to 70 points are lost:", 20 < new.value < 70)
 
 # %% [markdown]
-# ## Broken, or out of date?
-#
-# Why does removing channels cost so much? BatchNorm subtracts each channel's mean and divides by
-# its standard deviation. Both were measured in the *whole* network. With input channels missing,
-# the mean that it subtracts is out of date, and so are those of all layers that follow.
-#
-# Repairing that needs no training: run some pictures through the network and measure the means and
-# deviations again. It needs no labels and no gradients, and no weight changes. This is **BatchNorm
-# recalibration** (Li et al., 2020, EagleEye).
-
-
-# %%
-def measured_anew(network, batches=10):
-    """A copy whose BatchNorms have the means and variances of their present inputs."""
-    fresh = copy.deepcopy(network)
-    for layer in fresh.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain average over the batches
-    fresh.train()
-    with torch.no_grad():
-        for images in pictures.train.images[: 128 * batches].split(128):
-            fresh(images.to(fresh.head.weight.device))
-    return fresh.eval()
-
-
-# %% tags=["nbval-ignore-output"]
-anew = {
-    each: training.accuracy(measured_anew(network), some)
-    for each, network in bar(pruned.items(), "recalibrated")
-}
-for each in (("channels", 0.25), ("channels", 0.5), ("weights", 0.9)):
-    print(f"{named(*each):20s} {fallen[each]:.1f} %, recalibrated {anew[each]:.1f} %")
-
-# %%
-back = {each: anew[each] - fallen[each] for each in anew}
-print("a quarter of the channels: over 50 points come back:", back["channels", 0.25] > 50)
-print("half: over 20 points are still lost:", dense_some - anew["channels", 0.5] > 20)
-
-# %%
-figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
-for axes, (granularity, amounts) in zip(pair, removed.items(), strict=True):
-    x = [100 * amount for amount in amounts]
-    for label, line, accuracies in (
-        ("right after pruning", "--", fallen),
-        ("recalibrated", "o-", anew),
-    ):
-        percent = [accuracies[granularity, amount] for amount in amounts]
-        axes.plot(x, percent, line, color=COLOUR[granularity], label=label)
-    axes.set(title=granularity, xlabel="removed (%)", ylim=(0, 100))
-pair[0].set_ylabel("accuracy (%)")
-pair[0].legend(loc="lower left")
-figures.show(figure, alt="Accuracy before and after recalibrating BatchNorm: channels gain most.")
-
-# %% [markdown]
-# Much of the drop was due to wrong means and deviations only. So a "drop right after pruning" says
-# little unless you know whether BatchNorm was recalibrated. The rest of the loss needs training.
-#
 # ## Bring it back
 #
 # Remove 90 % of the weights, retrain for a twentieth of the recipe's epochs at a small constant
@@ -324,8 +283,9 @@ figures.show(figure, alt="Learning rates: the recipe, its end rewound, constant,
 
 # %% [markdown]
 # The rewound schedule begins above the constant rate and ends below it. The dotted line compresses
-# the whole schedule into the budget. That suits a network with fresh weights; a trained one may
-# lose accuracy while the rate rises.
+# the whole schedule into the budget: Le and Hua (2021) found that to do as well as rewinding.
+# (All three keep the trained weights. *Weight* rewinding, of the lottery ticket, also goes back to
+# weights from early in the training; Frankle and Carbin, 2019.)
 #
 # ## The recorded sweep
 #
@@ -349,6 +309,7 @@ RETRAINING = {
     "rewound": ("one-shot", "rewound"),
     "small constant": ("one-shot", "constant"),
     "in steps": ("gradual", "rewound"),
+    "in equal rounds": ("iterative", "rewound"),
     "from scratch": ("scratch", "one-cycle"),
 }
 
@@ -543,6 +504,7 @@ print("it is under two points:", gap < 2)
 
 # %% tags=["nbval-ignore-output"]
 what = {"granularity": "weights", "amount": 0.9, "method": "one-shot", "seed": 0}
+what["lr"] = round(drop_recovery.CONSTANT_FACTORS[-1] * recipe.lr, 6)
 [there] = recordings.points(small, schedule="constant", epoch_fraction=0.05, **what)
 tested = training.accuracy(repaired, pictures.test)
 print(f"here {tested:.2f} %, recorded {there['accuracy']:.2f} %")
@@ -582,21 +544,10 @@ check("04.4", difference_interval)
 # %% [markdown]
 # If the interval contains zero, the pictures are too few to distinguish the two networks. But our
 # networks saw the *same* pictures, which helps: most are easy for both. Only those that exactly one
-# of them gets right count (McNemar, 1947).
-
-
-# %%
-def right(network):
-    """For each test picture, whether `network` gets it right."""
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        parts = pictures.test.images.split(500)
-        guesses = torch.cat([network(part.to(device)).argmax(1).cpu() for part in parts])
-    return guesses == pictures.test.labels
-
+# of them gets right count (McNemar, 1947). `estimates.paired` does this.
 
 # %% tags=["nbval-ignore-output"]
-whole, sparse = right(net), right(repaired)
+whole, sparse = correct, training.correct(repaired, pictures.test)
 only_whole, only_sparse = int((whole & ~sparse).sum()), int((sparse & ~whole).sum())
 apart = quality.difference_interval(dense, tested, len(whole))
 paired = quality.paired_interval(only_whole, only_sparse, len(whole))
@@ -648,8 +599,9 @@ print("rewound, half of the weights:", clear["weights", 0.5])
 print("rewound, 85 % of the channels:", clear["channels", 0.85])
 
 # %% [markdown]
-# With this budget rewinding helps most where most was removed. In other rows the interval contains
-# zero: the difference may be chance. A table without intervals hides which rows are which.
+# Where the interval contains zero, the difference may be chance. A table without intervals hides
+# which rows are which. And a rival deserves its own tuning: of the constant rates that are recorded
+# for a row, the best on the validation pictures is shown.
 #
 # ## In steps, or from scratch?
 #
@@ -680,8 +632,10 @@ while left > 0.1:
 print(f"{rounds} rounds of 20 % remove 90 %")
 
 # %% [markdown]
-# A few rounds remove a lot. The recording uses four, within the first half of the budget. Here are
-# the three ways, each with a fifth of the recipe's epochs.
+# A few rounds remove a lot. The recording prunes four times, within the first half of the budget:
+# "in steps" along the cubic curve of Zhu and Gupta (2017), which removes most in the first steps
+# (channels in equal steps); "in equal rounds", where it is recorded, as your function does. Here
+# are the ways, each with a fifth of the recipe's epochs.
 
 
 # %%
@@ -699,27 +653,36 @@ def mean_gaps(recording, granularity, way, epoch_fraction=0.2):
 # %% tags=["nbval-ignore-output"]
 figure, panel = panels("gap (points)", ylim=(-1, 15))
 for granularity, axes in panel.items():
-    for way, line in (("rewound", "o-"), ("in steps", "D--"), ("from scratch", "^:")):
+    lines = zip([*RETRAINING][0:1] + [*RETRAINING][2:], ("o-", "D--", "s-.", "^:"), strict=True)
+    for way, line in lines:
         colour = figures.COLOURS["dense"] if way == "from scratch" else COLOUR[granularity]
         x = [100 * amount for amount in drop_recovery.AMOUNTS[granularity]]
         axes.plot(x, mean_gaps(small, granularity, way), line, color=colour, label=way)
     axes.legend(loc="upper left")
 figures.show(figure, alt="Gap against share removed: rewound, in steps and from scratch.")
 
+# %% tags=["nbval-ignore-output"]
+worth = {}
+for each in PRUNED:
+    trained, fresh, steps = (
+        recovery.gap_estimate(small, *each, method=method)
+        for method in ("one-shot", "scratch", "gradual")
+    )
+    worth[each] = estimates.difference(fresh, trained)
+    print(f"{named(*each):20s} trained weights are worth {worth[each]} points, ", end="")
+    print(f"pruning in steps {estimates.difference(trained, steps)}")
+
 # %%
-trained, fresh = (mean_gaps(small, "channels", way) for way in ("rewound", "from scratch"))
-worth = [new - old for old, new in zip(trained, fresh, strict=True)]
-print("half of the channels: the trained weights are worth over a point:", worth[1] > 1)
-print("85 % of the channels: they are worth less than that:", worth[3] < worth[1])
+print(
+    "half of the channels: the trained weights are worth something:", worth["channels", 0.5].low > 0
+)
 
 # %% [markdown]
-# From scratch (grey), a fifth of the epochs is not enough. The trained weights are worth most where
-# most of them stay; where nearly all channels go, little of the advantage is left. Liu et al.
-# (2019) gave training from scratch the *full* budget, and with channels removed it then did as well
-# as pruning. Recordings taken with a GPU have that point (button "100 %" above).
-#
-# Pruning in steps is not clearly better with so short a budget: each of the four rounds gets only a
-# small part of it.
+# From scratch (grey), a fifth of the epochs is not enough, unless nearly all channels go. Liu et
+# al. (2019) gave training from scratch the *full* budget, and with channels removed it then did as
+# well as pruning. Pruning in steps is better only where its interval above does not contain zero:
+# with so short a budget each of the four rounds gets only a small part of it. The intervals cover
+# the test pictures, and the luck of the training where several seeds are recorded.
 #
 # ## Where is the cliff?
 #
@@ -768,27 +731,28 @@ print("each step costs small_resnet more than the one before:", steep == sorted(
 # the drop right after pruning:
 
 # %% tags=["nbval-ignore-output"]
-measured = {
-    f"drop_{granularity}_{100 * amount:.0f}": drop for (granularity, amount), drop in drops.items()
-}
-card03 = claims.record("C03", measured, "small_resnet, 10,000 test pictures")
+measured = {}
+for (granularity, amount), (stale, new) in drops.items():
+    name = f"drop_{granularity}_{100 * amount:.0f}"
+    measured |= {name: stale, f"{name}_recalibrated": new}
+card03 = claims.record("C03", measured, "small_resnet, Fashion-MNIST, 10,000 test pictures")
 card03
 
 # %%
 print(card03.here.text)
 
 # %% [markdown]
-# The textbook's claim is true at one amount, and false below and above it. C04: does the accuracy
-# come back to within 2 points, with a fifth of the epochs?
+# The textbook's claim is true at few amounts, and false below and above them. Which ones depends on
+# the statistics. C04: does the accuracy come back to within 2 points, with a fifth of the epochs?
 
 # %% tags=["nbval-ignore-output"]
 wanted = PRUNED[2:8]  # neither the easiest nor the hardest
 measured = {
-    f"gap_{granularity}_{100 * amount:.0f}": gaps[granularity, amount]
+    f"gap_{granularity}_{100 * amount:.0f}": recovery.gap_estimate(small, granularity, amount)
     for granularity, amount in wanted
 }
-context = f"recorded on {small['name']}, 10,000 test pictures"
-card04 = claims.record("C04", claims.known(measured), f"small_resnet, {context}")
+context, source = "Fashion-MNIST, 10,000 test pictures", f"recorded on {small['name']}"
+card04 = claims.record("C04", claims.known(measured), f"small_resnet, {context}", source)
 card04
 
 # %%
@@ -798,29 +762,31 @@ print(card04.here.text)
 # It does, up to an amount that the textbook does not mention. C02: is fine-tuning essential?
 
 # %% tags=["nbval-ignore-output"]
-what |= {"granularity": "channels", "amount": 0.5}
-[half] = recordings.points(small, schedule="constant", epoch_fraction=0.05, **what)
-measured = {
-    "regained_weights_80": drops["weights", 0.8] - gaps["weights", 0.8],
-    "regained_channels_50": half["accuracy"] - (dense - drops["channels", 0.5]),
+ends = {
+    "weights_80": recovery.gap_estimate(small, "weights", 0.8),
+    "channels_50": recovery.gap_estimate(small, "channels", 0.5, 0.05, schedule="constant"),
 }
-card02 = claims.record("C02", claims.known(measured), f"small_resnet, live and {context}")
+measured = {}
+for name, each in (("weights_80", ("weights", 0.8)), ("channels_50", ("channels", 0.5))):
+    stale, new = (estimates.difference(drop, ends[name]) for drop in drops[each])
+    measured |= {f"regained_{name}": stale, f"regained_{name}_recalibrated": new}
+card02 = claims.record("C02", measured, f"small_resnet, {context}", f"drop live, gap {source}")
 card02
 
 # %% tags=["stable"]
 print(card02.here.text)
 
 # %% [markdown]
-# It is, once accuracy is lost; lesson 01 showed that at 50 % sparsity there is hardly any loss.
-# Part of the recovery with half of the channels was BatchNorm. C13: what do 95 % of the weights
-# cost?
+# It is where knowledge was lost. At 80 % sparsity hardly any was: what the fine-tune seems to
+# regain there, recalibration brings back without a label. C13: what do 95 % of the weights cost?
 
 # %% tags=["nbval-ignore-output"]
 measured = {
-    "gap_95": gaps["weights", 0.95],
-    "gap_95_resnet18": recovery.gap(large, "weights", 0.95),
+    "gap_95": recovery.gap_estimate(small, "weights", 0.95),
+    "gap_95_resnet18": recovery.gap_estimate(large, "weights", 0.95),
 }
-card13 = claims.record("C13", claims.known(measured), context)
+both = f"small_resnet and ResNet-18, {context}"
+card13 = claims.record("C13", claims.known(measured), both, source)
 card13
 
 # %%
@@ -833,10 +799,10 @@ print(card13.here.text)
 # %% tags=["nbval-ignore-output"]
 networks = {"small_resnet": small, "resnet18": large}
 measured = {
-    f"lost_half_{name}": recovery.gap(recording, "channels", 0.5)
+    f"lost_half_{name}": recovery.gap_estimate(recording, "channels", 0.5)
     for name, recording in networks.items()
 }
-card11 = claims.record("C11", claims.known(measured), context)
+card11 = claims.record("C11", claims.known(measured), both, source)
 card11
 
 # %%
@@ -849,9 +815,10 @@ print(card11.here.text)
 # %% tags=["nbval-ignore-output"]
 measured = {}
 for name, recording in networks.items():
-    at_70, at_85 = (recovery.gap(recording, "channels", amount) for amount in (0.7, 0.85))
-    measured |= {f"lost_70_{name}": at_70, f"fall_beyond_70_{name}": at_85 - at_70}
-card12 = claims.record("C12", claims.known(measured), context)
+    at_70, at_85 = (recovery.gap_estimate(recording, "channels", each) for each in (0.7, 0.85))
+    measured[f"lost_70_{name}"] = at_70
+    measured[f"fall_beyond_70_{name}"] = estimates.difference(at_85, at_70)
+card12 = claims.record("C12", claims.known(measured), both, source)
 card12
 
 # %%
@@ -861,21 +828,20 @@ print(card12.here.text)
 # The accuracy does fall, but not at 70 % in every network. Where to stop depends on the network and
 # on how much you are willing to lose.
 #
-# How certain are these verdicts? Use your interval: where it contains the threshold, another test
-# set might change the verdict.
+# How certain are these verdicts? A test is reached or missed only if its whole interval lies on one
+# side of the target. These do not:
 
 # %% tags=["nbval-ignore-output"]
-close = []
-for card in (card02, card03, card04, card11, card12, card13):
-    for test, value, passed in card.here.outcomes:
-        low, high = quality.difference_interval(dense, dense - (value or 0), 10_000)
-        limits = [limit for limit in (test.at_least, test.at_most) if limit is not None]
-        if passed is not None and any(low < limit < high for limit in limits):
-            close.append(card.claim.id)
-            print(f"{card.claim.id} {test.condition}: {value:.2f} points, target {test.target}")
+close = [
+    f"{card.claim.id} {test.condition}: {test.shown_with_interval(estimate)}, target {test.target}"
+    for card in (card02, card03, card04, card11, card12, card13)
+    for test, estimate, state in card.here.outcomes
+    if state == "too close to call"
+]
+print(*close, sep="\n")
 
 # %% tags=["stable"]
-print("some are close:", len(close) > 0)
+print("some are too close to call:", len(close) > 0)
 
 # %% [markdown]
 # Measure these again before you rely on them.
@@ -884,10 +850,11 @@ print("some are close:", len(close) > 0)
 #
 # - Drop, recovery and gap are given in points. Without the amount, the budget and the schedule none
 #   of them says much.
-# - After you remove channels, recalibrate BatchNorm before you judge the accuracy.
+# - Most of the drop right after pruning is stale statistics: recalibrate BatchNorm before you
+#   judge.
 # - Most of the recovery takes a fraction of an epoch. The last points take the rest.
-# - Rewinding the learning rate beats a small constant one where much was removed, unless the budget
-#   is tiny.
+# - With a tiny budget, a rewound schedule has rates of nearly zero; a small constant rate gets
+#   further. Tune a rival for the budget that you compare at.
 # - A difference needs an interval, and more than one seed.
 #
 # ## Interview questions
@@ -919,11 +886,11 @@ print("some are close:", len(close) > 0)
 #
 # <details><summary>Answer</summary>
 #
-# With some budget, rewind: repeat the end of the original schedule (Renda, Frankle and Carbin,
-# 2020). It starts high enough to move and ends low enough to settle. With a tiny budget that end
-# has rates of nearly zero, and a small constant rate gets further. The whole schedule compressed
-# into a short budget may destroy what the network has learned. Whatever you choose, choose it on
-# validation data.
+# With some budget, repeat the end of the original schedule: learning-rate rewinding (Renda, Frankle
+# and Carbin, 2020). It starts high enough to move and ends low enough to settle. Le and Hua (2021)
+# found that the whole schedule, compressed into the budget, does as well: the large rate is what
+# helps. With a tiny budget the end of the schedule has rates of nearly zero, and a small constant
+# rate gets further. Whatever you choose, choose it on validation data and for that budget.
 #
 # </details>
 #

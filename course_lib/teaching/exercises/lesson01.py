@@ -1,4 +1,4 @@
-"""The exercises of lesson 01: masks, scores, and training steps that keep the zeros."""
+"""The exercises of lesson 01: masks, scores, BatchNorm statistics, steps that keep the zeros."""
 
 from collections.abc import Callable
 
@@ -219,6 +219,78 @@ GLOBAL_MASKS = Exercise(
 # --- 01.3 ---------------------------------------------------------------------------------------
 
 
+def recalibrated(batches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and unbiased variance of each channel, (C,) each, averaged over (N, C, H, W) batches."""
+    means = [batch.mean((0, 2, 3)) for batch in batches]
+    variances = [batch.var((0, 2, 3)) for batch in batches]
+    return torch.stack(means).mean(0), torch.stack(variances).mean(0)
+
+
+def _batch_cases() -> list[tuple]:
+    return [
+        ([torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)],),
+        ([torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([5.0, 9.0]).view(2, 1, 1, 1)],),
+        ([_random(3, 2, 2, 2)],),
+        ([_random(4, 3, 2, 2, seed=1), 5 + 2 * _random(4, 3, 2, 2, seed=2)],),
+        ([_random(2, 2, 1, 3, seed=seed) * 10**seed for seed in range(3)],),
+    ]
+
+
+def _whole(batches: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(batches)
+
+
+RECALIBRATED = Exercise(
+    id="01.3",
+    title="BatchNorm statistics, measured again",
+    difficulty=2,
+    minutes=8,
+    reference=recalibrated,
+    cases=_batch_cases,
+    hints=(
+        "A channel is dimension 1. Everything else is averaged away: batch.mean((0, 2, 3)).",
+        "torch.var is unbiased by default, which is what BatchNorm keeps for later.",
+        "One mean and one variance for each batch, then torch.stack(...).mean(0) over the batches.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda batches: (_whole(batches).mean((0, 2, 3)), _whole(batches).var((0, 2, 3))),
+            "You take one variance over all batches together. It also counts how far the batches "
+            "are apart; average the variances of the batches.",
+        ),
+        Mistake(
+            lambda batches: (
+                recalibrated(batches)[0],
+                torch.stack([each.var((0, 2, 3), correction=0) for each in batches]).mean(0),
+            ),
+            "That is the biased variance, divided by n. The running variance is unbiased: n - 1.",
+        ),
+        Mistake(
+            lambda batches: (
+                recalibrated(batches)[0],
+                torch.stack([each.std((0, 2, 3)) for each in batches]).mean(0),
+            ),
+            "You return standard deviations. BatchNorm keeps the variance.",
+        ),
+        Mistake(
+            lambda batches: (batches[-1].mean((0, 2, 3)), batches[-1].var((0, 2, 3))),
+            "Only the last batch counts in your result. Average over all of them.",
+        ),
+        Mistake(
+            lambda batches: recalibrated(batches)[0],
+            "Return both: the mean and the variance.",
+        ),
+        Mistake(
+            lambda batches: tuple(0.1 * each for each in recalibrated(batches)),
+            "Nothing of the old statistics is to stay: no momentum of 0.1, the plain average.",
+        ),
+    ),
+)
+
+
+# --- 01.4 ---------------------------------------------------------------------------------------
+
+
 def masked_step(
     weight: torch.Tensor,
     velocity: torch.Tensor,
@@ -253,7 +325,7 @@ def _step(weight, velocity, gradient, lr, momentum, weight_decay) -> tuple:
 
 
 MASKED_STEP = Exercise(
-    id="01.3",
+    id="01.4",
     title="a training step that keeps the zeros",
     difficulty=3,
     minutes=10,
@@ -309,7 +381,7 @@ MASKED_STEP = Exercise(
 )
 
 
-# --- 01.4 ---------------------------------------------------------------------------------------
+# --- 01.5 ---------------------------------------------------------------------------------------
 
 
 def wanda(weight: torch.Tensor, input_norm: torch.Tensor) -> torch.Tensor:
@@ -327,7 +399,7 @@ def _wanda_cases() -> list[tuple]:
 
 
 WANDA = Exercise(
-    id="01.4",
+    id="01.5",
     title="Wanda's score",
     difficulty=2,
     minutes=5,
@@ -375,7 +447,7 @@ WANDA = Exercise(
 )
 
 
-# --- 01.5 ---------------------------------------------------------------------------------------
+# --- 01.6 ---------------------------------------------------------------------------------------
 
 
 def nm_mask(weight: torch.Tensor, n: int, m: int) -> torch.Tensor:
@@ -404,7 +476,7 @@ def _row_mask(weight: torch.Tensor, n: int, m: int) -> torch.Tensor:
 
 
 NM_MASK = Exercise(
-    id="01.5",
+    id="01.6",
     title="an N:M mask",
     difficulty=3,
     minutes=10,
@@ -464,4 +536,4 @@ def _prune_signed(weight: torch.Tensor, n: int, m: int) -> torch.Tensor:
     return mask.scatter(1, order[:, : m - n], False).view(weight.shape)
 
 
-EXERCISES = [MAGNITUDE_MASK, GLOBAL_MASKS, MASKED_STEP, WANDA, NM_MASK]
+EXERCISES = [MAGNITUDE_MASK, GLOBAL_MASKS, RECALIBRATED, MASKED_STEP, WANDA, NM_MASK]
