@@ -408,6 +408,7 @@ def lost_by(network):
     return paired(dense, training.correct(network, pictures.test))
 
 
+# %% tags=["nbval-ignore-output"]
 broken = masks.pruned_copy(net, ninety)
 gaps = {"90 % pruned": lost_by(broken)}
 gaps["recalibrated"] = lost_by(training.recalibrate(broken, unlabelled))

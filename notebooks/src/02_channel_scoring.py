@@ -443,6 +443,7 @@ def without(removed, network=net):
     return surgery.zero_readers(copy.deepcopy(network), found, removed)
 
 
+# %%
 def both(network, on=judging):
     """Which pictures the network gets right: as it is, and recalibrated."""
     before = training.correct(network, on)
@@ -684,6 +685,7 @@ def ahead(mine, *others):
     return widened(over_seeds([gap.value for gap in gaps]), gaps[0])
 
 
+# %% tags=["nbval-ignore-output"]
 a_quarter = [both(without(chosen(score, 0.25)), pictures.test) for score in (l1, *draws)]
 half = [training.recalibrate(without(chosen(score, 0.5)), unlabelled) for score in (l1, *draws)]
 every, within = agreement_with(l1, [*changes]), agreement_with(turned["L1"], inside)

@@ -168,6 +168,8 @@ def named(granularity, amount):
 
 correct = training.correct(net, pictures.test)
 dense = 100 * correct.double().mean().item()
+
+# %% tags=["nbval-ignore-output"]
 drops = {}
 for granularity, amounts in {"weights": (0.5, 0.8, 0.9), "channels": (0.25, 0.5)}.items():
     for amount in amounts:
