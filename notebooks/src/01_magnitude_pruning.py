@@ -255,7 +255,8 @@ reveal("01.recalibrated", anew["smallest first"][-1], low=0, high=100, unit="%")
 figure, axes = plt.subplots(figsize=(8.5, 4.2))
 x = [100 * sparsity for sparsity in sparsities]
 for (name, curve), colour in zip(curves.items(), colours, strict=True):
-    axes.plot(x, curve, "--", color=colour, linewidth=1.5)
+    label = None if name in anew else f"{name}, as it is"
+    axes.plot(x, curve, "--", color=colour, linewidth=1.5, label=label)
     if name in anew:
         axes.plot(x, anew[name], "o-", color=colour, label=name)
 axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)

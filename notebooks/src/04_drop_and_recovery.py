@@ -123,7 +123,8 @@ for axes, (granularity, amounts) in zip(pair, removed.items(), strict=True):
         axes.plot(x, percent, line, color=COLOUR[granularity], label=label)
     axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
     axes.set(title=granularity, xlabel="removed (%)", ylim=(0, 100))
-    axes.legend(loc="lower left")
+pair[0].legend(loc="lower left")
+pair[1].legend(loc="upper right", framealpha=1)
 pair[0].set_ylabel("accuracy (%)")
 figures.show(figure, alt="Accuracy against share removed, as it is and recalibrated, two panels.")
 
