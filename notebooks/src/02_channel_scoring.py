@@ -477,7 +477,7 @@ for axes, ratio in zip(pair, (0.25, 0.5), strict=True):
     axes.axhline(training.accuracy(net, judging), color="black", linestyle="--")
     axes.set(ylim=(0, 100), title=f"{ratio:.0%} of the channels")
 pair[0].set_ylabel("accuracy (%)")
-pair[0].legend(loc="lower left", framealpha=1)
+figure.legend(*pair[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 figures.show(figure, alt="Accuracy by score, as it is and recalibrated; random draws as dots.")
 
 # %% tags=["nbval-ignore-output"]
