@@ -48,6 +48,7 @@ def recording():
             point(91.0, 91.5),
             point(90.0, 91.5, seed=1),
             point(90.8, 91.8, schedule="rewound"),
+            point(90.8, 91.8, schedule="rewound", seed=1),
             point(80.0, epoch_fraction=0.05),
             point(60.0, schedule="one-cycle", method="scratch"),
         ],
@@ -91,7 +92,7 @@ def test_without_any_recording_the_message_says_how_to_get_one(tmp_path):
 def test_a_half_done_recording_says_so(recording):
     said = recovery.about(recording | {"name": "cpu-2core"})
     assert "cpu-2core (abacus, 1 threads)" in said and "seeds 0, 1" in said
-    assert "5 of " in said and "not complete" in said
+    assert "6 of " in said and "not complete" in said
     recording["machine"] = MACHINE | {"CUDA GPU": "H100"}
     assert "(H100, " in recovery.about(recording | {"name": "h100"})
 
@@ -103,7 +104,7 @@ def test_a_complete_recording_lacks_nothing(recording):
 
 
 def test_points_are_found_by_what_they_are(recording):
-    assert len(recordings.points(recording)) == 5
+    assert len(recordings.points(recording)) == 6
     assert [each["seed"] for each in recordings.points(recording, schedule="constant")] == [0, 1, 0]
     assert recordings.points(recording, granularity="channels") == []
 
@@ -121,7 +122,10 @@ def test_the_schedule_is_chosen_on_validation_pictures(recording):
 
 
 def test_so_is_the_constant_rate(recording):
-    recording["points"] += [point(91.3, 91.4, lr=0.02), point(90.1, 91.9, lr=0.06)]
+    for seed in (0, 1):
+        recording["points"] += [point(91.3, 91.4, lr=0.02, seed=seed)]
+        recording["points"] += [point(90.1, 91.9, lr=0.06, seed=seed)]
+    recording["points"] += [point(91.9, 92.5, lr=0.1)]  # a single training does not compete
     assert recovery.gap(recording, "weights", 0.9, schedule="constant") == pytest.approx(1.9)
 
 

@@ -85,7 +85,8 @@ def gaps(
 
     Args:
         schedule: None selects the one with the best accuracy on the validation pictures. Of several
-            learning rates of a schedule, the one that is best on them is selected, too.
+            learning rates of a schedule, the one that is best on them is selected, too. Only those
+            with the most seeds compete: a single training may have been lucky.
     """
     dense = recording["dense"]["accuracy"]
     found = _selected(recording, granularity, amount, epoch_fraction, method, schedule)
@@ -109,7 +110,9 @@ def _selected(
     }
     found = recordings.points(recording, **what)
     groups = _by_rates([point for point in found if schedule in (None, point["schedule"])])
-    return max(groups.values(), key=_mean_validation, default=[])
+    most = max(map(len, groups.values()), default=0)
+    rivals = [points for points in groups.values() if len(points) == most]
+    return max(rivals, key=_mean_validation, default=[])
 
 
 def _mean_validation(points: list[dict]) -> float:
