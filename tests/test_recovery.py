@@ -8,7 +8,7 @@ import pytest
 
 from course_lib.experiments import drop_recovery, recordings
 from course_lib.experiments.recordings import RecordingError
-from course_lib.measuring import quality
+from course_lib.measuring import estimates, quality
 from course_lib.teaching import claims, recovery
 from course_lib.teaching.exercises import EXERCISES
 
@@ -119,6 +119,23 @@ def test_gaps_are_given_for_each_seed(recording):
 
 def test_the_schedule_is_chosen_on_validation_pictures(recording):
     assert recovery.gap(recording, "weights", 0.9) == pytest.approx(1.2)  # 91.8 beats 91.5
+
+
+def test_a_gap_has_the_interval_of_pictures_and_of_seeds(recording):
+    where = (recording, "weights", 0.9)
+    single = recovery.gap_estimate(*where, method="scratch")
+    assert single == pytest.approx(quality_of(92.0, 60.0))
+    several = recovery.gap_estimate(*where, schedule="constant")
+    assert several.value == 1.5
+    assert several.high - several.value > estimates.over_seeds([1.0, 2.0]).high - 1.5
+    recording["points"][-1] |= {"only_dense": 3300, "only_pruned": 100}
+    paired = recovery.gap_estimate(*where, method="scratch")
+    assert paired.value == pytest.approx(32.0) and paired.high < single.high
+    assert recovery.gap_estimate(*where, 1.0) is None
+
+
+def quality_of(dense, accuracy):
+    return estimates.unpaired(dense, accuracy, recovery.TEST_PICTURES)
 
 
 def test_so_is_the_constant_rate(recording):
