@@ -206,10 +206,12 @@ class Deployments(OfNetwork):
 
 
 class CompressedNetwork(SmallerNetwork):
-    """A network without a fraction of its ``channels``."""
+    """A network without a fraction of its ``channels``, and its accuracy before the training."""
 
     fake_quantized: bool
     channels: float
+    before: NotRequired[Evaluation]
+    recalibrated: NotRequired[Evaluation]
 
 
 class Compression(Deployments):

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from course_lib.experiments import recordings
-from course_lib.experiments.drop_recovery import plan
+from course_lib.experiments.drop_recovery import keys, plan
 from course_lib.experiments.recordings import RecordingError
 from course_lib.experiments.records import DropRecovery, RetrainedNetwork
 from course_lib.measuring.estimates import (
@@ -59,15 +59,20 @@ def about(recording: Chosen) -> str:
     machines = recording.get("machines", [machine])
     kind = "CUDA GPU" if on_gpu(recording) else "processor"
     device = " and ".join(dict.fromkeys(each[kind] for each in machines))
-    planned = sum(len(run.epoch_fractions) for run in plan(recording["model"], on_gpu(recording)))
+    runs = plan(recording["model"], on_gpu(recording))
+    planned = [key for run in runs for key in keys(run, recording["model"])]
+    missing = [key for key in planned if not any(key.items() <= point.items() for point in points)]
     seeds = ", ".join(str(seed) for seed in sorted({point["seed"] for point in points}))
     lines = [
         f"{recording['model']}: recorded on {recording['name']} ({device}, "
         f"{machine.get('threads', '?')} threads), {recording['written']}",
-        f"  {len(points)} of {planned} planned points, seeds {seeds or 'none'}",
+        f"  {len(points)} points, seeds {seeds or 'none'}",
     ]
-    if len(points) < planned:
-        lines.append("  it is not complete: what it lacks is missing below as well")
+    if missing:
+        lines.append(
+            f"  it is not complete: {len(missing)} of {len(planned)} planned points are missing, "
+            "below as well"
+        )
     return "\n".join(lines)
 
 
