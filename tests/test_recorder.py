@@ -11,7 +11,7 @@ from course_lib.__main__ import main
 from course_lib.experiments import recorder, recordings
 from course_lib.experiments.recorder import Part, merge, record
 from course_lib.experiments.recordings import RecordingError
-from course_lib.experiments.records import Header
+from course_lib.experiments.records import RECORDS, Header
 from course_lib.experiments.registry import EXPERIMENTS, Experiment
 
 SQUARES = [{"number": number} for number in range(7)]
@@ -56,7 +56,8 @@ class Toy:
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("numbers", Squares))
+    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("numbers"))
+    monkeypatch.setitem(RECORDS, "toy", Squares)
     made = Toy()
     monkeypatch.setattr(recorder, "module_of", lambda name: made)
     return made

@@ -25,6 +25,7 @@ from typing import (
 from course_lib.bars import say
 from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError
+from course_lib.experiments.records import RECORDS
 from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
@@ -85,7 +86,7 @@ def check(recording: Any, experiment: str) -> dict:
     for key, wanted in (("schema", SCHEMA), ("experiment", experiment)):
         if found.get(key, wanted) != wanted:
             raise RecordingError(f"its {key} is {found[key]!r}, not {wanted!r}")
-    for place, problem in _problems(recording, EXPERIMENTS[experiment].record, "the recording"):
+    for place, problem in _problems(recording, RECORDS[experiment], "the recording"):
         raise RecordingError(f"{place} {problem}")
     return recording
 

@@ -360,3 +360,17 @@ class Distillation(OfNetwork):
     points: list[Student]
     deployed: list[DeployedPoint]
     packed: list[PackedNetwork]
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+#: The type of the recording of each experiment.
+RECORDS: dict[str, type] = {
+    "drop_recovery": DropRecovery,
+    "sparse_vs_dense": SparseVsDense,
+    "structured_speedup": StructuredSpeedup,
+    "compression": Compression,
+    "transformer": Transformer,
+    "mixed": Mixed,
+    "distillation": Distillation,
+}

@@ -1,7 +1,7 @@
 """The experiments that can be recorded.
 
-A new experiment needs an entry here, the fields of its recording in :mod:`.records`, and a module
-of its own name in this package with two functions: ``header(model, device)`` returns the header
+A new experiment needs an entry here, the type of its recording in :mod:`.records`, and a module of
+its own name in this package with two functions: ``header(model, device)`` returns the header
 fields besides those that all recordings have, and ``run(recording)`` measures what a
 :class:`.recorder.Recording` lacks.
 """
@@ -10,24 +10,18 @@ from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
-from course_lib.experiments import records
-
-# --- the experiments ----------------------------------------------------------------------------
-
 
 class Experiment(NamedTuple):
     """An experiment that can be recorded.
 
     Args:
         about: what it measures, and how long that takes.
-        record: the fields of a recording, one of the types in :mod:`.records`.
         models: the trained networks that it can measure; empty if it needs none.
         undivided: why it cannot be measured in parts; empty if it can.
         timed: whether it records times, so that the whole recording must come from one machine.
     """
 
     about: str
-    record: type
     models: tuple[str, ...] = ()
     undivided: str = ""
     timed: bool = True
@@ -36,39 +30,31 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "drop_recovery": Experiment(
         "accuracy after pruning, recalibration and retraining (hours)",
-        records.DropRecovery,
         models=("small_resnet", "small_resnet_1", "small_resnet_2", "resnet18"),
         timed=False,
     ),
-    "sparse_vs_dense": Experiment(
-        "sparse matrix products compared with dense ones (minutes)", records.SparseVsDense
-    ),
+    "sparse_vs_dense": Experiment("sparse matrix products compared with dense ones (minutes)"),
     "structured_speedup": Experiment(
         "the speed of layers and networks with fewer channels (minutes)",
-        records.StructuredSpeedup,
         models=("resnet18",),
     ),
     "compression": Experiment(
         "a network pruned, quantized and packed (an hour)",
-        records.Compression,
         models=("resnet18",),
         undivided="its networks are made from one another",
     ),
     "transformer": Experiment(
         "a transformer pruned, quantized and packed (an hour)",
-        records.Transformer,
         models=("minilm",),
         undivided="its networks are made from one another",
     ),
     "mixed": Experiment(
         "convolutions and attention, each pruned in every way (an hour)",
-        records.Mixed,
         models=("conv_attention",),
         undivided="its networks are timed alternately",
     ),
     "distillation": Experiment(
         "a small network, trained in four ways (an hour)",
-        records.Distillation,
         models=("resnet18",),
     ),
 }
