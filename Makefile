@@ -31,7 +31,7 @@ WORKERS := 2
 
 # The longest lessons start first, so that no process is left with one of them at the end.
 LESSONS := $(sort $(wildcard notebooks/*.ipynb))
-LONG := $(wildcard $(addprefix notebooks/,08_*.ipynb 09_*.ipynb 10_*.ipynb 07_*.ipynb))
+LONG := $(wildcard $(addprefix notebooks/,01_*.ipynb 08_*.ipynb 02_*.ipynb 09_*.ipynb 07_*.ipynb))
 LONGEST_FIRST = $(LONG) $(filter-out $(LONG),$(LESSONS))
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 

@@ -290,7 +290,7 @@ def _marked(marks: Sequence[float] | None, steps: int, per_epoch: int) -> dict[i
 
 
 @torch.inference_mode()
-def correct(model: nn.Module, data: Images, batch_size: int = 500) -> torch.Tensor:
+def correct(model: nn.Module, data: Images, batch_size: int = 200) -> torch.Tensor:
     """Which of ``data`` the ``model`` labels correctly, bool (N,); puts it into ``eval`` mode."""
     model.eval()
     device = next(model.parameters()).device
@@ -300,7 +300,7 @@ def correct(model: nn.Module, data: Images, batch_size: int = 500) -> torch.Tens
     return torch.cat(predicted) == data.labels
 
 
-def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
+def accuracy(model: nn.Module, data: Images, batch_size: int = 200) -> float:
     """The accuracy of ``model`` on ``data``, in percent; puts ``model`` into ``eval`` mode."""
     return 100 * correct(model, data, batch_size).sum().item() / len(data.labels)
 
