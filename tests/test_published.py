@@ -258,7 +258,7 @@ def test_only_warnings_that_apply_are_given():
 def test_different_dense_products_and_ways_to_accumulate_are_named():
     first, second, _ = warned("venom")
     assert first == (
-        "The speed-ups are over different dense products (VENOM: cuBLAS fp16, tensor cores, fp32 "
+        "The speed-ups are over different dense baselines (VENOM: cuBLAS fp16, tensor cores, fp32 "
         "accumulate / cuBLAS fp16, tensor cores, fp16 accumulate)."
     )
     assert second.startswith("VENOM compares with dense products that accumulate in 16 bits. On Ge")

@@ -526,14 +526,14 @@ def warnings_of(found: Iterable[Row]) -> list[str]:
 
 
 def _baselines(found: Sequence[Row]) -> str:
-    """Speed-ups over different dense products cannot be compared closely."""
+    """Speed-ups over different dense baselines cannot be compared closely."""
     by_source: dict[str, dict[str, None]] = {}
     for row in found:
         by_source.setdefault(row.source.name, {})[row.dense_baseline] = None
     if len({row.dense_baseline for row in found}) < 2:
         return ""
     each = "; ".join(f"{name}: {' / '.join(bases)}" for name, bases in by_source.items())
-    return f"The speed-ups are over different dense products ({each})."
+    return f"The speed-ups are over different dense baselines ({each})."
 
 
 def _accumulation(found: Sequence[Row]) -> str:
