@@ -629,7 +629,7 @@ def test_the_sentence_names_what_was_measured_and_on_which_machine():
 
 
 def test_the_source_of_what_was_read_is_shown_and_is_not_this_machine():
-    source = "published by Gale et al., 2020"
+    source = "recorded on gpu-t4"
     card = claims.record("C13", {"gap_90": about(1)}, CONTEXT, source)
     assert progress.read()["claims"]["C13"]["gap_90"]["source"] == source
     assert f"target: at most 2 points, ✔ reached, {source}" in repr(card)
@@ -671,7 +671,7 @@ def test_a_recording_leaves_out_what_its_machine_read_elsewhere(monkeypatch):
     with_recording(
         monkeypatch,
         gap_90=entry(1.5, source="recorded on gpu"),
-        gap_90_no_finetune=entry(9, source="published by Gale et al., 2020"),
+        gap_90_no_finetune=entry(9, source="recorded on gpu-t4"),
         gap_95=entry(1.5, source="recorded on cpu-2core"),
         gap_95_resnet18=entry(1.7),
     )

@@ -208,6 +208,26 @@ def test_sparse_tensor_cores_get_their_pattern_up_to_the_ceiling_of_its_source(k
     assert "2:4" not in advised(known, "gpu", *where[1:], speedup=1.5, **asked).names
 
 
+def test_on_a_gpu_advice_says_what_was_published_with_its_sources_and_warnings(known):
+    asked = {"max_accuracy_drop": 1, "retraining": 1.0, "speedup": 1.9}
+    advice = advised(known, "gpu with 2:4", "compute", "transformer", **asked)
+    assert advice.names == ("2:4",)
+    first, *warnings = advice.published
+    gains = "Published speed-ups of whole networks on GPUs with 2:4: 0.71x to 1.25x (19 figures by "
+    assert first.startswith(gains) and "NVIDIA" not in first  # those are not of a GPU
+    assert any("different dense baselines" in each for each in warnings)
+    assert str(advice).endswith("\n".join(advice.published))
+    assert advised(known, "cpu", "compute", "transformer", **asked).published == []
+
+
+def test_published_gains_are_those_of_zeros_alone():
+    (first, _, warning) = evidence.published_gains("unstructured")
+    assert first.endswith("1.14x to 1.24x (3 figures by Sputnik (Gale et al., SC 2020)).")
+    assert "Sputnik" in warning
+    for step in ("structured", "distil", "quantize", "nothing"):
+        assert evidence.published_gains(step) == []
+
+
 def test_without_retraining_only_int8_is_left(known):
     advice = advised(known, "cpu", "compute", "cnn", speedup=3.0)
     assert advice.names == ("quantize",) and not advice.enough

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from course_lib.experiments import recordings
+from course_lib.experiments.published import select, warnings_of
 from course_lib.experiments.recordings import COURSE, RecordingError
 from course_lib.experiments.records import (
     Compression,
@@ -113,6 +114,28 @@ def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[Any, 
         f"{root} has no recording of {wanted}. Restore it with 'git checkout -- data/recordings', "
         f"or take one: python -m course_lib record {experiment}"
     )
+
+
+def published_gains(step: str) -> list[str]:
+    """What zeros gave whole networks on GPUs, as published: a sentence, and its warnings.
+
+    Empty for steps on which no other work was read, or whose gain follows from the MACs. No network
+    of the course was timed on a GPU, so these are not its numbers.
+
+    Args:
+        step: such as "2:4" or "unstructured".
+    """
+    if step not in ("2:4", "unstructured"):
+        return []
+    networks = select(recordings.published(), kind=step, scope="network")
+    found = [row for row in networks if "DLA" not in row.gpu]  # an accelerator beside the GPU
+    speedups = [row.speedup for row in found]
+    names = dict.fromkeys(str(row.source) for row in found)
+    return [
+        f"Published speed-ups of whole networks on GPUs with {step}: {min(speedups):.2f}x to "
+        f"{max(speedups):.2f}x ({len(found)} figures by {', '.join(names)}).",
+        *warnings_of(found),
+    ]
 
 
 # --- networks that were measured in the runtime -------------------------------------------------

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from course_lib.decision.evidence import ARCHITECTURES, Evidence, collected
+from course_lib.decision.evidence import ARCHITECTURES, Evidence, collected, published_gains
 from course_lib.measuring.estimates import Estimate, exact
 
 #: All steps, in the order in which they are taken: prune, then train, then quantize.
@@ -424,6 +424,13 @@ class Advice(NamedTuple):
         """The steps without their reasons."""
         return tuple(step.step for step in self.steps)
 
+    @property
+    def published(self) -> list[str]:
+        """What other works published on these steps, if the hardware is a GPU, in sentences."""
+        if not HARDWARE[self.brief.hardware].gpu:
+            return []
+        return [sentence for name in self.names for sentence in published_gains(name)]
+
     def __str__(self) -> str:
         later = [*(step.expected for step in self.steps[1:]), ...]
         lines = [
@@ -433,7 +440,7 @@ class Advice(NamedTuple):
         ]
         if not self.enough:
             lines.append("No recorded network meets all targets: this is the nearest way.")
-        return "\n".join([*lines, HARDWARE[self.brief.hardware].note])
+        return "\n".join([*lines, HARDWARE[self.brief.hardware].note, *self.published])
 
 
 def decide(brief: Brief, known: Sequence[Evidence] | None = None) -> Advice:

@@ -25,6 +25,7 @@ from typing import (
 from course_lib.bars import say
 from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError
+from course_lib.experiments.published import PublishedSpeedup, rows
 from course_lib.experiments.records import RECORDS
 from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.files import write_whole
@@ -258,6 +259,18 @@ def listed(root: Path = DATA) -> list[Listed]:
         if path.name.count(".") == 1  # neither a renamed file nor a part
         for name, found in [(path.parent.name, read(path, experiment))]
     ]
+
+
+def published(root: Path = DATA) -> tuple[PublishedSpeedup, ...]:
+    """What other works measured on GPUs: beside the recordings of the course, never among them.
+
+    :mod:`.published` chooses from these rows, and has the warnings that belong under them.
+
+    Raises:
+        DataError: a file is missing or damaged.
+        PublishedError: a row is invalid.
+    """
+    return rows(root)
 
 
 def points(recording: Mapping[str, Any], **what: object) -> list[Any]:

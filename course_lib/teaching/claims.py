@@ -2,8 +2,10 @@
 
 ``data/claims.json`` has the claims and their tests (a quantity and the range it must be in). A
 lesson measures and calls :func:`record`, which stores the measurements in the learner's progress;
-the verdict is computed, never typed. ``python -m course_lib.teaching.claims publish MACHINE`` turns
-the author's own measurements into the recording that the cards of all learners show beside theirs.
+the verdict is computed, never typed. What other works published (:mod:`.published_claims`) stands
+beside it, and decides what the learner cannot measure. ``python -m course_lib.teaching.claims
+publish MACHINE`` turns the author's own measurements into the recording that the cards of all
+learners show beside theirs.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,13 +23,15 @@ from typing import Any, NamedTuple, NotRequired, SupportsFloat, TypedDict, cast
 import psutil
 import torch
 
+from course_lib.experiments.published import warnings_of
 from course_lib.experiments.recordings import COURSE
 from course_lib.files import write_whole
-from course_lib.measuring.estimates import Estimate, HasInterval
+from course_lib.measuring.estimates import Estimate, HasInterval, exact
 from course_lib.measuring.machine import machine_facts, processor
 from course_lib.networks.data import DATA, record_checksum
 from course_lib.teaching import progress
 from course_lib.teaching.progress import Measurement, Progress
+from course_lib.teaching.published_claims import PublishedValue, published_values
 
 # Decimals by unit; values in other units are shown with three significant digits.
 DECIMALS = {"points": 1, "%": 1, "x": 2}
@@ -133,12 +137,33 @@ class Claim(NamedTuple):
         return not self.hardware or test.hardware in ("", self.hardware)
 
 
+class PublishedOutcome(NamedTuple):
+    """A published value of the quantity of a test, and the state of the test by it alone."""
+
+    value: PublishedValue
+    state: str
+
+
 class TestOutcome(NamedTuple):
     """One test and its measured estimate; it and ``state`` are None while unmeasured."""
 
     test: Test
     estimate: HasInterval | None
     state: str | None
+    published: tuple[PublishedOutcome, ...] = ()
+
+    def published_state(self, exists: bool) -> str | None:
+        """The state of the test by all published values together; None if there are none.
+
+        That something ``exists`` is seen once, be it as a single figure. Otherwise all values must
+        agree. A single figure without an interval decides nothing alone, but it can disagree.
+        """
+        states = {one.state for one in self.published}
+        if exists and "reached" in states:
+            return "reached"
+        if len(states) == 1 and any(one.value.range for one in self.published):
+            return states.pop()
+        return "too close to call" if states else None
 
 
 class Verdict(NamedTuple):
@@ -150,7 +175,7 @@ class Verdict(NamedTuple):
 
 
 class Recording(TypedDict):
-    """The published measurements of one machine, by claim and quantity."""
+    """The recorded measurements of one machine, by claim and quantity."""
 
     machine: dict[str, str]
     date: str
@@ -306,7 +331,11 @@ def _require(condition: object, where: str, key: object, message: str) -> None:
 # Judging
 
 
-def judge(claim: Claim, measured: Mapping[str, HasInterval]) -> Verdict:
+def judge(
+    claim: Claim,
+    measured: Mapping[str, HasInterval],
+    published: Mapping[str, Sequence[PublishedValue]] | None = None,
+) -> Verdict:
     """The verdict on ``claim`` from the ``measured`` quantities; those of other claims are ignored.
 
     A test is reached or missed only if its whole 95 % interval is on one side of its bounds;
@@ -314,13 +343,20 @@ def judge(claim: Claim, measured: Mapping[str, HasInterval]) -> Verdict:
     conditions reached: *holds*; some: *holds when*; all missed: *does not hold*; nothing that
     decides the claim measured: *untested*, or *undecided* if it was measured on other hardware.
     Anything else is *undecided*.
+
+    Once anything is measured, ``published`` values decide the tests that are not, as
+    :meth:`TestOutcome.published_state` describes; the text marks their conditions "[published]".
     """
-    outcomes = tuple(_outcome(test, measured.get(test.quantity)) for test in claim.tests)
+    found = published or {}
+    outcomes = tuple(
+        _outcome(test, measured.get(test.quantity), found.get(test.quantity, ()))
+        for test in claim.tests
+    )
     states = _states(claim, outcomes)
     kept, missed, close = (
         [condition for condition, each in states.items() if each == state] for state in STATES
     )
-    rest = [outcome.test.lesson for outcome in outcomes if outcome.state is None]
+    rest = [one.test.lesson for one in outcomes if one.state is None and not one.published]
     still_open = f" ({_lessons(rest, 'measure')} the rest)" if rest else ""
     if not states:
         if claim.hardware and any(outcome.state for outcome in outcomes):
@@ -337,18 +373,39 @@ def judge(claim: Claim, measured: Mapping[str, HasInterval]) -> Verdict:
     return Verdict(kind, "; ".join([f"holds {_listed(kept)}", *said]) + still_open, outcomes)
 
 
-def _states(claim: Claim, outcomes: Iterable[TestOutcome]) -> dict[str, str]:
+def _states(claim: Claim, outcomes: Sequence[TestOutcome]) -> dict[str, str]:
     """By condition, the worst state of its tests that decide the ``claim``."""
     found: dict[str, str] = {}
     order = ("missed", "too close to call", "reached")
-    for test, _, state in outcomes:
-        if state is not None and claim.is_decided_by(test):
-            found[test.condition] = min(state, found.get(test.condition, state), key=order.index)
+    read = {one.test.condition for one in deciding_published(claim, outcomes)}
+    for outcome in outcomes:
+        condition = outcome.test.condition
+        state = outcome.state
+        if state is None and condition in read:
+            state = outcome.published_state(claim.exists)
+        if state is not None and claim.is_decided_by(outcome.test):
+            name = f"{condition} [published]" if condition in read else condition
+            found[name] = min(state, found.get(name, state), key=order.index)
     return found
 
 
-def _outcome(test: Test, estimate: HasInterval | None) -> TestOutcome:
-    return TestOutcome(test, estimate, None if estimate is None else test.state(estimate))
+def deciding_published(claim: Claim, outcomes: Iterable[TestOutcome]) -> list[TestOutcome]:
+    """Those ``outcomes`` that published values decide, once anything of the claim is measured."""
+    every = [*outcomes]
+    if not any(one.state for one in every):
+        return []
+    unmeasured = (one for one in every if one.state is None and one.published)
+    return [one for one in unmeasured if claim.is_decided_by(one.test)]
+
+
+def _outcome(
+    test: Test, estimate: HasInterval | None, published: Iterable[PublishedValue]
+) -> TestOutcome:
+    beside = tuple(
+        PublishedOutcome(value, test.state(value.range or exact(value.value)))
+        for value in published
+    )
+    return TestOutcome(test, estimate, None if estimate is None else test.state(estimate), beside)
 
 
 def _listed(words: list[str]) -> str:
@@ -380,8 +437,8 @@ def record(
         measured: an estimate with its interval for each quantity, in the unit that ``claims.json``
             gives it; a plain number only where that file says why there is no interval.
         context: what was measured, such as ``"SmallResNet, Fashion-MNIST, 10,000 test pictures"``.
-        source: where it was read, if it was not measured here: "recorded on cpu-2core", "published
-            by Gale et al., 2020".
+        source: where it was recorded, if it was not measured here: "recorded on cpu-2core". What
+            was published is looked up by itself, and never passed.
 
     Raises:
         ClaimError: there is no such claim, it has no such quantity, a value is not finite, or its
@@ -396,7 +453,7 @@ def record(
     about = {"context": context} | ({"source": source} if source else {})
     entries = {key: _entry(claim, key, value, about) for key, value in measured.items()}
     learner = progress.remember(lambda kept: kept["claims"].setdefault(name, {}).update(entries))
-    return _card(claim, learner, recordings(), here=judge(claim, estimates(claim, entries)))
+    return _card(claim, learner, recordings(), entries)
 
 
 def _quantities(claim: Claim) -> str:
@@ -497,11 +554,12 @@ def _card(
     claim: Claim,
     learner: Progress,
     recorded: dict[str, Recording],
-    here: Verdict | None = None,
+    just_measured: Mapping[str, Measurement] | None = None,
 ) -> "Card":
     entries = learner["claims"].get(claim.id, {})
     mine = estimates(claim, entries)
-    verdict = judge(claim, mine)
+    published = published_values(test.quantity for test in claim.tests)
+    verdict = judge(claim, mine, published)
     sources = {name: entries[name].get("source", "") for name in mine}
     others = {
         machine: _of_others(recording["claims"].get(claim.id, {}), entries, machine)
@@ -510,7 +568,7 @@ def _card(
     return Card(
         claim=claim,
         verdict=verdict,
-        here=here or verdict,
+        here=judge(claim, estimates(claim, just_measured), published) if just_measured else verdict,
         contexts=_different(entries[name].get("context", "") for name in mine),
         machines=_different(entries[name].get("machine", "") for name in mine if not sources[name]),
         sources=sources,
@@ -550,7 +608,7 @@ def _of_others(
 
 @dataclass(frozen=True, repr=False)
 class Card:
-    """A claim with this machine's measurements, the course's recordings and the verdicts.
+    """A claim with this machine's measurements, recordings, what was published, and the verdicts.
 
     ``verdict`` covers everything that this machine has measured, ``here`` only the measurements
     passed to this call of :func:`record`. ``here`` does not depend on which lessons ran before, so
@@ -572,7 +630,12 @@ class Card:
         """What was measured and where: "for ResNet-18; on a Xeon; recorded on cpu-2core"."""
         places = [f"on {machine}" for machine in self.machines]
         what = [f"for {'; '.join(self.contexts)}"] if self.contexts else []
-        return "; ".join([*what, *places, *_different(self.sources.values())])
+        read = [
+            f"published by {one.value.row.source}"
+            for outcome in deciding_published(self.claim, self.verdict.outcomes)
+            for one in outcome.published
+        ]
+        return "; ".join([*what, *places, *_different([*self.sources.values(), *read])])
 
     @property
     def sentence(self) -> str:
@@ -589,12 +652,36 @@ class Card:
             (f"recording {machine}", [_line(one) for one in verdict.outcomes if one.state])
             for machine, verdict in self.recorded.items()
         ]
+        beside = [("published", self.published)] if self.published else []
+        cautions = [("caution", self.warnings)] if self.warnings else []
         return [
             ("textbook", [self.claim.textbook]),
             ("your machine", mine),
             *recorded,
+            *beside,
+            *cautions,
             ("verdict", [f"{MARKS[self.verdict.kind][0]} {self.sentence}"]),
         ]
+
+    @property
+    def published(self) -> list[str]:
+        """The tests with published values, each followed by all of them with their sources."""
+        return [
+            line
+            for outcome in self.verdict.outcomes
+            if outcome.published
+            for line in (
+                f"{outcome.test.label}, target: {outcome.test.target}:",
+                *(_published_line(outcome.test, one) for one in outcome.published),
+            )
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What readers of the published values must know."""
+        return warnings_of(
+            one.value.row for outcome in self.verdict.outcomes for one in outcome.published
+        )
 
     def _line(self, outcome: TestOutcome) -> str:
         return _line(outcome, self.sources.get(outcome.test.quantity, ""))
@@ -621,6 +708,18 @@ class Card:
         )
 
 
+def shown_published(test: Test, one: PublishedOutcome) -> str:
+    """A published value with its range over shapes and the state of ``test`` by it."""
+    mark = f"{STATES[one.state]} {one.state}"
+    if one.value.range is None:
+        return f"{test.shown(one.value.value)} (published without an interval), {mark}"
+    return f"{test.shown_with_interval(one.value.range)}, {mark}"
+
+
+def _published_line(test: Test, one: PublishedOutcome) -> str:
+    return f"- {shown_published(test, one)}, {one.value.origin}"
+
+
 def _line(outcome: TestOutcome, source: str = "") -> str:
     test = outcome.test
     if outcome.estimate is None or outcome.state is None:
@@ -639,7 +738,7 @@ def machine() -> dict[str, str]:
 
 
 def recordings(root: Path = DATA) -> dict[str, Recording]:
-    """The published measurements in ``root/recordings/*/claims.json``, by the machine's name.
+    """The measurements in ``root/recordings/*/claims.json``, by the machine's name.
 
     Raises:
         ClaimError: a recording is damaged.

@@ -19,7 +19,14 @@ from matplotlib.figure import Figure
 from course_lib import PROJECT
 from course_lib.files import write_whole
 from course_lib.teaching import claims, figures, progress
-from course_lib.teaching.claims import MARKS, STATES, Card, Claim, TestOutcome
+from course_lib.teaching.claims import (
+    MARKS,
+    STATES,
+    Card,
+    Claim,
+    TestOutcome,
+    shown_published,
+)
 from course_lib.teaching.exercises import EXERCISES
 from course_lib.teaching.progress import Attempts, Prediction, Progress
 
@@ -113,7 +120,8 @@ def markdown(cards: list[Card], learner: Progress, shown: Mapping[str, tuple[str
         f"# {TITLE}",
         "Textbook claims about neural-network pruning, tested by experiments on one machine, "
         "which is described at the end. Every verdict is computed from the numbers below it; "
-        "the numbers of a recording are from the machine that it names.",
+        "the numbers of a recording are from the machine that it names, and published ones from "
+        "the work that is named beside them.",
         f"**{summary(cards)}**",
         images[GLANCE],
         "## Claims",
@@ -164,6 +172,7 @@ def _claim(card: Card) -> str:
         f"{MARKS[card.verdict.kind][0]} **{card.verdict.text}**",
         f"That is {card.circumstances}." if card.circumstances else "",
         _numbers(card) if claim.tests else "",
+        *_published(card),
         f"Targets: {' '.join(_reasons(claim))}" if claim.tests else "",
         f"Textbook and literature: {'; '.join(claim.sources)}." if claim.sources else "",
     ]
@@ -192,6 +201,24 @@ def _numbers(card: Card) -> str:
         for place, test in enumerate(card.claim.tests)
     ]
     return _table(("what", "target", *columns, "source"), rows)
+
+
+def _published(card: Card) -> list[str]:
+    """What other works published on the tests of a claim, and what to know about it."""
+    rows = [
+        (
+            outcome.test.label,
+            outcome.test.target,
+            shown_published(outcome.test, one),
+            one.value.origin,
+        )
+        for outcome in card.verdict.outcomes
+        for one in outcome.published
+    ]
+    if not rows:
+        return []
+    table = _table(("what", "target", "published", "by"), rows)
+    return [table, f"Caution: {' '.join(card.warnings)}"] if card.warnings else [table]
 
 
 def _number(outcome: TestOutcome) -> str:
