@@ -20,9 +20,8 @@ from course_lib.measuring.break_even import (
     two_four_speedup,
     vector,
 )
-from course_lib.measuring.cost import Work, work
+from course_lib.measuring.cost import Work
 from course_lib.measuring.traffic import SECTOR, csr_warp_per_row, random_rows
-from course_lib.networks.models import SmallResNet
 
 V100 = Card("V100 SXM2", 15.7 * TFLOPS, 125 * TFLOPS, None, 900e9, 6 * 2**20)
 A100 = Card("A100 SXM4 40GB", 19.5 * TFLOPS, 312 * TFLOPS, 624 * TFLOPS, 1555e9, 40 * 2**20)
@@ -149,21 +148,12 @@ def test_a_layer_takes_its_slower_limit_and_its_launch():
     assert seconds(V100, [arithmetic], torch.float16, 0) == pytest.approx(one * 15.7 / 125)
 
 
-def small_resnets(*widths: int) -> dict[float, list[Work]]:
-    with torch.device("meta"):
-        inputs = torch.empty(1, 1, 28, 28)
-        sizes = {width: (width, 2 * width, 4 * width) for width in widths}
-        networks = {width: SmallResNet(each, depth=1).eval() for width, each in sizes.items()}
-        return {width: [*work(each, inputs).values()] for width, each in networks.items()}
-
-
-def test_a_small_network_only_launches_and_a_wide_one_does_not():
-    networks = small_resnets(16, 1024)
-    kernels = len(networks[16])
-    assert launch_floor(kernels) == kernels * LAUNCH
-    assert seconds(A100, networks[16]) < 1.05 * launch_floor(kernels)
+def test_a_narrow_network_only_launches_and_a_wide_one_does_not():
+    networks = {16: [Work(10**5, 10**4)] * 20, 1024: [Work(10**9, 10**7)] * 20}
+    assert launch_floor(20) == 20 * LAUNCH
+    assert seconds(A100, networks[16]) < 1.05 * launch_floor(20)
     assert stops_gaining(A100, networks) == 16
-    assert stops_gaining(A100, networks, launch=1e-9) is None
+    assert stops_gaining(A100, networks, launch=1e-10) is None
     assert stops_gaining(A100, networks, launch=1.0) == 1024
 
 
