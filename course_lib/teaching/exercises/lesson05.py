@@ -1,4 +1,4 @@
-"""The exercises of lesson 05: an honest timer, sparse formats by hand, and the roofline."""
+"""The exercises of lesson 05: an honest timer, sparse formats by hand, the roofline, a GPU."""
 
 import statistics
 from collections.abc import Callable
@@ -506,4 +506,362 @@ TWO_FOUR = Exercise(
     ),
 )
 
-EXERCISES = [MEDIAN_TIMES, TO_CSR, CSR_BYTES, LEAST_TIME, TWO_FOUR]
+
+# --- 05.6 ---------------------------------------------------------------------------------------
+
+
+def csr_sectors(
+    columns: list[int], start: int, value_bytes: int, index_bytes: int
+) -> tuple[int, int, int]:
+    """Sectors of values, indices and vector: 32 nonzeros at a time, each sector once."""
+    values = indices = vector = 0
+    for first in range(0, len(columns), 32):
+        places = range(first, min(first + 32, len(columns)))
+        values += len({(start + place) * value_bytes // 32 for place in places})
+        indices += len({(start + place) * index_bytes // 32 for place in places})
+        vector += len({columns[place] * value_bytes // 32 for place in places})
+    return values, indices, vector
+
+
+def _sectors_cases() -> list[tuple]:
+    return [
+        ([0, 1, 2, 3], 0, 4, 4),
+        ([5, 100, 101, 9000], 0, 4, 4),
+        ([3, 40, 41], 6, 4, 4),
+        ([*range(0, 320, 10)], 13, 4, 4),
+        ([*range(0, 400, 10)], 8, 2, 4),
+        ([*range(0, 90, 3)], 5, 4, 2),
+        ([*range(100)], 16, 2, 2),
+        ([], 3, 4, 4),
+    ]
+
+
+def _pieces(columns: list[int], size: int = 32) -> list[list[int]]:
+    """The places of the nonzeros that an instruction reads together."""
+    places = [*range(len(columns))]
+    return [places[first : first + size] for first in range(0, len(columns), size)]
+
+
+def _neighbours(columns: list[int], start: int, size: int, piece: int = 32) -> int:
+    """Sectors of an array that is read from ``start`` on."""
+    return sum(
+        len({(start + place) * size // 32 for place in each}) for each in _pieces(columns, piece)
+    )
+
+
+def _gathered(columns: list[int], size: int, piece: int = 32) -> int:
+    """Sectors of the vector."""
+    return sum(
+        len({columns[place] * size // 32 for place in each}) for each in _pieces(columns, piece)
+    )
+
+
+CSR_SECTORS = Exercise(
+    id="05.6",
+    title="count the sectors of a warp",
+    difficulty=3,
+    minutes=12,
+    reference=csr_sectors,
+    cases=_sectors_cases,
+    hints=(
+        "A number of `size` bytes at position `p` of an array begins at byte `p * size`, which is "
+        "in sector `p * size // 32`.",
+        "One instruction reads 32 nonzeros, or what is left of the row. Collect the sectors of its "
+        "32 addresses in a set: each costs once.",
+        "The values and the indices of this row begin at position `start`. The input that belongs "
+        "to a nonzero is at position `columns[place]` of the vector.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, 0, value_bytes),
+                _neighbours(columns, 0, index_bytes),
+                _gathered(columns, value_bytes),
+            ),
+            "You let the row begin at the beginning of a sector, as if bytes were divided by 32. "
+            "Its first value is at position `start` of the array, mostly within a sector.",
+        ),
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, start, value_bytes, 10**9),
+                _neighbours(columns, start, index_bytes, 10**9),
+                _gathered(columns, value_bytes, 10**9),
+            ),
+            "You counted each sector once for the whole row. Each instruction reads 32 nonzeros, "
+            "and pays for a sector even if the one before has read it.",
+        ),
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, start, value_bytes, 1),
+                _neighbours(columns, start, index_bytes, 1),
+                _gathered(columns, value_bytes, 1),
+            ),
+            "You counted a sector for each thread. Threads of one instruction whose addresses lie "
+            "in the same sector share it: that is coalescing.",
+        ),
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, start, value_bytes),
+                _neighbours(columns, start, index_bytes),
+                len(columns),
+            ),
+            "You counted a sector of the vector for each nonzero. Nearby columns can lie in the "
+            "same sector.",
+        ),
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, start, value_bytes),
+                _neighbours(columns, start, index_bytes),
+                _neighbours(columns, start, value_bytes),
+            ),
+            "You read the vector like the values, one input after another. A nonzero needs the "
+            "input at *its column*: that is the gather.",
+        ),
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, start, value_bytes),
+                _neighbours(columns, start, value_bytes),
+                _gathered(columns, value_bytes),
+            ),
+            "You gave the indices the bytes of the values. An index takes `index_bytes`.",
+        ),
+        Mistake(
+            lambda columns, start, value_bytes, index_bytes: (
+                _neighbours(columns, start, value_bytes),
+                _neighbours(columns, start, index_bytes),
+                _gathered(columns, index_bytes),
+            ),
+            "You gave the inputs the bytes of the indices. An input takes `value_bytes`.",
+        ),
+    ),
+)
+
+
+# --- 05.7 ---------------------------------------------------------------------------------------
+
+
+def break_even(
+    value_bytes: float, index_bytes: float, dense_rate: float, cuda_rate: float, share: float
+) -> tuple[float, float]:
+    """For a vector: where both products move as many bytes. For a batch: as many seconds."""
+    vector = 1 - value_bytes / (value_bytes + index_bytes)
+    batch = 1 - share * cuda_rate / dense_rate
+    return vector, max(0.0, batch)
+
+
+def _break_even_cases() -> list[tuple]:
+    return [
+        (4.0, 4.0, 10.0, 10.0, 0.5),
+        (2.0, 4.0, 10.0, 10.0, 0.5),
+        (4.0, 4.0, 7.85e12, 7.85e12, 0.27),
+        (2.0, 4.0, 156e12, 9.75e12, 0.27),
+        (2.0, 0.5, 35.5e12, 17.8e12, 0.27),
+        (2.0, 2.0, 4.0, 10.0, 0.8),
+        (2.0, 0.0, 4.0, 4.0, 1.0),
+    ]
+
+
+BREAK_EVEN = Exercise(
+    id="05.7",
+    title="break-even from the datasheet",
+    difficulty=3,
+    minutes=12,
+    reference=break_even,
+    cases=_break_even_cases,
+    hints=(
+        "One vector is memory-bound: what counts is bytes. A dense weight moves `value_bytes`, a "
+        "weight in CSR `value_bytes + index_bytes`. At which *density* do both move the same?",
+        "A batch is compute-bound. The dense product does all MACs at `dense_rate`; CSR does only "
+        "the fraction that is left, at `share * cuda_rate`. At which density are both as fast?",
+        "Sparsity is 1 - density. If CSR is faster even without any zeros, its break-even is 0.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                value_bytes / (value_bytes + index_bytes),
+                min(1.0, share * cuda_rate / dense_rate),
+            ),
+            "Those are the densities: the fraction that is left. Return sparsities, 1 - density.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                1 - value_bytes / (value_bytes + index_bytes),
+                1 - share * cuda_rate / dense_rate,
+            ),
+            "A sparsity cannot be negative. If CSR is faster even without zeros, return 0.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                1 - value_bytes / (value_bytes + index_bytes),
+                max(0.0, 1 - cuda_rate / dense_rate),
+            ),
+            "You let the sparse kernel reach the whole rate of the CUDA cores. It reaches only "
+            "`share` of it.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                1 - value_bytes / (value_bytes + index_bytes),
+                max(0.0, 1 - share),
+            ),
+            "You ran the sparse product on the tensor cores. A CSR product runs on the CUDA cores, "
+            "at `share * cuda_rate`, whatever the dense one runs on.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                0.0,
+                max(0.0, 1 - share * cuda_rate / dense_rate),
+            ),
+            "You forgot the indices: every weight in CSR also moves `index_bytes`.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                min(1.0, index_bytes / value_bytes),
+                max(0.0, 1 - share * cuda_rate / dense_rate),
+            ),
+            "You compared the index with the value alone. Compare a dense weight, `value_bytes`, "
+            "with a weight in CSR, `value_bytes + index_bytes`.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                max(0.0, 1 - share * cuda_rate / dense_rate),
+                1 - value_bytes / (value_bytes + index_bytes),
+            ),
+            "The two numbers are swapped: first the vector, then the batch.",
+        ),
+        Mistake(
+            lambda value_bytes, index_bytes, dense_rate, cuda_rate, share: (
+                1 - value_bytes / (value_bytes + index_bytes),
+                max(
+                    0.0,
+                    1 - share * cuda_rate / dense_rate * value_bytes / (value_bytes + index_bytes),
+                ),
+            ),
+            "You charged the indices to the batch as well. There each weight is used for many "
+            "columns: arithmetic is the limit, and bytes do not count.",
+        ),
+    ),
+)
+
+
+# --- 05.8 ---------------------------------------------------------------------------------------
+
+
+def csr_product(
+    values: list[float], columns: list[int], starts: list[int], inputs: list[list[float]]
+) -> list[list[float]]:
+    """Each row of the outputs: the sum of its values, each times the row of inputs it gathers."""
+    count = len(inputs[0])
+    return [
+        [
+            sum(values[place] * inputs[columns[place]][column] for place in range(start, end))
+            for column in range(count)
+        ]
+        for start, end in pairwise(starts)
+    ]
+
+
+def _csr_product_cases() -> list[tuple]:
+    return [
+        ([2.0], [1], [0, 1], [[10.0], [20.0]]),
+        ([1.0, 2.0, 3.0], [0, 2, 1], [0, 2, 3], [[1.0], [10.0], [100.0]]),
+        ([5.0, 1.0, 2.0], [0, 0, 2], [0, 1, 1, 3], [[1.0], [2.0], [3.0]]),  # an empty row
+        ([1.0, 2.0, 3.0], [0, 2, 1], [0, 2, 3], [[1.0, 4.0], [10.0, 5.0], [100.0, 6.0]]),
+        ([], [], [0, 0], [[1.0, 2.0]]),
+    ]
+
+
+def _columns_of(inputs: list[list[float]]) -> range:
+    return range(len(inputs[0]))
+
+
+def _rows_of(
+    starts: list[int], inputs: list[list[float]], number: Callable[[int, int, int], float]
+) -> list[list[float]]:
+    """Outputs of which each is the sum of ``number(row, place, column)`` over a row's places."""
+    return [
+        [
+            sum(number(row, place, column) for place in range(start, end))
+            for column in _columns_of(inputs)
+        ]
+        for row, (start, end) in enumerate(pairwise(starts))
+    ]
+
+
+CSR_PRODUCT = Exercise(
+    id="05.8",
+    title="a product with a CSR matrix",
+    difficulty=3,
+    minutes=12,
+    reference=csr_product,
+    cases=_csr_product_cases,
+    hints=(
+        "Row `r` owns the places from `starts[r]` up to `starts[r + 1]` of `values` and `columns`.",
+        "A nonzero at `place` is multiplied by the row `inputs[columns[place]]`: that is the "
+        "gather.",
+        "For each column of the inputs, add up the products of the row. A row without nonzeros "
+        "gives zeros.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda values, columns, starts, inputs: _rows_of(
+                starts,
+                inputs,
+                lambda row, place, column: (
+                    values[place] * inputs[min(place - starts[row], len(inputs) - 1)][column]
+                ),
+            ),
+            "You read the inputs one after another. A nonzero needs the input at *its column*: "
+            "gather `inputs[columns[place]]`.",
+        ),
+        Mistake(
+            lambda values, columns, starts, inputs: _rows_of(
+                starts, inputs, lambda row, place, column: inputs[columns[place]][column]
+            ),
+            "You added up the inputs that a row gathers, without its values.",
+        ),
+        Mistake(
+            lambda values, columns, starts, inputs: [
+                row
+                for row, (start, end) in zip(
+                    csr_product(values, columns, starts, inputs), pairwise(starts), strict=True
+                )
+                if start < end
+            ],
+            "A row without nonzeros is missing. Its outputs are zeros.",
+        ),
+        Mistake(
+            lambda values, columns, starts, inputs: [
+                row[:1] for row in csr_product(values, columns, starts, inputs)
+            ],
+            "You multiplied only the first column of the inputs. Each column gives one of the "
+            "outputs.",
+        ),
+        Mistake(
+            lambda values, columns, starts, inputs: [
+                list(row) for row in zip(*csr_product(values, columns, starts, inputs), strict=True)
+            ],
+            "The outputs are transposed: return a list of rows, one for each row of the matrix.",
+        ),
+        Mistake(
+            lambda values, columns, starts, inputs: [
+                [
+                    sum(column)
+                    for column in zip(*csr_product(values, columns, starts, inputs), strict=True)
+                ]
+                for _ in starts[1:]
+            ],
+            "You added up all rows. `starts` says where each row begins and ends.",
+        ),
+    ),
+)
+
+EXERCISES = [
+    MEDIAN_TIMES,
+    TO_CSR,
+    CSR_BYTES,
+    LEAST_TIME,
+    TWO_FOUR,
+    CSR_SECTORS,
+    BREAK_EVEN,
+    CSR_PRODUCT,
+]
