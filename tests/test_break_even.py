@@ -166,6 +166,11 @@ def test_a_matrix_that_fills_the_cache():
     assert beyond_cache(V100, torch.float32) == math.isqrt(V100.l2 // 4)
 
 
+def test_a_cache_of_unknown_size_is_not_guessed():
+    with pytest.raises(ValueError, match="L2 cache of the V100 SXM2 is unknown"):
+        beyond_cache(V100._replace(l2=None), torch.float16)
+
+
 @pytest.mark.parametrize("call", [vector, batch, beyond_cache])
 def test_a_number_type_without_a_rate_is_refused(call):
     with pytest.raises(ValueError, match=r"float16 and bfloat16; got torch.int8"):

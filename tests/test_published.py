@@ -14,6 +14,7 @@ from course_lib.experiments.published import (
     SCOPES,
     PublishedError,
     break_evens,
+    card,
     datasheets,
     peaks,
     rows,
@@ -21,6 +22,7 @@ from course_lib.experiments.published import (
     sources,
     warnings_of,
 )
+from course_lib.measuring.break_even import TFLOPS, Card
 from course_lib.networks.data import DATA, DataError
 
 ROWS_OF = {
@@ -146,6 +148,29 @@ def test_no_datasheet_has_a_value_from_memory_and_inferred_ones_are_marked():
     assert slow.fp16_tflops == found["RTX 3090", "float16"].fp16_tflops / 2
     assert found["RTX 4090", "float32"].measured == ("fp16_tflops",)
     assert all(sheet.note for sheet in datasheets() if sheet.inferred or sheet.measured)
+
+
+def test_a_datasheet_is_a_card_of_the_models():
+    names = ("A100 SXM4 40GB", "V100 SXM2", "L4", "H100 PCIe")
+    cards = {sheet.gpu: card(sheet) for sheet in datasheets() if sheet.gpu in names}
+    assert cards["A100 SXM4 40GB"] == Card(
+        "A100 SXM4 40GB", 19.5 * TFLOPS, 312 * TFLOPS, 624 * TFLOPS, 1555e9, 40 * 2**20
+    )
+    assert cards["V100 SXM2"].two_four is None, "it has no sparse tensor cores: 0 in the file"
+    assert cards["L4"].l2 is None and cards["H100 PCIe"].fp16 == 756 * TFLOPS
+
+
+def test_a_card_with_two_rows_is_named_with_its_accumulation():
+    both = [card(sheet) for sheet in datasheets() if sheet.gpu == "RTX 3090"]
+    assert [one.name for one in both] == ["RTX 3090, float16 sums", "RTX 3090, float32 sums"]
+    assert [one.fp16 for one in both] == [142 * TFLOPS, 71 * TFLOPS]
+
+
+@pytest.mark.parametrize("end", ["GPU", "2x DLA"])
+def test_a_datasheet_without_rate_or_bandwidth_is_no_card(end):
+    sheet = the(one for one in datasheets() if one.gpu.endswith(end))
+    with pytest.raises(PublishedError, match=rf"for the {sheet.gpu}: .*bandwidth_gb_s None"):
+        card(sheet)
 
 
 def test_dense_products_reach_seven_to_nine_tenths_of_the_datasheet():

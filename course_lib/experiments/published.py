@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
+from course_lib.measuring.break_even import TFLOPS, Card
 from course_lib.networks.data import DATA, verified
 
 #: Where the zeros are: anywhere ("unstructured"), in a pattern, in whole channels; "dense" rows
@@ -446,6 +447,35 @@ def _datasheet(line: _Line) -> Datasheet:
         note=line.optional_text("note"),
         seen_in=line.text("seen_in"),
     )
+
+
+def card(sheet: Datasheet) -> Card:
+    """The GPU of a datasheet as the models of :mod:`course_lib.measuring.break_even` take it.
+
+    A card with two rows is named with its ``accumulation``, such as "RTX 3090, float32 sums".
+
+    Raises:
+        PublishedError: the datasheet has no rate in single precision, or no bandwidth.
+    """
+    if not (sheet.fp32_tflops and sheet.bandwidth_gb_s):
+        raise PublishedError(
+            f"Nothing can be computed for the {sheet.gpu}: its datasheet lacks the rate in single "
+            f"precision (fp32_tflops {sheet.fp32_tflops!r}) or the bandwidth (bandwidth_gb_s "
+            f"{sheet.bandwidth_gb_s!r}). Choose a GPU that has both."
+        )
+    return Card(
+        name=sheet.gpu + (f", {sheet.accumulation} sums" if sheet.accumulation else ""),
+        fp32=sheet.fp32_tflops * TFLOPS,
+        fp16=_scaled(sheet.fp16_tflops, TFLOPS),
+        two_four=_scaled(sheet.fp16_2_4_tflops, TFLOPS),
+        bandwidth=sheet.bandwidth_gb_s * 1e9,
+        l2=_scaled(sheet.l2_mb, 2**20),
+    )
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    """``value`` times its ``unit``; None where there is no value or no such unit in the GPU."""
+    return value * unit if value else None
 
 
 @cache

@@ -48,7 +48,7 @@ class Card(NamedTuple):
 
     Rates are in MACs per second: ``fp32`` of the CUDA cores; ``fp16`` of the tensor cores, dense;
     ``two_four`` of the tensor cores with 2:4 weights. They are None where there are none.
-    ``bandwidth`` is in bytes per second, ``l2`` is the L2 cache in bytes.
+    ``bandwidth`` is in bytes per second; ``l2`` is the L2 cache in bytes, None where it is unknown.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Card(NamedTuple):
     fp16: float | None
     two_four: float | None
     bandwidth: float
-    l2: float
+    l2: float | None
 
 
 def beyond_cache(card: Card, dtype: torch.dtype) -> int:
@@ -66,9 +66,13 @@ def beyond_cache(card: Card, dtype: torch.dtype) -> int:
     that of DRAM, is not its limit.
 
     Raises:
-        ValueError: ``dtype`` is not one of float32, float16 and bfloat16.
+        ValueError: ``dtype`` is not one of float32, float16 and bfloat16, or the size of the cache
+            is unknown.
     """
-    return math.isqrt(int(card.l2 / _bytes(dtype)))
+    size = _bytes(dtype)
+    if card.l2 is None:
+        raise ValueError(f"The size of the L2 cache of the {card.name} is unknown.")
+    return math.isqrt(int(card.l2 / size))
 
 
 def _bytes(dtype: torch.dtype) -> int:
