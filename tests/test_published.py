@@ -445,3 +445,30 @@ def test_a_file_that_differs_from_its_checksum_is_refused(root):
         stream.write("\n")
     with pytest.raises(DataError, match=r"data/published/gpu\.csv is damaged"):
         rows(root)
+
+
+# --- predictions ------------------------------------------------------------------------------
+
+
+def predictions(**what):
+    found = [
+        row
+        for row in published.break_evens()
+        if all(getattr(row, field) == value for field, value in what.items())
+    ]
+    return {(row.gpu, row.kernel): published.prediction(row) for row in found}
+
+
+def test_a_datasheet_predicts_the_break_even_of_a_published_kernel():
+    found = predictions(dtype="float32")
+    sputnik = "unstructured CSR, Sputnik"
+    expected = [found[gpu, sputnik].expected for gpu in ("A100 PCIe 80GB", "RTX 3090", "RTX 4090")]
+    assert expected == sorted(expected)  # the more arithmetic for the bandwidth, the later
+    assert found["RTX 3090", "N:M of 32 vector-wise, NM-SpMM"] is None  # no model
+    assert {*predictions(gpu="RTX 2080 SUPER").values()} == {None}  # no datasheet
+
+
+def test_the_accumulation_of_the_dense_product_chooses_the_datasheet():
+    [in_16] = [row for row in published.break_evens() if row.source.id == "venom"][:1]
+    in_32 = in_16._replace(dense_baseline="cuBLAS fp16, tensor cores, fp32 accumulate")
+    assert published.prediction(in_16).ideal > published.prediction(in_32).ideal

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from course_lib.measuring.break_even import TFLOPS, Card
+import torch
+
+from course_lib.measuring.break_even import TFLOPS, Card, Prediction, predicted
 from course_lib.networks.data import DATA, verified
 
 #: Where the zeros are: anywhere ("unstructured"), in a pattern, in whole channels; "dense" rows
@@ -471,6 +473,28 @@ def card(sheet: Datasheet) -> Card:
         bandwidth=sheet.bandwidth_gb_s * 1e9,
         l2=_scaled(sheet.l2_mb, 2**20),
     )
+
+
+#: The datasheet that stands for that of a GPU with the same chip, where its own was not seen.
+STAND_INS = {"A100 PCIe 80GB": "A100 SXM4 80GB"}
+
+
+def prediction(row: PublishedBreakEven, root: Path = DATA) -> Prediction | None:
+    """The break-even sparsity that a datasheet predicts for ``row``, computed, not published.
+
+    None if there is no datasheet of its GPU, or no model of its kernel.
+    """
+    gpu = STAND_INS.get(row.gpu, row.gpu)
+    accumulation = "float16" if "fp16 accumulate" in row.dense_baseline else "float32"
+    sheets = (
+        sheet
+        for sheet in datasheets(root)
+        if sheet.gpu == gpu and sheet.accumulation in ("", accumulation)
+    )
+    sheet = next(sheets, None)
+    if sheet is None or row.columns is None:
+        return None
+    return predicted(card(sheet), getattr(torch, row.dtype), row.kernel, row.columns.least)
 
 
 def _scaled(value: float | None, unit: float) -> float | None:
