@@ -1173,11 +1173,13 @@ else:
 
 
 # %%
-def verdict(name, here, gpu):
-    """The card of a claim, from values of this CPU and, if there are any, of a GPU."""
-    card = claims.record(name, claims.known(here), f"{SIZE} x {SIZE} in float32, 1 and {COLUMNS}")
-    found = claims.known(gpu)
-    return claims.record(name, found, "4096 x 4096", gpu_source) if found else card
+context = f"{SIZE} x {SIZE} in float32, one column and {COLUMNS}"
+
+
+def also_on_gpu(card, values):
+    """The card of a claim, with values of a GPU if there are any."""
+    found = claims.known(values)
+    return claims.record(card.claim.id, found, "4096 x 4096", gpu_source) if found else card
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1189,7 +1191,7 @@ gpu = {
     "csr_90_gpu_32": speedup_on_gpu("CSR", 0.9, "float32"),
     "csr_90_gpu_16": speedup_on_gpu("CSR", 0.9, "float16"),
 }
-verdict("C06", here, gpu)
+also_on_gpu(claims.record("C06", here, context), gpu)
 
 # %% [markdown]
 # The claim is about a GPU; on a CPU the answer depends on the break-even above. C07, the reason:
@@ -1203,7 +1205,7 @@ here = {
 }
 one_vector = speedup_on_gpu("CSR", 0.9, "float16", columns=1)
 gpu = {"price_of_a_weight_gpu": one_vector and ratio(exact(1 / (1 - 0.9)), one_vector)}
-verdict("C07", here, gpu)
+also_on_gpu(claims.record("C07", here, context), gpu)
 
 # %% [markdown]
 # "Gather" can mean two things: the overhead of fetching each input individually, or inputs that are
@@ -1220,7 +1222,7 @@ gpu = {
     "csr_95_gpu": speedup_on_gpu("CSR", 0.95, "float16"),
     "csr_95_vector_gpu": speedup_on_gpu("CSR", 0.95, "float16", columns=1),
 }
-verdict("C08", here, gpu)
+also_on_gpu(claims.record("C08", here, context), gpu)
 
 # %% [markdown]
 # C14, "memory only":
