@@ -7,14 +7,14 @@ looks in the learner's own recordings first, then in the course's.
 
 import math
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, NotRequired, TypedDict
 
 import yaml
 
-from course_lib.experiments import recordings
+from course_lib.experiments import published, recordings
 from course_lib.experiments.recordings import COURSE
 from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.measuring.machine import machine_name
@@ -53,7 +53,7 @@ class BankError(ValueError):
 
 
 class LookUp(TypedDict, total=False):
-    """One number: typed arithmetic, a measured claim, or a place in a recording.
+    """One number: typed arithmetic, a measured claim, a place in a recording, or published rows.
 
     ``over`` or ``minus`` compares it with another one.
     """
@@ -62,6 +62,7 @@ class LookUp(TypedDict, total=False):
     claim: str
     quantity: str
     experiment: str
+    published: str
     model: str
     device: str
     at: str
@@ -110,6 +111,12 @@ class QuestionFile(TypedDict):
     questions: list[QuestionEntry]
 
 
+#: The tables of published rows, see :mod:`course_lib.experiments.published`.
+PUBLISHED: dict[str, Callable[[Path], Sequence[published.Row]]] = {
+    "speed-ups": published.rows,
+    "break-evens": published.break_evens,
+}
+
 #: The same as a JSON schema, which also checks the values.
 TEXT = {"type": "string", "pattern": r"\S"}
 LOOK_UP = {"$ref": "#/$defs/look-up"}
@@ -122,6 +129,7 @@ DEFINITIONS = {
             "claim": {"type": "string", "pattern": r"^C\d\d$"},
             "quantity": TEXT,
             "experiment": {"enum": [*EXPERIMENTS]},
+            "published": {"enum": [*PUBLISHED]},
             "model": TEXT,
             "device": TEXT,
             "at": TEXT,
@@ -134,6 +142,7 @@ DEFINITIONS = {
             {"required": ["number"]},
             {"required": ["claim", "quantity"]},
             {"required": ["experiment", "field"]},
+            {"required": ["published", "where", "field"]},
         ],
         "not": {"required": ["over", "minus"]},
         "additionalProperties": False,
@@ -396,6 +405,9 @@ class NumberFinder:
     def _origin(self, look_up: LookUp, own: bool) -> str:
         if "number" in look_up:
             return "by arithmetic"
+        if "published" in look_up:
+            names = dict.fromkeys(str(row.source) for row in self._rows(look_up))
+            return f"published by {' and '.join(names)}"
         if "claim" in look_up and own:
             entry = self._measured(own)[look_up["claim"]][look_up["quantity"]]
             return entry.get("source") or "as you measured it"
@@ -414,6 +426,8 @@ class NumberFinder:
             return look_up["number"]
         if "claim" in look_up:
             return self._measured(own)[look_up["claim"]][look_up["quantity"]]["value"]
+        if "published" in look_up:
+            return fmean(getattr(row, look_up["field"]) for row in self._rows(look_up))
         recording = self._recording(look_up, own)
         if "at" not in look_up:
             return _field(recording, look_up["field"])
@@ -421,6 +435,17 @@ class NumberFinder:
         what = look_up.get("where", {})
         agree = [e for e in recording[look_up["at"]] if all(e[key] == what[key] for key in what)]
         return fmean([_field(entry, look_up["field"]) for entry in agree] or [math.nan])
+
+    def _rows(
+        self, look_up: LookUp
+    ) -> list[published.PublishedSpeedup | published.PublishedBreakEven]:
+        """The published rows that agree with ``where``; several count as their mean."""
+        what = {name: str(value) for name, value in look_up["where"].items()}
+        rows: Sequence[published.Row] = PUBLISHED[look_up["published"]](self._root)
+        found = [row for row in rows if all(_published(row, name) == what[name] for name in what)]
+        if not found:
+            raise LookupError(f"nothing like {look_up['where']} was published")
+        return found
 
     def _measured(self, own: bool) -> dict[str, dict[str, Measurement]]:
         return progress.read()["claims"] if own else claims.recordings(self._root)[COURSE]["claims"]
@@ -433,6 +458,11 @@ class NumberFinder:
         if look_up.get("device", found.get("device")) != found.get("device"):
             raise LookupError("recorded on another kind of device")
         return found
+
+
+def _published(row: published.Row, name: str) -> str:
+    """A field of a published row as text; of its source the id."""
+    return row.source.id if name == "source" else str(getattr(row, name))
 
 
 def _field(entry: dict, path: str) -> float:
