@@ -31,6 +31,7 @@ from matplotlib.ticker import LogLocator
 
 from course_lib.bars import bar
 from course_lib.deployment import sparse, triton_csr
+from course_lib.deployment import two_four as packing
 from course_lib.experiments import published, recordings
 from course_lib.experiments import sparse_vs_dense as sweep
 from course_lib.measuring import break_even, cost, timing, traffic
@@ -561,9 +562,15 @@ check("05.5", two_four)
 # hint("05.5")
 # solution("05.5")
 
+# %% [markdown]
+# `deployment.two_four` packs a whole matrix like this. (Torch stores the same values and the same
+# bits, the latter in another order, which its hardware wants.)
+
 # %%
-bits = 2 * (16 + 2)
-print(f"four weights of 16 bits: {4 * 16} bits dense, {bits} bits in 2:4 ({bits / 64:.0%})")
+halves = (weight * masks.nm_mask(weight.abs(), 2, 4)).half()
+packed = packing.pack(halves)
+print(f"2:4 in 16 bits: {packed.bytes / halves.nbytes:.1%} of the dense bytes")
+print("unpacked again, it is the same:", torch.equal(packing.unpack(*packed), halves))
 
 # %% tags=["nbval-ignore-output"]
 two_four_held = sparse.to_formats(weight, 0.5, ["2:4"])["2:4"]
