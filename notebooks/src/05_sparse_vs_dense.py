@@ -10,7 +10,8 @@
 # - explain it with two ceilings, memory and arithmetic, and with what a GPU moves,
 # - predict the break-even of a GPU that you do not have, and check it against published times.
 #
-# **Time**: 95 minutes of reading and exercises, under 90 s of compute
+# **Time**: 110 minutes of reading and exercises, under 90 s of compute. Take a break before *Inside
+# a GPU*; the section *Write the product* is optional.
 #
 # **Claims** under test: C06, C07, C08, C14
 #
