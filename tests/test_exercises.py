@@ -146,6 +146,20 @@ def test_hints_begin_again_after_the_last():
     assert shown[0] == shown[-1] and len(set(shown)) == count
 
 
+def test_cells_use_a_correct_answer_and_otherwise_the_reference():
+    exercise = exercises.EXERCISES["06.4"]
+
+    def own(left, multiple, whole):
+        return exercise.reference(left, multiple, whole)
+
+    assert exercises.working("06.4", own) is own
+    for unfinished in (lambda left, multiple, whole: ..., lambda left, multiple, whole: left, None):
+        assert exercises.working("06.4", unfinished) is exercise.reference
+    assert progress.read()["exercises"] == {}
+    with pytest.raises(KeyError):
+        exercises.working("06.99", own)
+
+
 def test_the_solution_is_shown_as_code():
     assert "def sparsity" in repr(exercises.solution("00.1"))
 

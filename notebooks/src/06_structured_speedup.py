@@ -5,35 +5,40 @@
 #
 # You will be able to
 # - count the MACs of a convolution, a chain and a network with fewer channels,
-# - predict its time from two ceilings, and say why it takes longer,
-# - say where removing channels gains no time,
-# - choose a network by accuracy and milliseconds, both measured.
+# - fit time = a + b * MACs, predict the time of a width, and say what a is,
+# - say where removing channels gains no time, on a CPU and, from its datasheet, on a GPU,
+# - choose widths that suit the hardware, and a network by accuracy and milliseconds.
 #
-# **Time**: 70 minutes of reading and exercises, under 90 s of compute
+# **Time**: 75 minutes of reading and exercises, under 90 s of compute
 #
 # **Claims** under test: C10, C11
 #
 # **Needs**: lessons 03, 04 and 05. No network, no GPU.
 
 # %%
+from functools import partial
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from course_lib.bars import bar
-from course_lib.experiments import recordings
+from course_lib.experiments import published, recordings
 from course_lib.experiments import structured_speedup as widths
-from course_lib.measuring import cost, estimates
+from course_lib.measuring import break_even, cost, timing
 from course_lib.measuring.estimates import recorded_speedup
 
 # %%
+from course_lib.networks import models
+from course_lib.pruning import channels, graph, surgery
 from course_lib.teaching import claims, figures, recovery
-from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.exercises import check, hint, solution, working
 from course_lib.teaching.reading import read
 from course_lib.teaching.widgets import choose, predict, reveal
 
 plt.style.use(figures.STYLE)
-HALF = 0.5
+HALF, ORANGE = 0.5, figures.COLOURS["structured"]
 
 # %%
 roof = cost.roofline()
@@ -41,7 +46,7 @@ roof = cost.roofline()
 # %% [markdown]
 # ## Predict
 #
-# The zeros of lesson 05 need support from the hardware. Removed channels leave smaller *dense*
+# The zeros of lesson 05 need a kernel that skips them. Removed channels leave smaller *dense*
 # matrices, which need no special kernel. Remove half of the channels of ResNet-18.
 
 # %%
@@ -67,8 +72,8 @@ predict(
 # %% [markdown]
 # ## One layer
 #
-# **Exercise 06.1.** How many multiply-accumulates (MACs) does a convolution need? `height` and
-# `width` are those of its output map.
+# **Exercise 06.1.** How many multiply-accumulates (MACs) does a convolution (without groups) need?
+# `height` and `width` are those of its output map.
 
 
 # %%
@@ -158,13 +163,15 @@ figures.show(figure, alt="MACs and time left against channels removed, for a lay
 read(
     half["layer"]["speedup"] > 1.6 and half["chain"]["speedup"] > 2.4,
     "The time follows, though not fully: the chain gains much more than the layer.",
-    "The time does not follow the MACs here: this layer or this chain is no longer compute-bound.",
+    "The time does not follow the MACs here: something other than arithmetic limits this layer "
+    "or this chain, or its narrow layers run on slower kernels.",
 )
 
 # %% [markdown]
 # ## A whole network
 #
-# The trained ResNet-18, at widths from 100 to 20 %, on one picture.
+# The trained ResNet-18, at widths from 100 to 20 %, on one picture. "At best" adds up what the
+# roofline of lesson 05 allows each layer. (Winograd's algorithm multiplies less and can beat it.)
 
 # %% tags=["nbval-ignore-output"]
 network = widths.measure("resnet18", 1, roof=roof, rounds=15, seconds=3)
@@ -207,35 +214,6 @@ read(
     "Is that so for every network?",
 )
 
-# %% tags=["nbval-ignore-output"]
-first = network[1]["speedup"]
-read(
-    first < 1,
-    f"And without a tenth of its channels it is slower: {first:.2f} times as fast. Its layers have "
-    "58 or 115 channels, which the kernels of this processor do not like.",
-    f"Without a tenth of its channels it is {first:.2f} times as fast, although its layers have 58 "
-    "or 115 channels.",
-)
-
-# %% [markdown]
-# A tenth of 64 channels leaves 58; an eighth leaves 56, a multiple of 8. Both in one comparison:
-
-# %% tags=["nbval-ignore-output"]
-pair = widths.measure("resnet18", 1, (0.0, 0.1, 0.125), roof=roof, rounds=15, seconds=2)
-for point in pair[1:]:
-    speedup = recorded_speedup(point)
-    print(f"{point['removed']:5.1%} removed: {speedup} times as fast")
-aligned_gain = estimates.ratio(*(recorded_speedup(point) for point in (pair[2], pair[1])))
-print(f"an eighth over a tenth: {aligned_gain}")
-
-# %% tags=["nbval-ignore-output"]
-read(
-    aligned_gain.low > 1.1,
-    "A few channels more or less change the time by far more than their MACs. That is why widths "
-    "are rounded to a multiple, and why the steps of the curve above are not all steps of work.",
-    "Here the aligned width gains hardly more than its MACs suggest.",
-)
-
 # %% [markdown]
 # ## What does not shrink?
 #
@@ -266,12 +244,14 @@ read(
 )
 
 # %% [markdown]
-# The rest is the same at every width: Python calls one layer after another, torch checks shapes,
-# prepares each operation, and allocates memory for its result. Count the operations:
+# The rest hardly depends on the width: Python calls one layer after another, torch checks shapes,
+# prepares each operation, and allocates memory for its result. Count the layers, without ReLUs and
+# additions, which are functions:
 
 # %% tags=["nbval-ignore-output"]
 tiny = widths.build("small_resnet", 0.8)
-layers = cost.work(tiny, widths.example(tiny, 1))
+work = cost.work(tiny, widths.example(tiny, 1))
+layers = [name for name in work if not name.endswith("skip")]  # an identity does nothing
 each = 1000 * small[8]["median"] / len(layers)
 print(f"{len(layers)} layers in {small[8]['median']:.2f} ms: {each:.0f} microseconds each,")
 print("for layers that have next to nothing to compute")
@@ -353,13 +333,45 @@ figures.show(figure, alt="Time of a convolution against its channels, 48 to 72, 
 
 # %% tags=["nbval-ignore-output"]
 at = {point["channels"]: point["median"] for point in stairs}
-for more in (1, 8):
-    ratio = np.mean([at[step + more] / at[step] for step in (48, 64)])
-    print(f"{more} more than a multiple of 16: {ratio:.2f} times the time")
+for step, multiple in ((56, 8), (48, 16), (64, 32)):
+    one, eight = (at[step + more] / at[step] - 1 for more in (1, 8))
+    print(f"{step}, a multiple of {multiple}: 1 channel more {one:+.0%} time, 8 more {eight:+.0%}")
 
 # %% [markdown]
 # Where one more channel costs as much as eight more, the curve is a staircase: then keep the
 # channels up to the next step. Where it is smooth, odd widths cost nothing extra on this machine.
+#
+# For a whole network the authors of Torch-Pruning *published* such a curve: ResNet-50 without up to
+# 90 % of its channels, in batches of 64, on a GPU that they do not name.
+
+# %%
+rows = [row for row in published.rows() if row.source.id == "torch_pruning" and row.sparsity < 0.95]
+gmacs = [float(row.what.split("; ")[1].removesuffix(" GMACs")) for row in rows]
+figure, axes = plt.subplots()
+x = [100 * row.sparsity for row in rows]
+axes.plot(x, [gmacs[0] / each for each in gmacs], ":", color="black", label="if time followed MACs")
+axes.plot(x, [row.speedup for row in rows], "o-", color=ORANGE, label="published")
+axes.set(xlabel="channels removed (%)", ylabel="times faster", title="ResNet-50, GPU not named")
+axes.set(yscale="log", ylim=(0.9, 10), yticks=[1, 2, 4, 8], yticklabels=[1, 2, 4, 8])
+axes.minorticks_off()
+axes.legend()
+figures.show(figure, alt="Published speed-up of ResNet-50 and its MACs against channels removed.")
+print(rows[0].source, *published.warnings_of(rows), sep="\n")
+
+# %% [markdown]
+# Where does the line jump? Find the steps of 5 % that shorten the time by *more* than the MACs:
+
+# %%
+for (before, after), (more, less) in zip(pairwise(rows), pairwise(gmacs), strict=True):
+    shorter, fewer = after.speedup / before.speedup, more / less
+    if shorter > fewer:
+        left = [int(count * (1 - after.sparsity)) for count in (64, 128, 256, 512)]
+        print(f"to {after.sparsity:.0%}: MACs {fewer:.2f}, time {shorter:.2f} times less, {left}")
+print(f"5 % removed: {rows[1].speedup:.2f} times as fast as dense")
+
+# %% [markdown]
+# Both steps lead to widths (in brackets) that are multiples of 16 or 32. That suggests alignment;
+# it proves nothing, since neither the GPU nor its kernels are known.
 #
 # **Exercise 06.4.** Pruning would leave `left` of a layer's `whole` channels. Return the number to
 # keep: `left` rounded up to a multiple of `multiple`, but not more than the layer has.
@@ -376,6 +388,46 @@ check("06.4", aligned)
 # %%
 # hint("06.4")
 # solution("06.4")
+
+# %% [markdown]
+# Look back at ResNet-18 without a tenth of its channels: was it faster than dense? Apply your
+# function to it. (`working` is your function once it is correct, and the reference until then.)
+
+# %%
+round_up = working("06.4", aligned)
+whole = widths.build("resnet18", 0.0)
+traced = graph.trace(whole, models.EXAMPLE)
+keep, ratios = {}, {}
+for name, group in traced.free.items():
+    count = len(group.channels)
+    left = count - round(0.1 * count)
+    keep[count] = f"{left} -> {round_up(left, 8, count)}"
+    ratios[name] = 1 - round_up(left, 8, count) / count
+rounded = surgery.prune(whole, traced, channels.lowest(channels.l1(whole, traced), ratios))
+print("channels:", *(f"{count} -> {after}" for count, after in keep.items()), sep="\n")
+
+# %% tags=["nbval-ignore-output"]
+inputs = widths.example(whole, 1)
+networks = {"dense": whole, "a tenth gone": widths.build("resnet18", 0.1), "rounded": rounded}
+runs = {
+    name: partial(widths.placed(each, "cpu", torch.float32), inputs)
+    for name, each in networks.items()
+}
+result = timing.compare(runs, rounds=30, seconds=3)
+for name in ("a tenth gone", "rounded"):
+    million = cost.macs(networks[name], inputs) / 1e6
+    print(f"{name}: {million:.0f} MMACs, {result.speedup(name, over='dense')} over dense")
+gain = result.speedup("rounded", over="a tenth gone")
+print(f"rounded over odd widths: {gain}")
+
+# %% tags=["nbval-ignore-output"]
+read(
+    gain.low > 1,
+    "More MACs in less time: on this processor odd widths cost more than the extra channels.",
+    "The rounded network is slower: odd widths cost nothing extra here, the extra channels do."
+    if gain.high < 1
+    else "No difference can be told: the extra channels cost no measurable time here.",
+)
 
 # %% [markdown]
 # ## Accuracy against milliseconds
@@ -437,12 +489,202 @@ check("06.5", fastest)
 # solution("06.5")
 
 # %% [markdown]
-# ## Recorded machines
+# ## Predict a width
 #
-# `python -m course_lib record structured_speedup` records all of this in a few minutes.
+# Instead of measuring every width, fit a line: time = a + b * MACs. b is the cost of a MAC, and a
+# is what does not shrink.
+#
+# **Exercise 06.6.** Fit a and b to some networks by least squares (`np.polyfit`), and predict the
+# time of a network of `new` MACs. Return a, b and the time.
+
+
+# %%
+def fit_time(macs, times, new):
+    """a, b, and the time at `new` MACs."""
+    return ...
+
+
+check("06.6", fit_time)
+
+# %%
+# hint("06.6")
+# solution("06.6")
+
+# %% [markdown]
+# Fit five of the widths of ResNet-18 from above, and predict one not seen: without 35 % of its
+# channels.
+
+# %% tags=["nbval-ignore-output"]
+time_of = working("06.6", fit_time)
+FITTED = (0.0, 0.2, 0.4, 0.6, 0.8)
+
+
+def over_macs(points, removed):
+    """Millions of MACs, and milliseconds, of the points at these widths."""
+    some = [point for point in points if point["removed"] in removed]
+    return [point["macs"] / 1e6 for point in some], [point["median"] for point in some]
+
+
+new = cost.macs(widths.build("resnet18", 0.35), inputs) / 1e6
+a, b, expected = time_of(*over_macs(network, FITTED), new)
+print(f"a = {a:.2f} ms; a million MACs cost b = {1000 * b:.1f} microseconds")
+print(f"{new:.0f} MMACs: {expected:.2f} ms predicted")
+
+# %% [markdown]
+# Now measure it, in turns with the dense network, so that a slow moment of the machine cancels:
+
+# %% tags=["nbval-ignore-output"]
+unseen = widths.measure("resnet18", 1, (0.0, 0.35), roof=roof, rounds=20, seconds=2)
+found, promised = recorded_speedup(unseen[1]), network[0]["median"] / expected
+error = found.value / promised - 1
+print(f"measured {unseen[1]['median']:.2f} ms")
+print(f"over dense: predicted {promised:.2f}, measured {found}")
+read(
+    abs(error) < 0.15,
+    f"The predicted time is off by {abs(error):.0%}: good enough to choose a width.",
+    f"The predicted time is off by {abs(error):.0%}. Do the points scatter, or does the line bend?",
+)
+
+# %%
+figure, axes = plt.subplots()
+x, y = over_macs(network, FITTED)
+axes.plot([0, max(x)], [a, a + b * max(x)], "--", color="black", label="a + b * MACs")
+axes.plot(x, y, "o", color=ORANGE, label="fitted")
+axes.plot(new, network[0]["median"] / found.value, "*", color="#8f5d00", ms=15, label="not seen")
+axes.plot(0, a, "s", color="#5f5f5f", label="a: what does not shrink", clip_on=False)
+axes.set(xlabel="millions of MACs", ylabel="ms for one picture", xlim=(0, None), ylim=(0, None))
+axes.set_title("ResNet-18")
+axes.legend()
+figures.show(figure, alt="Times of ResNet-18 over its MACs, the fitted line, and a width not seen.")
+
+# %% [markdown]
+# How far can you trust it? The same on the *recorded* times of the course's processor, between the
+# fitted widths and beyond them:
 
 # %%
 recorded = recordings.load("structured_speedup", "resnet18")
+processor = recorded[recordings.COURSE]
+points = recordings.points(processor, part="resnet18", batch=1, dtype="float32")
+for title, fitted, asked in (
+    ("between", FITTED, (0.1, 0.3, 0.5, 0.7)),
+    ("beyond", (0.0, 0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8)),
+):
+    wanted = zip(*over_macs(points, asked), strict=True)
+    errors = [time_of(*over_macs(points, fitted), macs)[2] / ms - 1 for macs, ms in wanted]
+    print(f"recorded, {title}: predicted times off by", *(f"{each:+.0%}" for each in errors))
+
+# %% [markdown]
+# Interpolate; do not extrapolate. The line is a simplification: odd widths scatter around it, and
+# since the bytes that move shrink with the width, not its square, part of their time ends up in a.
+# It holds for one network, batch and machine.
+#
+# Amdahl's law (06.3) now says what any pruning can gain: b * MACs shrinks, a stays.
+
+# %% tags=["nbval-ignore-output"]
+dense_macs, half_macs = (point["macs"] / 1e6 for point in (network[0], network[5]))
+share = b * dense_macs / (a + b * dense_macs)
+speedup = working("06.3", overall_speedup)(share, dense_macs / half_macs)
+print(
+    f"{share:.0%} of the dense time shrinks. Half of the channels, times faster: {speedup:.1f} by"
+)
+print(
+    f"Amdahl's law, {network[5]['speedup']:.1f} measured; without any MACs: {1 / (1 - share):.1f}"
+)
+
+# %% [markdown]
+# ## A narrow layer on a GPU
+#
+# Everything in this section is *computed*. A GPU divides the output of a matrix product into blocks
+# of, say, 128 x 128 numbers. Each such **tile** is computed by one of its streaming multiprocessors
+# (an A100 has 108). A convolution is such a product: a row for every position of the output, a
+# column for every output channel. As many tiles as there are multiprocessors run at once: a
+# **wave**. A tile that extends beyond the edge is padded and costs as much as a full one; a last
+# wave of one tile takes as long as a full one (NVIDIA, "Matrix Multiplication Background User's
+# Guide", 2023).
+
+# %%
+TILE, MULTIPROCESSORS = 128, 108
+
+
+def waves(rows, columns):
+    """How many tiles a product has, and in how many waves an A100 computes them."""
+    tiles = -(-rows // TILE) * -(-columns // TILE)
+    return tiles, -(-tiles // MULTIPROCESSORS)
+
+
+print("channels  1 picture  64 pictures  (tiles in waves, computed for maps of 14 x 14)")
+for count in (256, 192, 129, 128, 64):
+    one, many = (waves(batch * 14 * 14, count) for batch in (1, 64))
+    print(f"{count:8d}     {one[0]} in {one[1]}    {many[0]:4d} in {many[1]}")
+
+# %% [markdown]
+# With 64 pictures, the step from 129 to 128 channels saves a wave; the others save nothing. With
+# one picture there is a single wave at any width, and most multiprocessors are idle. (Fewer *input*
+# channels shorten the sum behind each number.) Real steps are smaller: libraries choose between
+# tiles of several sizes, and can divide long sums among multiprocessors.
+#
+# Every kernel must also be started, at any width: the **launch overhead**. The model below assumes
+# 4 microseconds. That is in no datasheet: driver, host and framework decide. A few microseconds are
+# usual; eager PyTorch, which runs Python for every operation, needs more, a CUDA graph less.
+#
+# At which width does `small_resnet` (16, 32 and 64 channels) stop gaining? Guess, then compute the
+# least time from datasheets, in 16-bit numbers, with one kernel for each convolution (BatchNorm,
+# ReLU and addition fused into it) and one for the linear layer.
+
+# %%
+WIDTHS = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+NAMES = ("Tesla T4", "A100 SXM4 80GB", "H100 SXM")
+cards = [published.card(sheet) for sheet in published.datasheets() if sheet.gpu in NAMES]
+
+
+def works(width, batch):
+    """MACs and bytes of the layers of a small_resnet with `width` channels in its first stage."""
+    with torch.device("meta"):  # shapes only, nothing is computed
+        net = models.SmallResNet((width, 2 * width, 4 * width)).half().eval()
+        pictures = torch.empty(batch, 1, 28, 28, dtype=torch.float16)
+    return [layer for layer in cost.work(net, pictures).values() if layer.macs]
+
+
+# %%
+micro = {}
+for batch in (1, 64):
+    networks = {width: works(width, batch) for width in WIDTHS}
+    for card in cards:
+        times = [break_even.seconds(card, each, torch.float16) for each in networks.values()]
+        micro[card.name, batch] = [1e6 * each for each in times]
+        stop = break_even.stops_gaining(card, networks, torch.float16)
+        told = f"stops gaining at {stop} channels" if stop else "gains at all of these widths"
+        print(f"computed, batch of {batch:2d}, {card.name}: {told}")
+floor = 1e6 * break_even.launch_floor(len(networks[16]))
+print(f"computed: {len(networks[16])} launches take {floor:.0f} microseconds, the launch floor")
+
+# %%
+figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+STYLES = zip(cards, (ORANGE, "#b87a00", "#5c3d00"), ("o-", "s-", "^-"), strict=True)
+for card, colour, line in STYLES:
+    for axes, batch in zip(pair, (1, 64), strict=True):
+        axes.plot(WIDTHS, micro[card.name, batch], line, color=colour, label=card.name, ms=6)
+for axes, title in zip(pair, ("one picture", "64 pictures"), strict=True):
+    axes.axhline(floor, color="#5f5f5f", linestyle="--", label="launch floor")
+    axes.set(xscale="log", yscale="log", xlabel="channels of the first stage", title=title)
+    axes.set_xticks([4, 16, 64, 256], [4, 16, 64, 256])
+    axes.set_yticks([100, 300, 1000, 3000], [100, 300, 1000, 3000])
+    axes.minorticks_off()
+pair[0].set_ylabel("microseconds, computed")
+pair[0].legend(fontsize=11)
+figures.show(figure, alt="Computed time of small_resnet over its width, on T4, A100 and H100.")
+
+# %% [markdown]
+# ("Stops gaining": within 10 % of the floor.) The floor is the a of your line, and for one picture
+# `small_resnet` already lies on it. The faster the card, the wider a network must be before its
+# width matters. The model is simple: all multiprocessors are busy at 80 % of the datasheet's rate,
+# which narrow layers do not reach, and launches add to the work, which a host that runs ahead
+# overlaps. Fewer launches help (fusion, fewer layers), cheaper ones (a CUDA graph), or larger
+# batches.
+#
+# ## Recorded machines
+#
+# `python -m course_lib record structured_speedup` records all of this in a few minutes.
 
 
 # %%
@@ -450,10 +692,10 @@ def over_removed(name, part, batch):
     """Recorded speed-ups of a part, and the reduction of its MACs."""
     points = recordings.points(recorded[name], part=part, batch=int(batch))
     figure, axes = plt.subplots()
-    for dtype in dict.fromkeys(point["dtype"] for point in points):
+    for dtype, style in zip(dict.fromkeys(p["dtype"] for p in points), ("o-", "s--"), strict=False):
         line = [point for point in points if point["dtype"] == dtype]
-        x = [100 * point["removed"] for point in line]
-        axes.plot(x, [point["speedup"] for point in line], "o-", label=f"time, {dtype}")
+        x, y = zip(*((100 * p["removed"], p["speedup"]) for p in line), strict=True)
+        axes.plot(x, y, style, color=ORANGE, label=f"time, {dtype}")
     fewer = [line[0]["macs"] / point["macs"] for point in line]
     axes.plot(x, fewer, ":", color="black", label="MACs")
     axes.set(xlabel="channels removed (%)", ylabel="times faster", title=f"{name}, {part}")
@@ -474,30 +716,16 @@ choose(
     alt="Recorded speed-up against channels removed, with the reduction of MACs.",
 )
 
-# %%
-processor = recorded[recordings.COURSE]
-for part, batch, removed in (("resnet18", 1, 0.1), ("resnet18", 1, 0.5), ("resnet18", 64, 0.5)):
-    for point in recordings.points(processor, part=part, batch=batch, removed=removed):
-        print(f"{part}, batch {batch}, {removed:.0%} removed: {point['speedup']:.1f} times faster")
-
 # %% [markdown]
-# The wide gap between time and MACs at one picture narrows with a larger batch. And look at 10 %:
-# 64 channels become 58, and 128 become 115, which are not on the steps of the staircase.
-#
-# Does the recording hold on your machine? Compare it with your ResNet-18 from above:
+# Does the recording hold on your machine? Compare half of the channels of ResNet-18:
 
 # %% tags=["nbval-ignore-output"]
-what = {"part": "resnet18", "removed": HALF, "batch": 1, "dtype": "float32"}
-for name, one in recorded.items():
-    for point in recordings.points(one, **what):
-        print(f"{name}: {point['speedup']:.2f} times faster; here {network[5]['speedup']:.2f}")
-
-# %% tags=["nbval-ignore-output"]
-there = recordings.points(processor, **what)[0]["speedup"]
+there = recordings.points(processor, part="resnet18", removed=HALF, batch=1)[0]["speedup"]
+here = network[5]["speedup"]
 read(
-    1 / 1.7 < network[5]["speedup"] / there < 1.7,
-    "They agree within a factor of 1.7.",
-    "They differ by more than a factor of 1.7: another machine, or a disturbed one.",
+    1 / 1.7 < here / there < 1.7,
+    f"{here:.2f} times faster here, {there:.2f} recorded: they agree within a factor of 1.7.",
+    f"{here:.2f} times faster here, {there:.2f} recorded: another machine, or a disturbed one.",
 )
 
 # %% [markdown]
@@ -530,13 +758,50 @@ claims.record("C11", measurements, "one picture, float32")
 # %% [markdown]
 # Time and accuracy come from the same networks, and the card judges each separately.
 #
+# ## At work
+#
+# Not run here: these packages are not part of the course. Torch-Pruning builds a dependency graph,
+# as in lesson 03, and removes whole groups:
+#
+# ```python
+# import torch_pruning as tp
+#
+# pruner = tp.pruner.BasePruner(  # tp.pruner.MetaPruner in older versions
+#     model,
+#     example_inputs=example,
+#     importance=tp.importance.GroupMagnitudeImportance(p=2),
+#     pruning_ratio=0.5,
+#     ignored_layers=[model.fc],  # the classes stay
+#     round_to=8,  # aligned widths
+# )
+# pruner.step()  # tp.DependencyGraph finds the groups; then recalibrate and fine-tune
+# compiled = torch.compile(model, mode="reduce-overhead")  # fuses; on a GPU, a CUDA graph
+# torch.onnx.export(model, (example,), "small.onnx", dynamo=True)
+# session = onnxruntime.InferenceSession("small.onnx")  # on a GPU, name the providers
+# # TensorRT: trtexec --onnx=small.onnx --saveEngine=small.engine --useCudaGraph
+# ```
+#
+# Where it fails: custom operations and branches that depend on values are not traced, so compare
+# MACs and outputs afterwards. The state dict does not fit the original class: save the object, or
+# its widths. `torch.compile` removes much of a and hardly touches b, so the same pruning gains a
+# *larger* factor: measure it after compiling. New input shapes compile again. A TensorRT engine
+# fits one type of GPU.
+#
+# Toolkits drop such pruning: NNCF removed its older algorithms, structural pruning among them, in
+# December 2025 (pull request 3773); AIMET's developers no longer work on compression, channel
+# pruning included (issue 4011, August 2025). Narrower dense networks need no support at run time,
+# so the method works as before. But expect to maintain the surgery yourself, and to be asked
+# whether training a smaller network would do (lesson 10).
+#
 # ## Recap
 #
 # - In one layer, MACs fall linearly with its outputs; in a chain, with the square of the width; in
 #   a network, nearly so.
 # - Time follows MACs where arithmetic is the limit: wide layers, large batches.
-# - Costs that do not shrink set a floor: launching every layer, moving its input and output.
+# - time = a + b * MACs, fitted on a few widths, predicts those between them. What does not shrink,
+#   such as the launch of every layer, is in a.
 # - If the staircase shows steps, keep numbers of channels that suit your hardware.
+# - On a GPU, tiles and waves make the steps, and launches a floor: narrow networks gain nothing.
 # - Choose by accuracy and milliseconds, both measured, on the machine that will run it.
 #
 # ## Interview questions
@@ -546,10 +811,10 @@ claims.record("C11", measurements, "one picture, float32")
 # <details><summary>Answer</summary>
 #
 # MACs fall to about a quarter, since every layer has half of its inputs and outputs (only the
-# inputs of the first and the outputs of the last stay). The speed-up is between none and four
-# times, depending on how much of the time was arithmetic. A wide network or a large batch comes
-# close to the MACs; a small network on one picture gains little, because launching its layers costs
-# the same as before.
+# inputs of the first and the outputs of the last stay). The speed-up is mostly between none and
+# four times, depending on how much of the time was arithmetic. A wide network or a large batch
+# comes close to the MACs; a small network on one picture gains little, because launching its layers
+# costs the same as before.
 #
 # </details>
 #
@@ -569,8 +834,8 @@ claims.record("C11", measurements, "one picture, float32")
 # <details><summary>Answer</summary>
 #
 # Vector and matrix units take several channels at a time. The last group takes as long when it is
-# half empty, and some libraries switch to a slower kernel. Round up: the extra channels cost no
-# time and may be worth some accuracy. Whether it matters on the target takes a minute to measure.
+# half empty, and some libraries switch to a slower kernel. Round up: the extra channels then cost
+# little or no time and may be worth some accuracy. Not every target has such steps: measure.
 #
 # </details>
 #
@@ -578,10 +843,32 @@ claims.record("C11", measurements, "one picture, float32")
 #
 # <details><summary>Answer</summary>
 #
-# Structured: what is left is dense, so every library and device gains, without conversion. Zeros
-# gain time above the break-even of lesson 05, if the runtime has a kernel for them at all. At equal
-# accuracy more single weights can go, so the answer may change where bytes, not milliseconds, are
-# the target.
+# Mostly structured: what is left is dense, so every library can use it without conversion, and it
+# gains wherever arithmetic or memory is the limit. Zeros gain time above the break-even of lesson
+# 05, if the runtime has a kernel for them at all. At equal accuracy more single weights can go, so
+# the answer may change where bytes, not milliseconds, are the target.
+#
+# </details>
+#
+# **5. On a GPU, half of the channels of a small network gain nothing. Why, and what does help?**
+#
+# <details><summary>Answer</summary>
+#
+# A launch takes microseconds at any width; if the kernels are shorter, the network only launches.
+# Narrow layers also fill few tiles: multiprocessors are idle, tiles are padded, and a last wave
+# costs as much as a full one. Profile: gaps between kernels point to launches. Then use larger
+# batches, fusion or a CUDA graph, and widths that fill tiles.
+#
+# </details>
+#
+# **6. You have the times of five widths. How do you predict a sixth, and when is that wrong?**
+#
+# <details><summary>Answer</summary>
+#
+# Fit time = a + b * MACs by least squares, look at the residuals, and predict between the measured
+# widths. It is wrong beyond them, where layers become memory- or launch-bound; at odd widths, if
+# the hardware has steps; and for another batch, number type, runtime or machine, which has its own
+# a and b. Then measure the width that you chose.
 #
 # </details>
 #

@@ -1,7 +1,8 @@
 """What a lesson calls: ``check("01.2", my_function)``, ``hint("01.2")``, ``solution("01.2")``.
 
 None of them raises in a lesson, whatever the arguments. Attempts and hints are stored in the
-learner's progress. ``require`` is for graders: the same check, but it raises.
+learner's progress. ``require`` is for graders: the same check, but it raises. ``working`` is for
+cells that use a learner's function, finished or not.
 """
 
 import html
@@ -61,6 +62,18 @@ def require(name: str, answer: Callable) -> None:
     outcome = judge(EXERCISES[name], answer)
     if outcome.kind != "correct":
         raise AssertionError(as_text(f"Exercise {name}", outcome))
+
+
+def working(name: str, answer: Callable) -> Callable:
+    """``answer`` if it is correct, else the reference solution: for cells that use the function.
+
+    Nothing is stored: only :func:`check` counts attempts.
+
+    Raises:
+        KeyError: no exercise has that name.
+    """
+    exercise = EXERCISES[name]
+    return answer if judge(exercise, answer).kind == "correct" else exercise.reference
 
 
 def judge(exercise: Exercise, answer: Callable) -> Outcome:

@@ -1,6 +1,9 @@
 """The exercises of lesson 06: counting multiplications, and why time does not follow them."""
 
+from collections.abc import Callable
 from itertools import pairwise
+
+import numpy as np
 
 from course_lib.teaching.exercises.engine import Exercise, Mistake
 
@@ -367,4 +370,121 @@ FASTEST = Exercise(
     ),
 )
 
-EXERCISES = [CONV_MACS, SHARE_LEFT, OVERALL_SPEEDUP, ALIGNED, FASTEST]
+
+# --- 06.6 ---------------------------------------------------------------------------------------
+
+
+def fit_time(macs: list[float], times: list[float], new: float) -> tuple[float, float, float]:
+    """a and b of the line time = a + b * MACs that fits best, and its time at ``new`` MACs."""
+    b, a = np.polyfit(macs, times, 1).tolist()
+    return a, b, a + b * new
+
+
+def _fit_cases() -> list[tuple]:
+    return [
+        ([1.0, 2.0], [3.0, 4.0], 4.0),
+        ([1.0, 2.0, 4.0], [3.0, 4.0, 7.0], 3.0),
+        ([5.0, 1.0, 3.0], [7.0, 3.0, 6.0], 2.0),
+        ([40.0, 30.0, 20.0, 10.0, 5.0], [4.8, 4.0, 2.7, 2.0, 1.4], 15.0),
+        ([4.0, 3.0, 2.0], [0.95, 0.9, 0.88], 1.0),
+    ]
+
+
+def _from(line: Callable[[list[float], list[float]], tuple[float, float]]) -> Callable:
+    """An answer that predicts with the a and b that ``line`` finds."""
+
+    def answer(macs: list[float], times: list[float], new: float) -> tuple[float, float, float]:
+        a, b = line(macs, times)
+        return a, b, a + b * new
+
+    return answer
+
+
+def _through(first: int, second: int) -> Callable[[list[float], list[float]], tuple[float, float]]:
+    """The line through two of the points."""
+
+    def line(macs: list[float], times: list[float]) -> tuple[float, float]:
+        b = (times[second] - times[first]) / (macs[second] - macs[first])
+        return times[first] - b * macs[first], b
+
+    return line
+
+
+def _without_a(macs: list[float], times: list[float]) -> tuple[float, float]:
+    return 0.0, float(np.dot(macs, times) / np.dot(macs, macs))
+
+
+def _mean_ratio(macs: list[float], times: list[float]) -> tuple[float, float]:
+    return 0.0, float(np.mean(np.divide(times, macs)))
+
+
+def _swapped(macs: list[float], times: list[float]) -> tuple[float, float]:
+    b, a = np.polyfit(times, macs, 1)
+    return a, b
+
+
+def _reversed(macs: list[float], times: list[float]) -> tuple[float, float]:
+    b, a = np.polyfit(macs, times, 1)
+    return b, a
+
+
+def _forgotten(macs: list[float], times: list[float], new: float) -> tuple[float, float, float]:
+    a, b, _ = fit_time(macs, times, new)
+    return a, b, b * new
+
+
+FIT_TIME = Exercise(
+    id="06.6",
+    title="a line through the times",
+    difficulty=3,
+    minutes=7,
+    reference=fit_time,
+    cases=_fit_cases,
+    hints=(
+        "`np.polyfit(x, y, 1)` fits a straight line by least squares. Which one is x here?",
+        "It returns the slope first and the intercept second: b, then a.",
+        "The time at `new` MACs is a + b * new. Return all three.",
+    ),
+    mistakes=(
+        Mistake(
+            _from(_without_a),
+            "Your line goes through the origin, as if a network without MACs took no time. Fit a "
+            "as well.",
+        ),
+        Mistake(
+            _from(_mean_ratio),
+            "You averaged the ratios of time to MACs. A ratio has no a: it is the cost of a MAC "
+            "only if nothing else takes time.",
+        ),
+        Mistake(
+            _from(lambda macs, times: (0.0, times[0] / macs[0])),
+            "You scaled the time of the first network by its MACs. That would be right if all of "
+            "its time shrank with them.",
+        ),
+        Mistake(
+            _from(_swapped),
+            "You fitted MACs over time. The time is what you predict: MACs are x, times are y.",
+        ),
+        Mistake(
+            _from(_reversed),
+            "`np.polyfit` returns the slope first: its first number is b, its second a.",
+        ),
+        Mistake(
+            _from(_through(-2, -1)),
+            "Your line goes through the last two points only, and all of their noise is in it. Fit "
+            "all points.",
+        ),
+        Mistake(
+            _from(_through(0, -1)),
+            "Your line goes through the first and the last point only. Fit all points: the ones "
+            "between average the noise.",
+        ),
+        Mistake(
+            _forgotten,
+            "a and b are right, but your prediction forgets a: what does not shrink also takes "
+            "time at `new` MACs.",
+        ),
+    ),
+)
+
+EXERCISES = [CONV_MACS, SHARE_LEFT, OVERALL_SPEEDUP, ALIGNED, FASTEST, FIT_TIME]
