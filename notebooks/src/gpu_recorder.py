@@ -34,8 +34,17 @@ REPOSITORY = ""  # for example "https://HOST/OWNER/pruning.git"
 DEVICE = os.environ.get("GPU_RECORDER_DEVICE", "cuda")
 MINUTES = float(os.environ.get("GPU_RECORDER_MINUTES", "8"))  # at most, for each recording
 
+
+# %%
+class Stop(Exception):
+    """Ends a cell with a message, without a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
 if sys.version_info.minor < 11:
-    raise SystemExit("The course needs Python 3.11 or newer; this is " + sys.version.split()[0])
+    raise Stop("The course needs Python 3.11 or newer; this is " + sys.version.split()[0])
 
 # %% [markdown]
 # **2. Fetch the course**, a download of about 100 MB, unless it is here already: around this
@@ -71,7 +80,7 @@ def fetch(part=Path("pruning.part")):
 if course() is None:
     fetch()
 if course() is None:
-    raise SystemExit(
+    raise Stop(
         f"The course could not be cloned from {REPOSITORY!r}: check the address. On Kaggle, "
         "Settings, Internet must be on."
         if REPOSITORY
