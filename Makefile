@@ -29,8 +29,9 @@ run: $(VENV)/installed ## run every lesson without a browser and write your repo
 # each other at every barrier; processes do not.
 WORKERS := 2
 
-# The longest lessons start first, so that no process is left with one of them at the end.
-LESSONS := $(sort $(wildcard notebooks/*.ipynb))
+# The longest lessons start first, so that no process is left with one of them at the end. (A
+# notebook without a number is no lesson, and has a test of its own.)
+LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LONG := $(wildcard $(addprefix notebooks/,01_*.ipynb 08_*.ipynb 02_*.ipynb 09_*.ipynb 07_*.ipynb))
 LONGEST_FIRST = $(LONG) $(filter-out $(LONG),$(LESSONS))
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)

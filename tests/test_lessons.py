@@ -43,9 +43,24 @@ def test_no_text_is_lost_in_the_line_that_begins_a_cell(script):
     assert [cell.metadata.title for cell in cells if "title" in cell.metadata] == []
 
 
+@pytest.mark.parametrize("script", lessons.other_scripts(), ids=lambda script: script.stem)
+def test_what_is_no_lesson_is_stored_as_its_script_says_without_outputs(script):
+    assert lessons.differences(script, lessons.notebook_of(script)) == []
+    stored = nbformat.read(lessons.notebook_of(script), as_version=4)
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert not [cell for cell in code if cell.outputs or cell.execution_count is not None]
+
+
 def test_no_notebook_without_a_script():
     stored = {path.name for path in PROJECT.glob("notebooks/*.ipynb")}
-    assert stored <= {lessons.notebook_of(script).name for script in lessons.scripts()}
+    scripts = [*lessons.scripts(), *lessons.other_scripts()]
+    assert stored <= {lessons.notebook_of(script).name for script in scripts}
+    assert {script.stem for script in lessons.other_scripts()} == {*lessons.NO_LESSONS}
+
+
+def test_make_runs_the_notebooks_of_lessons_only():
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    assert "LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))" in makefile
 
 
 NUMBERS = [script.stem[:2] for script in lessons.scripts()]
@@ -257,6 +272,22 @@ def test_build_runs_again_when_changed_named_or_damaged(course, executed):
     lessons.build(root=root)
     assert len(executed) == 4
     assert len(set(executed)) == 4, "every lesson starts from an empty progress of its own"
+
+
+def test_build_stores_what_is_no_lesson_without_running_it(course, executed, state, capsys):
+    root, write = course
+    write("01_one", "# %%\n1\n")
+    script = write("gpu_recorder", "# %%\nfail()\n")
+    assert lessons.build(["01"], root) == 0 and not lessons.notebook_of(script).exists()
+    assert lessons.build(root=root) == 0 and lessons.build(root=root) == 0
+    said = capsys.readouterr().out.splitlines()[1:]
+    assert said[1::2] == ["gpu recorder ... stored without outputs", "gpu recorder ... unchanged"]
+    stored = lessons.notebook_of(script)
+    assert lessons.differences(script, stored) == [] and len(executed) == 1
+    stored.write_text(stored.read_text().replace("fail()", "mine()"))
+    write("gpu_recorder", "# %%\n2\n")
+    lessons.build(root=root)
+    assert len([*state.glob("gpu_recorder.edited-*.ipynb")]) == 1
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["edited", "damaged"])

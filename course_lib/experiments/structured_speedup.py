@@ -170,6 +170,13 @@ class Task(NamedTuple):
     dtype: str
 
 
+def plan(device: str) -> list[Task]:
+    """All tasks, those of the first dtype and of small batches first."""
+    tasks = [Task(*each) for each in product((*PARTS, "staircase"), BATCHES, DTYPES[device])]
+    tasks.sort(key=lambda task: (DTYPES[device].index(task.dtype), BATCHES.index(task.batch)))
+    return tasks
+
+
 def header(model: str, device: str) -> dict:
     """The header fields of this experiment's recording."""
     return {"device": device, "refused": []}
@@ -195,10 +202,8 @@ def run(recording: Recording) -> None:
             "refused": [_refused(point) for point in points if _too_slow(point)],
         }
 
-    tasks = [Task(*each) for each in product((*PARTS, "staircase"), BATCHES, DTYPES[device])]
-    tasks.sort(key=lambda task: (DTYPES[device].index(task.dtype), BATCHES.index(task.batch)))
     tables = ("points", "staircase", "refused")
-    recording.each(tasks, measured, expected=_expected, tables=tables, text="comparisons")
+    recording.each(plan(device), measured, expected=_expected, tables=tables, text="comparisons")
 
 
 def _ceilings(device: str) -> dict:

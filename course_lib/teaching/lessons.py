@@ -3,6 +3,9 @@
 ``python -m course_lib.teaching.lessons build [NN ...]`` executes the scripts of ``notebooks/src``
 that changed and stores them as notebooks. ``run [NN ...]`` executes copies of the lessons in
 ``build/lessons``, for a learner without a browser, and then writes the report.
+
+A notebook that is no lesson, such as ``gpu_recorder``, is built from a script, too, but stored
+without outputs: it runs on the machines of its readers.
 """
 
 import argparse
@@ -31,6 +34,7 @@ from course_lib.teaching.live import Live
 
 TODO = "TODO"  # marks what is still to be written in a draft
 CELL_SECONDS = 600  # a cell that takes longer is stuck: a whole lesson takes about 90 s
+NO_LESSONS = ("gpu_recorder",)  # notebooks without a number, stored without outputs
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -54,6 +58,12 @@ def scripts(numbers: Iterable[str] = (), root: Path = PROJECT) -> list[Path]:
             there_are = ", ".join(found) or "none yet"
             raise LessonError(f"There is no lesson {number}; the lessons are: {there_are}.")
     return [found[number] for number in wanted]
+
+
+def other_scripts(root: Path = PROJECT) -> list[Path]:
+    """The scripts of the notebooks that are no lessons."""
+    found = (root / "notebooks" / "src" / f"{name}.py" for name in NO_LESSONS)
+    return [script for script in found if script.is_file()]
 
 
 def todos(file: Path) -> list[str]:
@@ -151,28 +161,44 @@ def build(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
     """Execute and store the lessons whose script changed, or the named ones; 0, or 1 on failure.
 
     Each lesson starts from an empty progress, so that no result depends on the order of building.
-    A lesson that fails leaves its stored notebook as it was.
+    A lesson that fails leaves its stored notebook as it was. Without numbers, what is no lesson is
+    stored, too.
     """
     numbers, failed = list(numbers), False
     for script in scripts(numbers, root):
-        digest = hashlib.sha256(script.read_bytes()).hexdigest()
-        if not numbers and _stored_digest(notebook_of(script)) == digest:
-            print(f"{_title(script)} ... unchanged")
+        if not numbers and _is_stored(script):
             continue
         notebook = to_notebook(script)
         with tempfile.TemporaryDirectory() as state:
             seconds = _executed(script, notebook, root, state)
         if seconds is None:
             failed = True
-            continue
-        notebook.metadata["course"] = {
-            "source_sha256": digest,
-            "cells_sha256": _cells_digest(notebook),
-            "seconds": round(seconds),
-        }
-        _keep_edits(notebook_of(script))
-        write_whole(notebook_of(script), nbformat.writes(notebook) + "\n")
+        else:
+            _store(script, notebook, seconds=round(seconds))
+    for script in [] if numbers else other_scripts(root):
+        if not _is_stored(script):
+            _store(script, to_notebook(script))
+            print(f"{_title(script)} ... stored without outputs")
     return int(failed)
+
+
+def _is_stored(script: Path) -> bool:
+    """Whether ``script`` is as it was when its notebook was stored; prints it if so."""
+    unchanged = _stored_digest(notebook_of(script)) == _digest(script)
+    if unchanged:
+        print(f"{_title(script)} ... unchanged")
+    return unchanged
+
+
+def _store(script: Path, notebook: NotebookNode, **about: int) -> None:
+    digests = {"source_sha256": _digest(script), "cells_sha256": _cells_digest(notebook)}
+    notebook.metadata["course"] = digests | about
+    _keep_edits(notebook_of(script))
+    write_whole(notebook_of(script), nbformat.writes(notebook) + "\n")
+
+
+def _digest(script: Path) -> str:
+    return hashlib.sha256(script.read_bytes()).hexdigest()
 
 
 def _keep_edits(stored: Path) -> None:
