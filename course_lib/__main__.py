@@ -2,39 +2,46 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from course_lib.experiments.registry import EXPERIMENTS
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    chosen = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = chosen.run
+    return run(chosen)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m course_lib", description="Pruning, Measured: the command line."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    # A command is added here, and names the function that runs it: parsed arguments in, exit
-    # status out.
-    doctor = commands.add_parser("doctor", help="check this machine, and say what to repair")
+    # Each command names the function that runs it, which takes the parsed arguments and returns
+    # the exit status.
+    doctor = commands.add_parser("doctor", help="check this machine and say what to repair")
     doctor.set_defaults(run=run_doctor)
 
     lab = commands.add_parser("lab", help="open JupyterLab on the first lesson")
-    lab.add_argument("--port", type=int, help="where to serve (8888; the next free one if taken)")
-    lab.add_argument("--ip", help="address to serve on (this machine only; 0.0.0.0 is everyone)")
+    lab.add_argument("--port", type=int, help="port to serve on (8888, or the next free one)")
+    lab.add_argument("--ip", help="address to serve on (this machine only; 0.0.0.0: any)")
     lab.set_defaults(run=run_lab)
 
     train = commands.add_parser("train", help="train a network of the course again")
-    train.add_argument("name", help="such as small_resnet, which takes minutes")
-    train.add_argument("--out", type=Path, help="where to write the weights (over those in data/)")
+    train.add_argument("name", help="for example small_resnet, which takes minutes")
+    train.add_argument("--out", type=Path, help="where to write the weights (replaces data/)")
     train.set_defaults(run=run_train)
 
-    record = commands.add_parser("record", help="measure for long, into a file that lessons read")
+    record = commands.add_parser("record", help="run a long experiment; lessons read its file")
     record.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=experiments())
-    record.add_argument("--model", help="the trained network, where there is a choice")
-    record.add_argument("--out", type=Path, help="the file (this machine's in data/)")
-    record.add_argument("--part", help="such as 3/16: every sixteenth task, into a file of its own")
-    record.add_argument("--minutes", type=float, help="stop after so many; the command resumes")
+    record.add_argument("--model", help="the trained network, if there is a choice")
+    record.add_argument("--out", type=Path, help="file to write (this machine's in data/)")
+    record.add_argument("--part", help="such as 3/16: every sixteenth task, into a separate file")
+    record.add_argument("--minutes", type=float, help="time limit; the same command resumes")
     record.set_defaults(run=run_record)
 
     recordings = commands.add_parser("recordings", help="list the recordings, or merge parts")
@@ -43,24 +50,21 @@ def main(arguments=None) -> int:
         "merge", help="join the parts of a recording"
     )
     merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="the file of each part")
-    merge.add_argument("--out", type=Path, help="the file (this machine's in data/)")
+    merge.add_argument("--out", type=Path, help="file to write (this machine's in data/)")
     merge.set_defaults(run=run_merge)
-
-    chosen = parser.parse_args(arguments)
-    return chosen.run(chosen)
+    return parser
 
 
 def experiments() -> str:
-    """What can be recorded, in a sentence."""
+    """What can be recorded: the name and subject of each experiment, in one line."""
     return "; ".join(f"{name}: {one.about}" for name, one in EXPERIMENTS.items())
 
 
-# Each command imports what it needs itself, so that the doctor also starts on a broken
-# installation.
+# Each command does its own imports, so that the doctor starts even on a broken installation.
 
 
-def run_doctor(chosen) -> int:
-    """Print what the doctor found; 1 when something is to be repaired."""
+def run_doctor(chosen: argparse.Namespace) -> int:
+    """Print what the doctor found; return 1 if something needs repair."""
     from course_lib import doctor
 
     findings = doctor.examine()
@@ -68,7 +72,7 @@ def run_doctor(chosen) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def run_lab(chosen) -> int:
+def run_lab(chosen: argparse.Namespace) -> int:
     """Serve JupyterLab until it is stopped."""
     from course_lib import lab
 
@@ -76,10 +80,10 @@ def run_lab(chosen) -> int:
     return 0
 
 
-def run_train(chosen) -> int:
-    """Train a network and write its weights; 1 if it misses its target, 2 if it cannot be trained.
+def run_train(chosen: argparse.Namespace) -> int:
+    """Train a network and write its weights; without ``--out``, replace those of the course.
 
-    Without a path, the weights of the course and their checksums are replaced.
+    Returns 1 if the accuracy misses its target, and 2 if the network cannot be trained.
     """
     from course_lib.measuring.quality import interval
     from course_lib.networks import data, minilm, recipes
@@ -110,15 +114,18 @@ def run_train(chosen) -> int:
     return 0
 
 
-def run_record(chosen) -> int:
-    """Record an experiment, or resume it; 1 when that is impossible, 130 when interrupted."""
+def run_record(chosen: argparse.Namespace) -> int:
+    """Record an experiment, or resume it; return 1 if that fails, 130 if interrupted."""
     from course_lib.experiments.recorder import Part, record
     from course_lib.experiments.recordings import RecordingError
     from course_lib.networks.data import DataError
 
     try:
-        how = {"part": Part.parse(chosen.part) if chosen.part else None, "minutes": chosen.minutes}
-        print(f"wrote {record(chosen.experiment, chosen.model, chosen.out, **how)}")
+        part = Part.parse(chosen.part) if chosen.part else None
+        path = record(
+            chosen.experiment, chosen.model, chosen.out, part=part, minutes=chosen.minutes
+        )
+        print(f"wrote {path}")
     except KeyboardInterrupt:
         print("Stopped. Every finished task is kept; the same command resumes.", file=sys.stderr)
         return 130
@@ -128,8 +135,8 @@ def run_record(chosen) -> int:
     return 0
 
 
-def run_merge(chosen) -> int:
-    """Join the parts of a recording; 1 when they do not belong together."""
+def run_merge(chosen: argparse.Namespace) -> int:
+    """Join the parts of a recording; return 1 if they do not belong together."""
     from course_lib.experiments.recorder import merge
     from course_lib.experiments.recordings import RecordingError
 
@@ -141,8 +148,8 @@ def run_merge(chosen) -> int:
     return 0
 
 
-def run_recordings(chosen) -> int:
-    """List the recordings; 1 when one is damaged."""
+def run_recordings(chosen: argparse.Namespace) -> int:
+    """List the recordings; return 1 if one is damaged."""
     from course_lib.experiments import recordings
 
     try:

@@ -1,4 +1,4 @@
-"""Progress bars for people: shown in a lesson, silent where nobody watches."""
+"""Progress bars: shown in lessons, turned off in builds and tests."""
 
 import os
 import sys
@@ -7,15 +7,16 @@ from typing import TypeVar
 
 Step = TypeVar("Step")
 
-#: Goes through steps and shows how far it is, as :func:`bar` does; ``iter`` shows nothing.
+#: Wraps an iterable of steps and shows progress, as :func:`bar` does; ``iter`` shows nothing.
 Progress = Callable[[Iterable[Step]], Iterable[Step]]
 
 
 def bar(steps: Iterable[Step], text: str = "") -> Iterable[Step]:
-    """Go through ``steps`` under a progress bar that leaves nothing behind when it is done.
+    """Iterate over ``steps`` under a progress bar, labelled ``text``, that disappears at the end.
 
-    The variable COURSE_QUIET silences it: builds and tests set it, so that no stored output holds
-    a half-finished bar. A GPU server may have no tqdm; then there is no bar.
+    The environment variable COURSE_QUIET turns the bar off. Builds and tests set it, so that no
+    stored output contains a half-finished bar. Without tqdm, as on some GPU servers, there is no
+    bar.
     """
     try:
         from tqdm.auto import tqdm
@@ -25,7 +26,7 @@ def bar(steps: Iterable[Step], text: str = "") -> Iterable[Step]:
 
 
 def say(line: str) -> None:
-    """Print ``line`` at once, above a bar that is being shown."""
+    """Print ``line`` immediately, above any progress bar that is being shown."""
     try:
         from tqdm.auto import tqdm
     except ImportError:

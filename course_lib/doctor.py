@@ -1,10 +1,11 @@
-"""The doctor: looks at this machine and says what to repair. ``python -m course_lib doctor``.
+"""The doctor checks this machine and says what to repair: ``python -m course_lib doctor``.
 
-Every check imports what it needs itself, so that the doctor starts even where torch does not.
+Each check does its own imports, so that the doctor starts even where torch does not.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -33,13 +34,14 @@ class Finding(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """Run every check; a check that breaks down is itself a finding."""
-    checks = (python, libraries, cores, threads, memory, *PROCESSOR, cuda, data)
-    return [_finding(check) for check in (*checks, progress_folder, build_folder)]
+    """Run every check; a check that raises is itself a finding."""
+    checks: list[Callable[[], Finding]] = [python, libraries, cores, threads, memory]
+    checks += [*PROCESSOR, cuda, data, progress_folder, build_folder]
+    return [_finding(check) for check in checks]
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings as text, one line each; below what is not ok, what to do."""
+    """The findings as text, one line each, with the remedy below each one that is not ok."""
     lines = []
     for finding in findings:
         mark = "ok" if finding.ok else "NOT OK"
@@ -47,21 +49,21 @@ def report(findings: list[Finding]) -> str:
         if not finding.ok:
             lines += [f"{'':8}-> {line}" for line in finding.remedy.splitlines()]
     broken = sum(not finding.ok for finding in findings)
-    lines.append(f"To repair: {broken}." if broken else "Everything is ready.")
+    lines.append(f"Problems: {broken}." if broken else "Everything is ready.")
     return "\n".join(lines)
 
 
-def _finding(check) -> Finding:
+def _finding(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except Exception as error:  # a broken package may raise anything, and the others still count
+    except Exception as error:  # a broken package may raise anything; the other checks still run
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         name = getattr(check, "__name__", "processor")
         return Finding(name.replace("_", " "), False, detail, REINSTALL)
 
 
 def python(version: tuple = sys.version_info[:3]) -> Finding:
-    """Is this a Python that the course supports?"""
+    """Does the course support this version of Python?"""
     found = ".".join(map(str, version))
     return Finding(
         "python",
@@ -72,7 +74,7 @@ def python(version: tuple = sys.version_info[:3]) -> Finding:
 
 
 def libraries() -> Finding:
-    """Do torch and torchvision belong together, by torchvision's own word, and do they start?"""
+    """Is torch the version that torchvision requires, and can both be imported?"""
     from packaging.requirements import Requirement
 
     torch_version = metadata.version("torch")
@@ -92,15 +94,15 @@ def libraries() -> Finding:
 
 
 def cores(root: Path = machine.ROOT) -> Finding:
-    """How many processors may be used here, in this container?"""
+    """How many processors may this process use, within its container?"""
     found, there = machine.cores(root), os.cpu_count()
     limited = "" if found == there else f" of {there}: a container or a setting limits them"
-    slow = ", lessons take up to twice their time" if found < 2 else ""
+    slow = "; lessons take up to twice as long" if found < 2 else ""
     return Finding("cores", True, f"{found:g}{limited}{slow}")
 
 
 def threads(cores: int | None = None) -> Finding:
-    """Does torch use no more threads than there are ``cores``?"""
+    """Does torch use at most as many threads as there are ``cores``?"""
     import torch
 
     cores = machine.usable_threads() if cores is None else cores
@@ -109,37 +111,47 @@ def threads(cores: int | None = None) -> Finding:
         "threads",
         used <= cores,
         f"torch uses {used}; {cores} can run at once",
-        f"More threads than cores wait for each other: set OMP_NUM_THREADS={cores} in the "
-        "environment before you start, and unset MKL_NUM_THREADS.",
+        f"With more threads than cores, threads wait for each other: set OMP_NUM_THREADS={cores} "
+        "in the environment before you start, and unset MKL_NUM_THREADS.",
     )
 
 
 def memory(needed: int = 2 * GIB, root: Path = machine.ROOT) -> Finding:
-    """Are ``needed`` bytes of memory free, in this container?"""
+    """Are at least ``needed`` bytes of memory free, within this container?"""
     free, most = machine.memory(root)
     return Finding(
         "memory",
         free >= needed,
-        f"{free / GIB:.1f} of {most / GIB:.1f} GiB free, a lesson takes up to {needed / GIB:.1f}",
-        "Close other programs, and lessons that you have finished (Kernel, Shut Down). If this is "
-        "a container, give it more memory.",
+        f"{free / GIB:.1f} of {most / GIB:.1f} GiB free; a lesson needs up to {needed / GIB:.1f}",
+        "Close other programs and finished lessons (Kernel, Shut Down). If this is a container, "
+        "give it more memory.",
     )
 
 
 def processor(kind: machine.Instructions, root: Path = machine.ROOT) -> Finding:
-    """Has the processor instructions of this ``kind``, and what does that mean for lessons?"""
+    """Does the processor have instructions of this ``kind``, and which lessons does that affect?"""
     there = machine.flags(root)
     if not there:
-        return Finding(kind.name, True, "this system does not say")
+        return Finding(kind.name, True, "this system does not report it")
     found = ", ".join(sorted(there & kind.flags))
-    return Finding(kind.name, True, f"{found}: {kind.present}" if found else kind.missing)
+    detail = f"{found}: {kind.present}" if found else kind.missing
+    where = f" ({LESSONS[kind.name]})" if kind.name in LESSONS else ""
+    return Finding(kind.name, True, detail + where)
 
+
+#: Where the course shows what a kind of instructions changes.
+LESSONS = {
+    "int8 arithmetic": "lessons 07, 08",
+    "bfloat16": "recordings of lesson 05",
+    "float16": "recordings of lesson 05, which skip what is too slow",
+    "matrix unit": "lessons 05, 07, 08",
+}
 
 PROCESSOR = tuple(partial(processor, kind) for kind in machine.INSTRUCTIONS)
 
 
 def cuda() -> Finding:
-    """Which GPU is there? None is fine."""
+    """Which GPU does this machine have? None is fine."""
     import torch
 
     if not torch.cuda.is_available():
@@ -148,20 +160,20 @@ def cuda() -> Finding:
 
 
 def data(root: Path = PROJECT / "data") -> Finding:
-    """Is every file that ``SHA256SUMS`` lists in ``root``, with the right checksum?"""
+    """Is every file listed in ``SHA256SUMS`` present in ``root``, with the right checksum?"""
     from course_lib.networks.data import DataError, checksums, verified
 
     try:
         names = checksums(root)
     except DataError as error:
-        return Finding("data", False, "the list of the files is missing", str(error))
+        return Finding("data", False, "the list of files is missing or damaged", str(error))
     problems = []
     for name in names:
         try:
             verified(name, root)
         except DataError as error:
             problems.append(str(error))
-    detail = f"{len(names) - len(problems)} of {len(names)} files are there and undamaged"
+    detail = f"{len(names) - len(problems)} of {len(names)} files are present and undamaged"
     return Finding("data", not problems, detail, "\n".join(problems))
 
 
@@ -173,19 +185,19 @@ def progress_folder() -> Finding:
 
 
 def build_folder(project: Path = PROJECT) -> Finding:
-    """Can the reports be written? In a clone that is read-only, beside your progress."""
+    """Can reports be written? In a read-only clone they go beside your progress."""
     from course_lib.teaching.progress import ProgressError, output_folder
 
     try:
         folder = output_folder(project)
     except ProgressError as error:
-        return Finding("build folder", False, "can be written nowhere", str(error))
-    where = "" if folder == project / "build" else f" in {folder}, as this clone is read-only"
+        return Finding("build folder", False, "cannot be written anywhere", str(error))
+    where = "" if folder == project / "build" else f" in {folder}, because this clone is read-only"
     return Finding("build folder", True, f"can be written{where}")
 
 
 def writable(name: str, folder: Path) -> Finding:
-    """Can a file be written in ``folder``? It is made if it is not there."""
+    """Can a file be written in ``folder``, which is created if it is missing?"""
     why = refusal(folder)
     remedy = f"Make {folder} a folder that you may write to, on a disk that is not full."
     return Finding(name, not why, why or "can be written", remedy)

@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all."""
+"""Write files so that they appear complete or not at all."""
 
 import os
 import tempfile
@@ -6,17 +6,18 @@ from pathlib import Path
 
 
 def printable(text: str) -> str:
-    """``text`` without what no file can hold: half of a character pair becomes its number."""
+    """``text`` with each lone surrogate, which UTF-8 cannot encode, replaced by its escape."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def write_whole(file: Path, content: str | bytes) -> Path:
-    """Write ``content`` so that a reader of ``file`` sees the old or the new one, never a part.
+    """Write ``content`` to ``file`` atomically; return ``file``.
 
-    Text is written as UTF-8, its lines ended by a line feed on every system.
+    A reader sees the old content or the new, never a part. Text is written as UTF-8 with line
+    feeds, on every system. Missing parent folders are created.
 
     Raises:
-        OSError: the folder or the disk refuses; ``file`` is left as it was.
+        OSError: the content cannot be written; ``file`` is left unchanged.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -32,11 +33,11 @@ def write_whole(file: Path, content: str | bytes) -> Path:
 
 
 def refusal(folder: Path) -> str | None:
-    """Why no file can be written in ``folder``; None if one can. It is made if it is not there."""
+    """Why no file can be written in ``folder``, or None if one can; a missing folder is created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"only tried")
+            file.write(b"test")
     except OSError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""JupyterLab, open on the first lesson: ``python -m course_lib lab``."""
+"""Start JupyterLab with the first lesson open: ``python -m course_lib lab``."""
 
 import os
 import sys
@@ -17,16 +17,16 @@ def arguments(
     """JupyterLab's command-line arguments for this machine.
 
     Args:
-        port: where to serve; None is Jupyter's own 8888. Jupyter tries the next ones when it is
-            taken.
-        ip: address to serve on; None is this machine only. Inside a container, ``0.0.0.0`` lets
-            the machine around it in.
-        environment: where to look for a display.
+        port: port to serve on; None is Jupyter's default, 8888. If it is taken, Jupyter tries the
+            next ones.
+        ip: address to serve on; None is this machine only. Inside a container, ``0.0.0.0`` makes
+            JupyterLab reachable from the host.
+        environment: environment variables, which say whether there is a display.
     """
     chosen = [
         f"--ServerApp.root_dir={PROJECT}",
         f"--LabApp.default_url=/lab/tree/{FIRST_LESSON}",
-        # The course needs no network: its settings ask for no news and look for no updates.
+        # The course needs no network, so its settings turn off news and update checks.
         f"--LabApp.app_settings_dir={PROJECT / 'course_lib' / 'lab_settings'}",
     ]
     if port is not None:
@@ -41,27 +41,27 @@ def arguments(
 
 
 def is_root() -> bool:
-    """Whether this is the administrator of a Unix machine, as it is in most containers."""
+    """Whether this process runs as root on a Unix system, as it does in most containers."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def has_display(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
-    """Whether a browser can open here; a remote editor says so with ``BROWSER``."""
+    """Whether a browser can open here; remote editors set ``BROWSER`` to say so."""
     if not platform.startswith("linux"):
         return True
     return any(environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 
 def serve(port: int | None = None, ip: str | None = None) -> None:
-    """Serve JupyterLab until it is stopped; without a display it prints the address to open.
+    """Serve JupyterLab until it is stopped; without a display, print the address to open.
 
     Raises:
-        SystemExit: this Python has no JupyterLab.
+        SystemExit: JupyterLab is not installed in this Python.
     """
     try:
         from jupyterlab.labapp import LabApp
     except ImportError as error:
         sys.exit(f"{sys.executable} has no JupyterLab ({error}). Use 'make lab', or see README.md.")
 
-    # In this process, so that Ctrl-C reaches it on every system.
+    # Run it in this process, so that Ctrl-C reaches it on every system.
     LabApp.launch_instance(argv=arguments(port, ip))

@@ -1,4 +1,4 @@
-"""What holds for all tests: the learner's progress is left alone, and no window opens."""
+"""Set-up of all tests: the learner's progress is left unchanged, and no window opens."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ import hypothesis
 import matplotlib
 import pytest
 
-#: Fixtures that take seconds, with the file they are in: whatever uses one is slow.
+#: Fixtures that take seconds, with their files: every test that uses one is slow.
 SLOW_FIXTURES = {
     ("test_capstone", "attempt"),
     ("test_classroom", "course"),
@@ -21,21 +21,21 @@ SLOW_FIXTURES = {
 
 
 def pytest_configure(config):
-    """Before any test module is imported, since those import the course."""
+    """Runs before any test module is imported, because those import the course."""
     state = tempfile.TemporaryDirectory(prefix="course-state-")
     config.add_cleanup(state.cleanup)
     os.environ["PRUNING_COURSE_STATE"] = state.name
     os.environ["COURSE_QUIET"] = "1"
-    # Not by the variable MPLBACKEND: a kernel that a test starts would inherit it, and its
-    # lesson would show no figures.
+    # Not with the variable MPLBACKEND: kernels started by a test would inherit it, and their
+    # lessons would show no figures.
     matplotlib.use("agg")
-    # On a busy machine the time that an example takes says nothing about the code.
+    # On a busy machine, the time that an example takes says nothing about the code.
     hypothesis.settings.register_profile("course", deadline=None)
     hypothesis.settings.load_profile("course")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what uses a slow fixture, so that no test of it is forgotten."""
+    """Mark every test that uses a slow fixture as slow."""
     for item in items:
         if {(item.path.stem, name) for name in getattr(item, "fixturenames", ())} & SLOW_FIXTURES:
             item.add_marker(pytest.mark.slow)

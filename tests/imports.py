@@ -1,7 +1,7 @@
-"""Who imports whom in ``course_lib``, read from the source.
+"""Which module of ``course_lib`` imports which, read from the source.
 
-``python tests/imports.py`` says how many floors, arrows and circles there are, and draws the
-picture of ARCHITECTURE.md anew.
+``python tests/imports.py`` prints the numbers of floors and arrows, and whether imports are
+circular, and redraws the diagram of ARCHITECTURE.md.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-#: Each room, and the rooms that it may import. All may import the modules outside of any room.
+#: Each room (a package), and the rooms it may import. All may import the modules outside any room.
 ROOMS = {
     "networks": (),
     "pruning": ("networks",),
@@ -38,7 +38,7 @@ def modules(root: Path = PROJECT) -> dict[str, Path]:
 
 @cache
 def imported(name: str, root: Path = PROJECT) -> frozenset[str]:
-    """The modules that the module ``name`` imports, at its top or inside of a function."""
+    """The modules that the module ``name`` imports, at the top or inside a function."""
     known, found = modules(root), set()
     for node in ast.walk(ast.parse(known[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_lib"):
@@ -53,17 +53,17 @@ def imported(name: str, root: Path = PROJECT) -> frozenset[str]:
 
 
 def arrows(root: Path = PROJECT) -> dict[str, frozenset[str]]:
-    """What each module imports."""
+    """The imports of each module."""
     return {name: imported(name, root) for name in modules(root) if name}
 
 
 def room_of(module: str) -> str:
-    """The room of ``module``, or the module itself where it is in none."""
+    """The room of ``module``, or the module itself if it is in none."""
     return module.partition(".")[0]
 
 
 def between(found: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """What each room imports of other rooms and of modules outside of any, as ``found`` says."""
+    """The imports of each room from other rooms and from modules outside any, given ``found``."""
     rooms: dict[str, set[str]] = {}
     for name, others in found.items():
         inside = rooms.setdefault(room_of(name), set())
@@ -72,7 +72,7 @@ def between(found: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
 
 
 def floors(found: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """How many imports in a row lead down from each module, itself included.
+    """The length of the longest chain of imports down from each module, itself included.
 
     Raises:
         CycleError: modules import each other in a circle.
@@ -84,7 +84,7 @@ def floors(found: Mapping[str, Iterable[str]]) -> dict[str, int]:
 
 
 def needed(found: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """``found`` without the arrows that a way over others says already."""
+    """``found`` without the arrows that follow from others."""
 
     def below(name: str) -> set[str]:
         return {other for one in found.get(name, ()) for other in {one, *below(one)}}
@@ -96,7 +96,7 @@ def needed(found: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
 
 
 def picture(root: Path = PROJECT) -> str:
-    """The rooms as a Mermaid diagram: an arrow leads to what is imported."""
+    """The rooms as a Mermaid diagram: an arrow points to what is imported."""
     rooms = {name: others for name, others in between(arrows(root)).items() if name in ROOMS}
     lines = ["```mermaid", "flowchart TD"]
     for name in reversed(ROOMS):
@@ -110,7 +110,7 @@ def picture(root: Path = PROJECT) -> str:
 
 
 def drawn(text: str, root: Path = PROJECT) -> str:
-    """``text`` with its Mermaid diagram drawn anew."""
+    """``text`` with its Mermaid diagram redrawn."""
     return re.sub(r"```mermaid\n.*?```", lambda _: picture(root), text, count=1, flags=re.DOTALL)
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     found = arrows()
     page = PROJECT / "ARCHITECTURE.md"
     page.write_text(drawn(page.read_text(encoding="utf-8")), encoding="utf-8")
-    for what, each in (("modules", found), ("rooms and modules outside of them", between(found))):
+    for what, each in (("modules", found), ("rooms and modules outside them", between(found))):
         count = sum(map(len, each.values()))
         try:
             story = f"{max(floors(each).values())} floors, no circle"

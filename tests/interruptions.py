@@ -1,4 +1,4 @@
-"""Ctrl-C at a chosen moment, for the tests of what is left then."""
+"""Ctrl-C at a chosen moment, to test what is left behind."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def each(cases: Sequence[tuple], quick: int = 2) -> list:
-    """``cases`` to go through, the first ``quick`` of them always and the others in a sweep."""
+    """``cases`` as parameters: the first ``quick`` always run, the others only in a sweep."""
     return [
         pytest.param(*case, marks=[pytest.mark.sweep] * (number >= quick))
         for number, case in enumerate(cases)
@@ -14,7 +14,7 @@ def each(cases: Sequence[tuple], quick: int = 2) -> list:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, after: int) -> None:
-    """Make the function ``name`` of ``owner`` behave like Ctrl-C after so many calls."""
+    """Make the function ``name`` of ``owner`` raise KeyboardInterrupt after ``after`` calls."""
     real, calls = getattr(owner, name), []
 
     def interrupted(*arguments, **options):

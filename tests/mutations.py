@@ -1,11 +1,11 @@
-"""What strangers and accidents make of JSON: parts replaced, removed, repeated, cut."""
+"""JSON damaged by attackers or accidents: parts replaced, removed, repeated or cut off."""
 
 import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
-#: What takes the place of a part: every kind, and the values that programs trip over.
+#: Replacements for a part: every type, and values that programs trip over.
 JUNK = (
     *(None, True, 0, -1, 10**400, 1e308, float("nan"), "", "\ud800", "\x00", "tensor", "é" * 300),
     *([], {}, [[]], [None], {"": None}, ["float", "x"], ["plain", "\udfff"], ["tensor", "int8"]),
@@ -18,7 +18,7 @@ JUNK = (
 
 
 def mutated(data: Any, seed: int, changes: int = 2) -> bytes:
-    """``data`` as JSON, damaged in some places; the same ``seed`` gives the same damage."""
+    """``data`` as JSON, damaged in a few places; the same ``seed`` gives the same damage."""
     draw = random.Random(seed)
     damaged = json.loads(json.dumps(data))
     for _ in range(draw.randint(1, changes)):
@@ -43,7 +43,7 @@ def _changed(data: Any, draw: random.Random) -> Any:
 
 
 def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
-    """Every part of nested lists and dictionaries, as what holds it and its key."""
+    """Every part of nested lists and dictionaries, as its container and its key."""
     for key in range(len(holder)) if isinstance(holder, list) else [*holder]:
         yield holder, key
         if isinstance(holder[key], list | dict):
@@ -51,7 +51,7 @@ def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _cut(text: bytes, draw: random.Random) -> bytes:
-    """Some bytes less, more or others."""
+    """``text`` with bytes cut off or inserted."""
     at = draw.randrange(len(text))
     return draw.choice(
         (text[:at], text[at:], text[:at] + b"\xff\x00" + text[at:], text + b"[" * 5000)

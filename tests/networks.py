@@ -10,7 +10,7 @@ TOKENS = (2, 5, 8)
 
 
 class Net(nn.Module):
-    """Layers, parameters and buffers by name, and a forward pass that a test writes in a line."""
+    """Layers, parameters and buffers by name, with a forward pass that a test gives in a line."""
 
     def __init__(self, forward: Callable, **parts):
         super().__init__()
@@ -26,12 +26,12 @@ class Net(nn.Module):
 
 
 def conv(inputs: int, outputs: int, **options) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size of the picture."""
+    """A 3x3 convolution that keeps the image size."""
     return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
 
 
 def between(forward: Callable, channels: int = 8, after: int | None = None, **parts) -> Net:
-    """What ``forward`` does, between two convolutions: ``channels`` arrive, ``after`` leave."""
+    """``forward`` between two convolutions: ``channels`` go in, ``after`` come out."""
     return Net(
         lambda net, x: net.head(forward(net, net.stem(x).relu())),
         stem=conv(3, channels),
@@ -42,7 +42,7 @@ def between(forward: Callable, channels: int = 8, after: int | None = None, **pa
 
 @torch.no_grad()
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """``model`` in float64, for inference, its numbers random: none is zero or as it was built."""
+    """``model`` in float64 and ``eval`` mode, with random nonzero values in all tensors."""
     random = torch.Generator().manual_seed(seed)
     for tensor in [*model.double().parameters(), *model.buffers()]:
         if tensor.is_floating_point():
@@ -59,6 +59,6 @@ def example(shape: tuple[int, ...] = PICTURES) -> torch.Tensor:
 
 @torch.no_grad()
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference over the largest value."""
+    """The largest absolute difference divided by the largest absolute value."""
     assert found.shape == expected.shape
     return float((found - expected).abs().max() / expected.abs().max())

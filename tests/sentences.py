@@ -1,4 +1,4 @@
-"""A tiny language, opinions in it, and a tiny network that reads them."""
+"""A tiny vocabulary, a few reviews written with it, and a tiny network for them."""
 
 import pytest
 import torch
@@ -24,23 +24,23 @@ SIZES = {
 
 
 def reviews(times: int = 8) -> Reviews:
-    """Every opinion so many times."""
+    """Every review, repeated ``times`` times."""
     labels = torch.tensor([1] * len(PRAISE) + [0] * len(BLAME)).repeat(times)
     return Reviews((PRAISE + BLAME) * times, labels * 2.0 - 1, labels)
 
 
 def network(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> SentenceClassifier:
-    """A network of :data:`SIZES` with random weights, at which any further one is as small."""
+    """A network of :data:`SIZES` with random weights; later networks get the same sizes."""
     monkeypatch.setattr(minilm, "SIZES", SIZES)
     torch.manual_seed(seed)
     found = SentenceClassifier(len(PIECES))
     with torch.no_grad():
-        for parameter in found.parameters():  # larger than a fresh one's, so that all of it matters
+        for parameter in found.parameters():  # larger than initial weights: every part matters
             parameter.add_(torch.randn_like(parameter) / 5)
     return found.eval()
 
 
 def splits() -> Splits:
-    """The same opinions as all three parts, as the network reads them."""
+    """The same tokenized reviews as all three parts."""
     part = minilm.encoded(minilm.build_tokenizer(PIECES), reviews())
     return Splits(part, part, part)

@@ -1,4 +1,4 @@
-"""Submissions to grade: right, untouched, partly right and hostile."""
+"""Submissions to grade: correct, untouched, partly correct and hostile."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +14,7 @@ ENDLESS = "while True:\n    pass"
 
 MEMORY = "hoard = []\nwhile True:\n    hoard.append(bytearray(20_000_000))"
 
-#: Deletes as a careless student would, and past everything that Python could refuse.
+#: Deletes files as a careless student would, and then by system calls that bypass Python.
 DELETES = """\
 import ctypes, os, shutil
 try:
@@ -26,11 +26,11 @@ ctypes.CDLL(None).unlink({file!r}.encode())
 ctypes.CDLL(None).truncate({file!r}.encode(), 0)
 """
 
-#: Says that it is right in every way that it can think of.
+#: Forges its result in every way that a student might think of.
 FORGED = """\
 import json, os, sys, torch
 import course_lib.teaching.running as running
-print("Score: 12/12. All 7 cases agree, the awkward ones too.")
+print("Score: 12/12. All 7 cases agree, including the awkward ones.")
 running.same = lambda *_: True
 torch.allclose = lambda *_, **__: True
 sys.modules["course_lib.teaching.exercises"].require = lambda *_: None
@@ -74,7 +74,7 @@ def empty(of: Assignment) -> NotebookNode:
 
 
 def hostile(of: Assignment, folder: Path) -> dict[str, NotebookNode | str]:
-    """One of each kind; the precious ``folder`` holds a ``file``."""
+    """One of each kind; the precious ``folder`` contains a ``file``."""
     precious = {"folder": str(folder), "file": str(folder / "file")}
     return {
         "loops for ever": partly(of, 0, ENDLESS),

@@ -1,4 +1,4 @@
-"""Attention that can lose heads or products computes what torch's own computes."""
+"""The course's attention modules compute the same as torch's ``nn.MultiheadAttention``."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Progress bars are on for people and off in tests."""
+"""Progress bars are shown to users and turned off in tests."""
 
 from course_lib import bars
 

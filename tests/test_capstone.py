@@ -1,4 +1,4 @@
-"""Plans are carried out and scored as it is said, and no board is lost."""
+"""Plans are carried out and scored as documented, and no board is lost."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The picture is drawn from the rules themselves, and lights the path of the advice."""
+"""The figure is drawn from the rules themselves, and highlights the path of the advice."""
 
 import matplotlib.pyplot as plt
 import pytest

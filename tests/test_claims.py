@@ -104,12 +104,12 @@ def _without_none(entry):
         ([3], "claim number 1 must be an object"),
         ([changed(id=None)], "claim number 1: 'id' is missing"),
         ([changed(id="C1")], "claim C1: 'id' must look like 'C01'"),
-        ([changed(), changed()], "C01 is there twice"),
+        ([changed(), changed()], "C01 appears twice"),
         ([changed(textbook=None)], "claim C01: 'textbook' is missing"),
         ([changed(textbook="")], "'textbook' must be a str with content"),
         ([changed(lessons="01")], "'lessons' must be a list"),
         ([changed(lessons=[])], "'lessons' must name at least one"),
-        ([changed(sources=[1])], "'sources' must hold text only"),
+        ([changed(sources=[1])], "'sources' must contain only text"),
         ([changed(colour="red")], "claim C01 has an unknown key 'colour'"),
         ([changed(tests=["gap"])], "a test of claim C01 must be an object"),
         ([changed(test={"label": None})], "test 'gap' of claim C01: 'label' is missing"),
@@ -355,7 +355,7 @@ def test_published_measurements_come_back_as_a_recording(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", "../up", "A", "a b", "-a"])
 def test_publish_refuses_a_name_that_is_no_folder_name(name, tmp_path):
     claims.record("C13", {"gap_90": 1}, CONTEXT)
-    with pytest.raises(claims.ClaimError, match="is no name for a machine"):
+    with pytest.raises(claims.ClaimError, match="is not a machine name"):
         claims.publish(name, tmp_path)
 
 
@@ -369,7 +369,7 @@ def test_damaged_recording_is_named(tmp_path, monkeypatch):
     path = tmp_path / "recordings" / "cpu" / "claims.json"
     path.parent.mkdir(parents=True)
     path.write_text("[]")
-    with pytest.raises(claims.ClaimError, match="is no recording"):
+    with pytest.raises(claims.ClaimError, match="is not a recording"):
         claims.recordings(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Each network is made once, all are measured in the runtime, and a recording goes on."""
+"""Each network is made once, all are measured in the runtime, and a recording can be resumed."""
 
 from contextlib import nullcontext
 
@@ -30,7 +30,7 @@ def pictures() -> Splits:
 
 
 def most_values(model: nn.Module) -> int:
-    """The most different values that a layer of ``model`` has beside zero."""
+    """The largest number of different nonzero values in a layer of ``model``."""
     return max(len(weight[weight != 0].unique()) for weight in masks.prunable(model).values())
 
 
@@ -57,7 +57,7 @@ def test_both_orders_get_the_same_training():
 
 @pytest.fixture(scope="module")
 def measured(pictures):
-    """What a recording would hold of small_resnet and of its half, measured in the runtime."""
+    """The recorded measurements of small_resnet and of its half, in the runtime."""
     whole = models.load_trained("small_resnet")
     half = apply_step(
         CompressionStep("dense", channels=0.5), whole, "small_resnet", pictures, to_labels
@@ -102,7 +102,7 @@ PLAN = {
 
 @pytest.fixture
 def quick(monkeypatch, pictures, measured):
-    """A plan of two networks, which are made, and whose measurements are known."""
+    """A plan of two networks that are really made; their measurements are given."""
     small = EXPERIMENTS["compression"]._replace(models=("small_resnet",))
     monkeypatch.setitem(EXPERIMENTS, "compression", small)
     made = []

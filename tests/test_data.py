@@ -1,4 +1,4 @@
-"""The data of the course is what it says it is, and damaged data is refused."""
+"""The data of the course is loaded correctly, and damaged data is refused."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def torchvision_parts(tmp_path_factory):
-    """The same files as an independent reader sees them: training part and test part."""
+    """Training and test part of the same files, as read by torchvision."""
     root = tmp_path_factory.mktemp("torchvision")
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -153,7 +153,7 @@ def remove(path):
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.unlink()  # the link, not the file that it leads to
+    path.unlink()  # the link, not its target
     path.write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""Each student begins, learns and takes as long as it should, and a recording goes on."""
+"""Initial weights, objective and time of the students are right, and a recording can be resumed."""
 
 from contextlib import nullcontext
 from itertools import product
@@ -36,7 +36,7 @@ EPOCHS, LR, COST = 10, 0.1, 2.5
 
 
 def whole_network() -> SmallResNet:
-    """A network of which an eighth is still a network, drawn from the seed of its recipe."""
+    """A network of which an eighth is still a network, with the initial weights of its recipe."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return SmallResNet(widths=(8, 16), depth=1).eval()
@@ -44,7 +44,7 @@ def whole_network() -> SmallResNet:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A network and a recipe that train in no time, in place of small_resnet's."""
+    """A network and a recipe that train in no time, instead of those of small_resnet."""
     monkeypatch.setattr(distillation, "load_trained", lambda name: whole_network())
     monkeypatch.setitem(models.ARCHITECTURES, "small_resnet", whole_network)
     monkeypatch.setitem(RECIPES, "small_resnet", Recipe("small_resnet", EPOCHS, LR, must_reach=0))
@@ -52,7 +52,7 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pictures() -> Splits:
-    """4 steps an epoch, 40 in all."""
+    """4 steps per epoch, 40 in all."""
     random = torch.Generator().manual_seed(0)
     images, labels = torch.randn(650, 1, 28, 28, generator=random), torch.arange(650) % 10
     sizes = (520, 70, 60)
@@ -60,7 +60,7 @@ def pictures() -> Splits:
 
 
 def says(images: torch.Tensor) -> torch.Tensor:
-    """A teacher: logits that are the first pixels."""
+    """A teacher whose logits are the first pixels."""
     return images[:, 0, 0, :10]
 
 
@@ -71,7 +71,7 @@ def setting(pictures) -> Setting:
 
 @pytest.fixture
 def fits(monkeypatch):
-    """What every training is told; nothing is trained."""
+    """The options of every training run; nothing is trained."""
     seen = []
     monkeypatch.setattr(distillation, "fit", lambda model, data, **how: seen.append(how))
     return seen
@@ -128,7 +128,7 @@ def test_equal_time_is_fewer_epochs_with_a_teacher(method, setting, fits):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_who_is_taught_hears_the_teacher(method, setting, fits):
+def test_only_distilled_students_use_the_teacher(method, setting, fits):
     distillation.train(StudentRun(method, 0.2, 1), setting)
     images, labels = setting.data.train.images[:8], setting.data.train.labels[:8]
     other = setting._replace(teacher=lambda images: says(images).flip(1))
@@ -164,8 +164,8 @@ def test_a_run_says_what_it_is():
 
 
 @pytest.mark.slow
-def test_the_cost_of_a_slow_teacher_is_seen(pictures, monkeypatch):
-    """On a clock that only the trainings move: a second each, and two more for every look."""
+def test_the_cost_of_a_slow_teacher_is_measured(pictures, monkeypatch):
+    """A clock that only training moves: one second per run, two more per call of the teacher."""
     now = [0.0]
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     train = distillation._fit
@@ -209,7 +209,7 @@ def test_the_plan_is_one_seed_after_the_other_and_the_longest_of_the_others_last
 
 @pytest.fixture
 def quick(monkeypatch, pictures):
-    """One budget and two seeds, a cost and a measurement that are known; what was measured."""
+    """One budget, two seeds, a given cost and measurement; returns the networks measured."""
     small = EXPERIMENTS["distillation"]._replace(models=("small_resnet",))
     monkeypatch.setitem(EXPERIMENTS, "distillation", small)
     seen = []
@@ -298,11 +298,11 @@ def test_a_lost_student_is_made_and_measured_again(quick, tmp_path):
     assert load(network_file(path, BEST)) and len(quick) == 2
 
 
-# --- reading it ---------------------------------------------------------------------------------
+# --- reading a recording ------------------------------------------------------------------------
 
 
 def half_done() -> dict:
-    """Two seeds from scratch, the later first, and one of a pruned student."""
+    """Two seeds from scratch, the later first, and one seed of a pruned student."""
     rows = (("scratch", 0.2, 1, 81.0), ("scratch", 0.2, 0, 80.0), ("pruned", 0.2, 0, 82.5))
     names = ("method", "time_fraction", "seed", "accuracy")
     return {"points": [dict(zip(names, row, strict=True)) for row in rows]}

@@ -1,4 +1,4 @@
-"""The doctor, with things that are really broken."""
+"""The doctor, on installations and data that are really broken."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ def test_torchvision_made_for_another_torch(tmp_path):
     found = f"torch {metadata.version('torch')}, torchvision 0.1, which needs torch ==1.0"
     assert f"NOT OK  libraries         {found}" in result.stdout
     assert doctor.REINSTALL in result.stdout
-    assert result.stdout.endswith("To repair: 1.\n")
+    assert result.stdout.endswith("Problems: 1.\n")
 
 
 def test_more_threads_than_cores():
@@ -142,7 +142,7 @@ def test_a_folder_is_made_and_nothing_is_left_in_it(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
-# A file where the folder should be stops the administrator too, who may write anywhere.
+# A file in place of the folder stops even root, who may write anywhere.
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "taken").write_text("a file")
     for folder in (tmp_path / "taken", tmp_path / "taken" / "below"):
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the administrator may write anywhere"
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
 )
 def test_a_folder_that_is_read_only(tmp_path):
     tmp_path.chmod(0o500)
@@ -176,5 +176,5 @@ def test_report_counts_what_is_to_be_repaired():
         "NOT OK  two               bad",
         "        -> do this",
         "        -> and that",
-        "To repair: 1.",
+        "Problems: 1.",
     ]

@@ -1,4 +1,4 @@
-"""The drill asks what is due, forgets nothing, judges numbers, and works with keys alone."""
+"""The drill asks what is due, keeps every grade, judges numbers, and works by keyboard alone."""
 
 import asyncio
 import json
@@ -161,7 +161,7 @@ def test_numbers_as_people_type_them(typed, meant):
 
 
 def test_an_estimate_is_judged_by_its_tolerance(finder):
-    assert [drill.judged(ESTIMATE, guess, finder) for guess in (88, 91, 95)] == [
+    assert [drill.judged(ESTIMATE.estimate, guess, finder) for guess in (88, 91, 95)] == [
         *("good", "good", "again")
     ]
 
@@ -188,7 +188,7 @@ def test_the_summary_counts_by_topic_and_says_what_to_read_again():
 
 
 def terminal(finder, *lines, seconds=20.0):
-    """A terminal that is fed ``lines``, then Ctrl-D; what it wrote; a clock."""
+    """A terminal that reads ``lines``, then Ctrl-D; what it wrote; a clock."""
     typed, written, ticks = iter(lines), [], iter(range(1000))
 
     def read(prompt):
@@ -222,7 +222,7 @@ def test_stopping_at_any_prompt_keeps_what_was_graded(finder, stop):
 def test_a_wrong_number_is_asked_again_soon(finder):
     there, written = terminal(finder, "200")
     drill.practise([ESTIMATE], there, lambda: NOW)
-    assert "Not near enough." in written
+    assert "Not close enough." in written
     assert progress.read()["interview"][ESTIMATE.id]["grade"] == "again"
 
 
@@ -271,7 +271,7 @@ def test_when_it_comes_back_in_words(pause, words):
 
 @pytest.fixture
 def focused(monkeypatch):
-    """What the keyboard was moved to, in order."""
+    """The widgets that got the focus, in order."""
     moved = []
     monkeypatch.setattr(ipywidgets.DOMWidget, "focus", lambda widget: moved.append(widget))
     return moved

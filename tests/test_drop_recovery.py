@@ -1,4 +1,4 @@
-"""The experiment does the runs that it should, each as it says, and goes on when interrupted."""
+"""The experiment does the planned runs, each as specified, and resumes after an interruption."""
 
 import json
 from itertools import pairwise, product
@@ -42,7 +42,7 @@ def small_network() -> SmallResNet:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A network and a recipe that train in no time, in place of small_resnet's."""
+    """A network and a recipe that train in no time, instead of those of small_resnet."""
     monkeypatch.setattr(drop_recovery, "load_trained", lambda name: small_network())
     recipe = Recipe("small_resnet", epochs=EPOCHS, lr=LR, must_reach=0)
     monkeypatch.setitem(RECIPES, "small_resnet", recipe)
@@ -50,7 +50,7 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """4 steps an epoch, 40 in all: a budget of 5 % is two steps."""
+    """4 steps per epoch, 40 in all: a budget of 5 % is two steps."""
     random = torch.Generator().manual_seed(0)
     images, labels = torch.randn(650, 1, 28, 28, generator=random), torch.arange(650) % 10
     sizes = (520, 70, 60)
@@ -71,7 +71,7 @@ def weights_when_measured(monkeypatch):
 
 
 def point(model, granularity, amount, schedule, epoch_fraction, seed, data, method="one-shot"):
-    """The only point of a run."""
+    """The point of a run with a single budget."""
     (found,) = measure(
         Run(granularity, amount, method, schedule, (epoch_fraction,), seed), model, data
     )
@@ -95,7 +95,7 @@ def fits(monkeypatch):
 
 
 def points_of(runs: list[Run]) -> list[tuple]:
-    """What the points of ``runs`` are, granularity and amount last."""
+    """The identifying fields of the points of ``runs``, granularity and amount last."""
     return [
         (run.method, run.schedule, epoch_fraction, run.seed, run.granularity, run.amount)
         for run in runs
@@ -111,7 +111,7 @@ def every_amount(methods, schedules, epoch_fractions, seeds) -> set[tuple]:
     return {(*row, *what) for *row, what in rows}
 
 
-def test_amounts_are_those_that_lesson_04_asks_for():
+def test_amounts_are_those_of_lesson_04():
     assert AMOUNTS["weights"] == (0.5, 0.8, 0.9, 0.95, 0.98)
     assert AMOUNTS["channels"] == (0.25, 0.5, 0.7, 0.85)
 
@@ -127,7 +127,7 @@ def test_amounts_are_among_those_of_the_curves_and_some_among_them():
 
 def test_plan_of_the_small_network_begins_with_every_amount_at_a_fifth_of_the_epochs():
     points = points_of(plan("small_resnet", gpu=False))
-    assert len(points) > len(set(points))  # constant rates differ in nothing else
+    assert len(points) > len(set(points))  # constant runs differ only in their rate
     assert set(points[:27]) == every_amount(["one-shot"], ["rewound"], [0.2], range(3))
     rows = {point[:4] for point in points if point[4:] == ("weights", 0.9)}
     for schedule in SCHEDULES["one-shot"]:
@@ -254,7 +254,7 @@ def test_pruning_in_steps_reaches_the_amount_halfway_within_one_schedule(picture
     assert amounts[-1] == pytest.approx(0.9, abs=0.001) and amounts[-2] < 0.9
     assert sum(call["epochs"] for call in fits) == pytest.approx(4)
     assert fits[-1]["epochs"] >= 2 and fits[-1]["schedule"].to_follow == 0
-    for call, follower in pairwise(fits):  # each goes on where the last stopped
+    for call, follower in pairwise(fits):  # each continues where the previous one stopped
         left = follower["schedule"].to_follow + follower["epochs"]
         assert call["schedule"].to_follow == pytest.approx(left)
     assert len({call["seed"] for call in fits}) == len(fits)
@@ -322,7 +322,7 @@ def test_an_impossible_point_is_refused(pictures, change, message):
 )
 def test_budgets_that_do_not_nest_are_refused_together(pictures, method, schedule):
     run = Run("weights", 0.5, method, schedule, (0.1, 0.2), 0)
-    with pytest.raises(ValueError, match="needs a run for each"):
+    with pytest.raises(ValueError, match="needs a separate run for each"):
         measure(run, "small_resnet", pictures)
 
 
@@ -361,7 +361,7 @@ def test_channels_are_really_gone_while_training(pictures, fits, method, schedul
 
 @pytest.fixture
 def few_runs(monkeypatch, pictures):
-    """A plan of 9 runs, with no training: a point depends on its run only."""
+    """A plan of 9 runs without training: a point depends only on its run."""
     monkeypatch.setattr(drop_recovery, "CURVE", {"weights": (0.5, 0.9), "channels": (0.5,)})
     amounts = {"weights": (0.5, 0.9), "channels": (0.5,)}
     rows = [
@@ -407,7 +407,7 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             record("drop_recovery", "small_resnet", parts)
     if parts.exists():
-        recordings.read(parts, "drop_recovery")  # what is there is always a valid recording
+        recordings.read(parts, "drop_recovery")  # whatever was written is a valid recording
     record("drop_recovery", "small_resnet", parts)
     assert parts.read_text() == whole.read_text()
     assert len(few_runs) == len(set(few_runs)) == 9  # nothing was run twice
@@ -417,10 +417,10 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
 def test_a_complete_recording_runs_nothing_and_says_so(few_runs, tmp_path, capsys):
     path = record("drop_recovery", "small_resnet", tmp_path / "a.json")
     first = capsys.readouterr().out
-    assert "0 of 9 runs are there" in first and first.count("hours to go") == 3 + 9
+    assert "0 of 9 runs are already recorded" in first and first.count("hours to go") == 3 + 9
     few_runs.clear()
     record("drop_recovery", "small_resnet", path)
-    assert not few_runs and "9 of 9 runs are there" in capsys.readouterr().out
+    assert not few_runs and "9 of 9 runs are already recorded" in capsys.readouterr().out
 
 
 def test_a_recording_holds_the_dense_and_the_pruned_networks(few_runs, tmp_path):

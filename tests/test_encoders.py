@@ -334,7 +334,7 @@ def test_file_says_what_is_left_in_json(saved):
 @pytest.mark.parametrize("keep", [0, 7, 400, -1])
 def test_damaged_file_is_refused(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=f"{saved} is missing, damaged, or no safetensors file"):
+    with pytest.raises(ValueError, match=f"{saved} is missing, damaged, or not a safetensors file"):
         encoders.load(vision(), saved)
 
 

@@ -1,4 +1,4 @@
-"""Every reference is accepted, every wrong answer rejected for its own reason, none is fatal."""
+"""References are accepted, wrong answers rejected with their own messages, and none crashes."""
 
 import contextlib
 import threading
@@ -94,7 +94,7 @@ def test_a_wrong_shape_or_dtype_is_named():
 
 
 class Odd(torch.Tensor):
-    """A tensor that refuses to be looked at."""
+    """A tensor that raises when it is inspected."""
 
     @classmethod
     def __torch_function__(cls, *_, **__):
@@ -115,7 +115,7 @@ def test_an_endless_loop_is_stopped():
     before = threading.active_count()
     outcome = examine(exercises.EXERCISES["00.1"], endless, seconds=0.2)
     assert outcome.kind == "not yet" and "still ran after 0.2 seconds" in outcome.message
-    deadline = time.monotonic() + 120  # it ends at once, but a busy machine may wait
+    deadline = time.monotonic() + 120  # it ends at once, but a busy machine may take longer
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before, "the thread of the endless loop still runs"
@@ -152,8 +152,8 @@ def test_the_solution_is_shown_as_code():
 
 @pytest.mark.parametrize("front", [exercises.hint, exercises.solution], ids=["hint", "solution"])
 def test_an_unknown_exercise_is_named(front):
-    assert "No exercise is called '01.99'" in repr(front("01.99"))
-    assert "No exercise is called '01.99'" in repr(exercises.check("01.99", print))
+    assert "There is no exercise '01.99'" in repr(front("01.99"))
+    assert "There is no exercise '01.99'" in repr(exercises.check("01.99", print))
 
 
 def test_the_graders_front_raises():

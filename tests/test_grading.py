@@ -1,4 +1,4 @@
-"""Submissions get what they earned: right, wrong, missing, and hostile ones, which are run here."""
+"""Submissions, hostile ones included, are really run and get the points that they earned."""
 
 import copy
 import csv
@@ -62,7 +62,7 @@ def test_a_value_comes_back_as_it_was(value):
 
 
 class Odd(list):
-    """A list that refuses to be looked at."""
+    """A list that raises when it is iterated over."""
 
     def __iter__(self):
         raise RuntimeError("no")
@@ -118,11 +118,11 @@ def test_a_wrong_number_of_results_is_refused(number):
     assert outcome.kind == "not yet" and "results for" in outcome.message
 
 
-# --- what a stranger sends back -----------------------------------------------------------------
+# --- untrusted replies --------------------------------------------------------------------------
 
 
 def true_answer(of: wire.Job) -> dict:
-    """What the runner writes for a submission that solved everything."""
+    """What the runner writes for a submission that solves everything."""
     results = {
         name: [
             [wire.encode(one.value), one.changed] for one in run(EXERCISES[name].reference, cases)
@@ -133,11 +133,11 @@ def true_answer(of: wire.Job) -> dict:
 
 
 def judged(of: wire.Job, output: bytes, monkeypatch) -> Grade:
-    """The grade for ``output``, as far as the table and the page of the student."""
+    """The grade for ``output``; the table and the student's page must be possible, too."""
     monkeypatch.setattr(sandbox, "run", lambda *_: sandbox.Ended(output, None))
     answers = submissions.Answers(of.cells, of.names)
     notebook = grading.Notebook("ann", None, "01", answers)
-    grade = grading._graded_one(notebook, FIRST, judging.ran(of))
+    grade = grading._graded_one(notebook, FIRST, answers, judging.ran(of))
     for text in (table([grade]), page("ann", [grade])):
         text.encode()
     return grade
@@ -172,7 +172,7 @@ def test_lists_that_a_submission_cleared_are_its_own_zero(whole_lesson, monkeypa
 
 
 def test_what_ends_a_judging_process_costs_nobody_else(monkeypatch):
-    """A process that breaks takes its neighbours' answers along: they are judged again, alone."""
+    """A crashed process loses other answers, too: each of those is judged again, alone."""
     good = judging.Ran(None, {}, [])
     broken = iter([[None, good, None], [good], [None]])
     monkeypatch.setattr(grading, "_ran", lambda jobs, workers: next(broken))
@@ -184,8 +184,9 @@ def test_a_sandbox_that_fails_once_is_an_error_and_always_a_refusal(monkeypatch)
     failed = ClassroomError("The sandbox cannot be set up: no memory")
     monkeypatch.setattr(grading, "_ran", lambda jobs, workers: [failed, judging.Ran(None)])
     found = grading._all_ran([job(), job()], 2)
-    notebook = grading.Notebook("ann", None, "01", submissions.Answers([], {}))
-    grade = grading._graded_one(notebook, FIRST, found[0])
+    nothing = submissions.Answers([], {})
+    notebook = grading.Notebook("ann", None, "01", nothing)
+    grade = grading._graded_one(notebook, FIRST, nothing, found[0])
     assert grade.status == "error" and "no memory" in grade.reason and grade.total == 0
     monkeypatch.setattr(grading, "_ran", lambda jobs, workers: [failed, failed])
     with pytest.raises(ClassroomError, match="no memory"):
@@ -209,7 +210,7 @@ def test_no_notebook_of_a_stranger_stops_the_reading(tmp_path):
         if notebook.answers is None:
             table([grading._zero(notebook, known)]).encode()
         else:
-            grading._job(notebook, FIRST, SMALL, PROTECTED)
+            grading._job(notebook.answers, FIRST, SMALL, PROTECTED)
 
 
 @pytest.mark.sweep
@@ -308,7 +309,7 @@ time.sleep(600)
 
 @pytest.fixture
 def adopting():
-    """For a while this process becomes the parent of orphans."""
+    """This process adopts orphans for the duration of a test."""
     sandbox.adopt_orphans()
     yield
     sandbox._prctl(sandbox.PR_SET_CHILD_SUBREAPER, 0)
@@ -326,7 +327,7 @@ def test_nothing_outlives_a_submission(adopting):
 
 
 TRICKS = {
-    "crashes": ("import ctypes\nctypes.string_at(0)", "crashed in it"),
+    "crashes": ("import ctypes\nctypes.string_at(0)", "crashed Python"),
     "writes over the results": (
         "import os\nfor fd in range(3, 20):\n    try:\n        os.write(fd, b'[' * 200_000)\n"
         "    except OSError:\n        pass",
@@ -344,7 +345,7 @@ TRICKS = {
     "network": (
         "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\n"
         "except BaseException:\n    pass",
-        "It tried what no exercise needs: socket.connect",
+        "It tried something that no exercise needs: socket.connect",
     ),
 }
 
@@ -483,7 +484,7 @@ renamed = pytest.mark.parametrize("of", [lesson("12"), lesson("13")], ids=lambda
 
 
 def earlier(notebook, of):
-    """``notebook`` of the lesson ``of`` as it was under its earlier number."""
+    """``notebook`` of the lesson ``of``, with its earlier number."""
     number, notebook = EARLIER[of.name][:2], copy.deepcopy(notebook)
     for place, one in enumerate(notebook.cells):
         one.id = f"earlier-{place}"
@@ -593,7 +594,7 @@ def test_earlier_notebooks_get_all_of_their_points(tmp_path):
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """A class with every kind of submission: its grades, the results and a precious folder."""
+    """A class with every kind of submission: its grades, the output and a precious folder."""
     folder, out, precious = map(tmp_path_factory.mktemp, ("handed-in", "out", "precious"))
     hand_in("precious", precious / "file")
     kinds = {
@@ -632,7 +633,7 @@ def test_everybody_gets_what_they_earned(graded):
         ("Zoë <b>", "graded", "The best of several"),
         ("=cmd", "zero", "not a notebook"),
         ("is no notebook", "zero", "not a notebook"),
-        ("loops for ever", "zero", "still ran after 6 seconds"),
+        ("loops for ever", "zero", "still running after 6 seconds"),
         ("fills memory", "zero", "filling the memory"),
         ("deletes files", "zero", "shutil.rmtree"),
         ("forges a score", "graded", "Return a Tensor; your function returned a bool."),
@@ -668,7 +669,7 @@ def test_everybody_gets_a_page_of_their_own(graded):
     assert set(pages) == set(graded[0])
     assert f"4 of {FIRST.points} points" in pages["partly"] and "What you wrote" in pages["partly"]
     assert "Zoë &lt;b&gt;" in pages["Zoë <b>"] and "<b>" not in pages["Zoë <b>"].split("<h2>")[0]
-    assert "still ran after" in pages["loops for ever"]
+    assert "still running after" in pages["loops for ever"]
     assert not any(word in text for text in pages.values() for word in ("http", "src=", "<link"))
 
 
@@ -704,7 +705,7 @@ def test_who_hands_in_one_lesson_misses_the_other():
 
 
 def test_an_error_while_reading_concerns_one_notebook(monkeypatch, tmp_path):
-    """Of any kind: what a notebook can do to the code that reads it cannot be foreseen."""
+    """Whatever the error: it cannot be foreseen what a notebook does to the code that reads it."""
 
     def fails(assignment, cells):
         raise RecursionError("on purpose")

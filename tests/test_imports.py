@@ -8,7 +8,7 @@ import pytest
 from course_lib import PROJECT
 from course_lib.experiments import recordings
 
-#: The rooms that a machine without Jupyter can use.
+#: The packages that a machine without Jupyter can use.
 ROOMS = ("networks", "pruning", "measuring", "deployment", "experiments", "decision")
 MEASURING = "import " + ", ".join(
     f"course_lib.{room}.{file.stem}"
@@ -29,7 +29,7 @@ def without(*packages: str) -> str:
     return f"import sys; sys.modules.update(dict.fromkeys({packages}))\n"
 
 
-#: What a GPU server with nothing but Python, NumPy, torch and torchvision lacks.
+#: What is missing on a GPU server with only Python, NumPy, torch and torchvision.
 ABSENT = ("safetensors", "tqdm", "matplotlib", "IPython", "ipywidgets", "jupytext", "nbformat")
 ABSENT += ("psutil", "onnx", "onnxruntime", "constriction", "yaml", "pytest", "hypothesis")
 ABSENT += ("transformers", "tokenizers")
@@ -61,7 +61,7 @@ print(structured_speedup.build("small_resnet", 0.5))
     assert {point["matrix"] for point in points} == {"square 512", "ResNet-18 layer1.0.conv1"}
 
 
-#: Packages that take most of a second or more; ``make bench`` measures what is left.
+#: Packages that take about a second or more; ``make bench`` measures the rest.
 SLOW = {"transformers", "onnx", "onnxruntime", "onnxscript", "constriction", "jsonschema", "scipy"}
 SLOW |= {"torchvision", "torch.export", "torch.onnx", "torch._dynamo", "torch._inductor", "timm"}
 

@@ -1,4 +1,4 @@
-"""JupyterLab really starts, and the first lesson arrives."""
+"""JupyterLab really starts and serves the first lesson."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/\S*\?token=\w+")
 
 @contextlib.contextmanager
 def served(port, folder):
-    """Run the lab on ``port`` without a display; yield the address that it prints."""
+    """Run JupyterLab on ``port`` without a display; yield the address that it prints."""
     environment = {
         name: value
         for name, value in os.environ.items()
-        # Not on the screen, and not by the settings, of whoever runs the tests.
+        # Independent of the display and the Jupyter settings of whoever runs the tests.
         if name not in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER") and not name.startswith("JUPYTER")
     }
     for kind in ("CONFIG", "DATA", "RUNTIME"):
@@ -34,7 +34,7 @@ def served(port, folder):
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
-    stop = threading.Timer(240, process.kill)  # a lab that hangs must not hang the tests
+    stop = threading.Timer(240, process.kill)  # a server that hangs must not hang the tests
     stop.start()
     log = []
     try:
@@ -44,7 +44,7 @@ def served(port, folder):
                 break
         else:
             pytest.fail("No address was printed:\n" + "".join(log))
-        # Go on reading, or the lab would stop at a full pipe.
+        # Keep reading, or the server would block on a full pipe.
         threading.Thread(target=process.stderr.read, daemon=True).start()
         wait_until_it_listens(urlsplit(address.group()).port)
         yield address.group()
@@ -67,13 +67,13 @@ def wait_until_it_listens(port, seconds=240):
 
 
 def fetch(address, path):
-    """What the server of ``address`` answers for ``path``, with the address's own token."""
+    """The server's response for ``path``, requested with the token in ``address``."""
     parts = urlsplit(address)
     token = parse_qs(parts.query)["token"][0]
     request = urllib.request.Request(
         f"http://{parts.netloc}/{path}", headers={"Authorization": f"token {token}"}
     )
-    # No proxy of this machine has a say in what happens inside it.
+    # Bypass any proxy of this machine for requests to itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as answer:
         return answer.read().decode()

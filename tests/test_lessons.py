@@ -1,4 +1,4 @@
-"""Every lesson is what its script says and has all its parts; building and running are safe."""
+"""Every lesson matches its script and has all its parts; building and running are safe."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import re
 import warnings
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -33,6 +34,13 @@ def test_lesson_is_stored_as_its_script_says_and_has_all_its_parts(script):
     )
     assert lessons.differences(script, notebook) == []
     assert lessons.missing_parts(notebook) == []
+
+
+@pytest.mark.parametrize("script", lessons.scripts(), ids=lambda script: script.stem)
+def test_no_text_is_lost_in_the_line_that_begins_a_cell(script):
+    """Text after ``# %% [markdown]`` becomes the title of the cell, which no notebook shows."""
+    cells = jupytext.read(script, fmt="py:percent").cells
+    assert [cell.metadata.title for cell in cells if "title" in cell.metadata] == []
 
 
 def test_no_notebook_without_a_script():
@@ -208,7 +216,7 @@ def test_build_stores_what_a_clean_kernel_showed_and_then_skips(course, state, c
 
 @pytest.fixture
 def executed(monkeypatch):
-    """Pretends to execute; collects the folders of the progress that the kernels were given."""
+    """Pretends to execute lessons; collects the progress folders passed to the kernels."""
     states = []
 
     def execute(notebook, folder, environment):

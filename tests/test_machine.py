@@ -1,4 +1,4 @@
-"""The container is seen, not its host: made-up trees of files say what its limits are."""
+"""Limits come from the container, not from its host: the tests write made-up cgroup files."""
 
 import os
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ V1 = {
         },
         2,
     ),
-    "the path of the host": (  # as a container sees it that has no name space of its own
+    "the path of the host": (  # as seen in a container without a cgroup namespace of its own
         {"cpu__cpu-cfs_quota_us": "100000", "cpu__cpu-cfs_period_us": "100000"},
         1,
     ),
@@ -180,12 +180,21 @@ def test_instructions_and_what_they_mean(tmp_path, text, there):
     for kind, has in zip(machine.INSTRUCTIONS, there.replace(" ", ""), strict=True):
         found = doctor.processor(kind, tmp_path)
         assert found.ok and found.name == kind.name
-        assert found.detail.endswith(kind.present if has == "1" else kind.missing)
+        said, _, where = found.detail.partition(" (")
+        assert said.endswith(kind.present if has == "1" else kind.missing)
+        assert where.removesuffix(")") == doctor.LESSONS.get(kind.name, "")
+
+
+def test_every_kind_that_a_lesson_is_named_for_exists():
+    assert doctor.LESSONS.keys() <= {kind.name for kind in machine.INSTRUCTIONS}
 
 
 def test_a_system_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.platform, "system", lambda: "Windows")
-    assert doctor.processor(machine.INSTRUCTIONS[0], tmp_path).detail == "this system does not say"
+    assert (
+        doctor.processor(machine.INSTRUCTIONS[0], tmp_path).detail
+        == "this system does not report it"
+    )
 
 
 def test_instructions_on_macos(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The network that reads sentences: its words, its fine-tuning, and the cut of its vocabulary."""
+"""The sentence network: its tokenizer, its fine-tuning, and the cut of its vocabulary."""
 
 import hashlib
 import subprocess
@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Makes a network of two narrow layers, its weights from the seed that is given."""
+    """A function that makes a network of two narrow layers, with weights from a seed."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
     monkeypatch.setattr(minilm, "SIZES", sizes | {"intermediate_size": 32})
 
@@ -158,7 +158,7 @@ def test_accuracy_agrees_with_a_hand_count(tiny, opinions, batch_size):
     expected = torch.cat([network(minilm.trimmed(row[None])).argmax(1) for row in opinions.ids])
     assert torch.equal(found, expected)
     same = minilm.predictions(lambda ids: network(ids), opinions.ids, batch_size)
-    assert torch.equal(same, expected)  # whatever else gives logits
+    assert torch.equal(same, expected)  # any other function that gives logits
     right = sum(int(one == other) for one, other in zip(expected, opinions.labels, strict=True))
     assert minilm.accuracy(network, opinions) == pytest.approx(100 * right / 12)
 

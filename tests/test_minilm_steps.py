@@ -1,4 +1,4 @@
-"""Each step does to MiniLM what it says, and a saved network computes what it computed."""
+"""Each step does what its fields say, and a saved network computes the same as before."""
 
 import pytest
 import sentences
@@ -62,7 +62,7 @@ def test_a_step_drops_layers_then_heads_and_neurons_then_weights_then_values(net
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_step_that_says_nothing_changes_nothing(network, data):
+def test_an_empty_step_changes_nothing(network, data):
     made = taken(EncoderStep("dense"), network, data)
     assert torch.equal(made(data.test.ids), network(data.test.ids)) and not made.training
 
@@ -120,7 +120,7 @@ def test_distilling_brings_a_network_near_its_teacher(network, data):
     assert apart(student) < before / 3
 
 
-def test_a_teacher_knows_a_sentence_however_it_is_filled_up(network, data):
+def test_a_teacher_recognizes_a_sentence_with_any_padding(network, data):
     teacher = remembering(network, data.train)
     ids = data.train.ids[:5]
     with torch.no_grad():
@@ -128,10 +128,10 @@ def test_a_teacher_knows_a_sentence_however_it_is_filled_up(network, data):
             torch.testing.assert_close(teacher(shown), network(shown))
 
 
-# --- what goes ----------------------------------------------------------------------------------
+# --- what is removed ----------------------------------------------------------------------------
 
 
-def test_the_layers_that_go_are_those_without_which_the_loss_is_lowest(network, data):
+def test_the_layers_without_which_the_loss_is_lowest_are_dropped(network, data):
     def without(*dropped: int) -> float:
         smaller = encoders.prune(network, {}, dropped)
         logits = smaller(data.validation.ids).detach()
@@ -144,7 +144,7 @@ def test_the_layers_that_go_are_those_without_which_the_loss_is_lowest(network, 
     assert least_needed(network, 0, data.validation) == []
 
 
-def test_a_layer_that_is_gone_cannot_go_again(network, data):
+def test_a_dropped_layer_is_not_dropped_again(network, data):
     smaller = encoders.prune(network, {}, [1])
     assert minilm_steps.numbers(smaller) == [0, 2]
     assert least_needed(smaller, 1, data.validation)[0] in (0, 2)
@@ -184,11 +184,11 @@ def test_a_whole_network_is_stored_too(network, data, tmp_path):
 def test_a_file_that_lacks_a_tensor_is_refused(network, tmp_path, lost):
     tensors = {name: value for name, value in network.state_dict().items() if name != lost}
     file = pack(tensors, tmp_path / "other.pruned", {"network": "minilm"})
-    with pytest.raises(FileError, match=r"other\.pruned holds no MiniLM"):
+    with pytest.raises(FileError, match=r"other\.pruned contains no MiniLM"):
         load(file)
 
 
 def test_another_network_is_refused(tmp_path):
     file = pack({"weight": torch.ones(3)}, tmp_path / "other.pruned", {"network": "resnet18"})
-    with pytest.raises(FileError, match=r"other\.pruned holds no MiniLM"):
+    with pytest.raises(FileError, match=r"other\.pruned contains no MiniLM"):
         load(file)

@@ -1,4 +1,4 @@
-"""A new lesson is complete at once, and a name that cannot be one changes nothing."""
+"""A new lesson is complete at once, and an invalid name changes nothing."""
 
 import os
 import shutil
@@ -62,15 +62,15 @@ def test_the_first_lesson_of_all_is_00(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", r"'' is no name of a lesson: .* such as 04_language_models"),
-        ("language_models", "no name of a lesson"),
-        ("02", "no name of a lesson"),
-        ("2_models", "no name of a lesson"),
-        ("02_Models", "no name of a lesson"),
-        ("02-models", "no name of a lesson"),
-        ("02_models.py", "no name of a lesson"),
-        ("../02_models", "no name of a lesson"),
-        ("02__models", "no name of a lesson"),
+        ("", r"'' is not a lesson name: .* such as 04_language_models"),
+        ("language_models", "not a lesson name"),
+        ("02", "not a lesson name"),
+        ("2_models", "not a lesson name"),
+        ("02_Models", "not a lesson name"),
+        ("02-models", "not a lesson name"),
+        ("02_models.py", "not a lesson name"),
+        ("../02_models", "not a lesson name"),
+        ("02__models", "not a lesson name"),
         ("01_models", r"01 cannot be .* these are free: 02, 04\."),
         ("05_models", r"05 cannot be .* these are free: 02, 04\."),
     ],
@@ -84,7 +84,7 @@ def test_a_name_that_cannot_be_one_changes_nothing(root, name, words):
 
 def test_an_earlier_name_is_refused(root, monkeypatch):
     monkeypatch.setattr(new_lesson, "RENAMED", {"02_two": "03_three"})
-    with pytest.raises(LessonError, match="02_two is what 03_three was called before"):
+    with pytest.raises(LessonError, match="02_two is the earlier name of 03_three"):
         new_lesson.begin("02_two", root)
 
 
@@ -98,7 +98,7 @@ def test_exercises_without_a_lesson_are_not_replaced(root):
 
 def test_the_command_says_what_is_wrong(capsys):
     assert new_lesson.main([""]) == 1
-    assert "no name of a lesson" in capsys.readouterr().err
+    assert "not a lesson name" in capsys.readouterr().err
 
 
 def test_the_exercise_of_the_template_is_one():

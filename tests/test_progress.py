@@ -153,7 +153,7 @@ def measured(lesson, value):
 
 
 def learned(version, choosing, drill):
-    """A whole progress in which those two lessons have these numbers."""
+    """A complete progress file in which those two lessons have these numbers."""
     solved = {"attempts": 3, "hints": 1, "solved": True}
     guess = {"question": "In how many of 11?", "unit": "cases", "low": 0, "high": 20, "guess": 11}
     card = {"card": {"card_id": 0, "due": "2026-11-12T11:12:00+00:00"}, "grade": "good"}
@@ -256,7 +256,7 @@ def test_unwritable_folder_is_a_clear_error_and_for_lessons_a_warning(tmp_path, 
     monkeypatch.setenv("PRUNING_COURSE_STATE", str(tmp_path / "file"))
     with pytest.raises(progress.ProgressError, match=r"file.*Make that folder writable"):
         progress.update(solve("01.1"))
-    with pytest.warns(match="nothing is remembered"), pytest.warns(match="cannot be read"):
+    with pytest.warns(match="nothing is stored"), pytest.warns(match="cannot be read"):
         assert "01.1" in progress.remember(solve("01.1"))["exercises"]
 
 

@@ -299,7 +299,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     ("tensors", "about", "message"),
     [
         ({"a": torch.ones(2)}, {"epochs": 3}, "'epochs' is 3: give str"),
-        ({"a": torch.ones(2)}, {3: "three"}, "Notes are texts"),
+        ({"a": torch.ones(2)}, {3: "three"}, "Metadata must be text"),
         ({"a": torch.ones(2).double()}, None, "a cannot be stored: Cannot store float64"),
         ({"a": torch.ones(2) > 0}, None, "a cannot be stored: Cannot store bool"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, None, "Cannot store complex64"),

@@ -1,4 +1,4 @@
-"""The bank of interview questions is whole, proved, answerable and without repetition."""
+"""The interview questions are complete, backed by claims, answerable and not repeated."""
 
 import itertools
 import json
@@ -108,7 +108,7 @@ def test_the_check_for_repetition_would_find_one():
     assert alike("Why is a mask not faster?", "How many heads can go?") == 0
 
 
-# --- files that are wrong -----------------------------------------------------------------------
+# --- invalid files ------------------------------------------------------------------------------
 
 GOOD = {
     "id": "05-one",
@@ -165,8 +165,8 @@ def test_a_good_question_is_read(bank):
         (GOOD | {"id": "06-one"}, "05-one|06-one: its id must begin with its lesson, 05"),
         (GOOD | {"claim": "C99"}, "there is no claim 'C99'"),
         (GOOD | {"claim": "C01"}, "claim C01 is tested in lesson 01, not in 05"),
-        (GOOD | {"answer": "{times} times"}, r"nothing says what \['times'\] stand for"),
-        (GOOD | {"numbers": {"times": LOOK_UP}}, r"no text reads the numbers \['times'\]"),
+        (GOOD | {"answer": "{times} times"}, r"no look-up for \['times'\]"),
+        (GOOD | {"numbers": {"times": LOOK_UP}}, r"no text uses the numbers \['times'\]"),
         (GOOD | {"numbers": {"times": {"number": "3"}}}, "05-one, numbers, times, number: "),
         (GOOD | {"numbers": {"times": {"experiment": "magic", "field": "x"}}}, "'magic' is not"),
         ("a text", "question number 1: 'a text' is not of type 'object'"),
@@ -184,7 +184,7 @@ def test_an_id_is_used_once(bank):
 
 
 def test_a_file_that_is_no_yaml_and_a_missing_bank_are_told(bank, tmp_path):
-    with pytest.raises(BankError, match=r"holds no questions.*git checkout"):
+    with pytest.raises(BankError, match=r"contains no questions.*git checkout"):
         questions.load(tmp_path)
     bank(GOOD)
     (tmp_path / "data" / "interview" / "mine.yaml").write_text("lesson: [")
@@ -227,7 +227,7 @@ def test_the_learners_own_recording_comes_first(two_machines):
 
 
 def test_both_parts_of_a_ratio_come_from_one_machine(two_machines):
-    # What the own recording lacks is taken from the course's, and so is what it is compared with.
+    # If the own recording lacks a number, both sides of the comparison come from the course's.
     path = two_machines / "recordings" / "mine" / "drop_recovery-small_resnet.json"
     own = json.loads(path.read_text())
     own["pruned"] = [entry for entry in own["pruned"] if entry["amount"] != 0.9]

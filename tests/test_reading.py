@@ -1,4 +1,4 @@
-"""A sentence about a live result is chosen by the result."""
+"""A sentence about a live result is selected by the result."""
 
 import pytest
 

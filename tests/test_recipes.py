@@ -1,4 +1,4 @@
-"""A recipe trains, chooses by validation, reads the test set once and writes what it measured."""
+"""A recipe trains, chooses by validation, reads the test set once and writes its results."""
 
 import copy
 
@@ -16,7 +16,7 @@ from course_lib.networks.training import accuracy
 
 @pytest.fixture
 def pictures(monkeypatch):
-    """A data set of 500 pictures that the command line finds in place of Fashion-MNIST."""
+    """A data set of 500 images that the command line uses in place of Fashion-MNIST."""
     random = torch.Generator().manual_seed(0)
     images, labels = torch.randn(500, 1, 28, 28, generator=random), torch.arange(500) % 10
     sizes = (300, 100, 100)
@@ -28,7 +28,7 @@ def pictures(monkeypatch):
 
 @pytest.fixture
 def must_reach(monkeypatch):
-    """Call it to make small_resnet's recipe one epoch with this target."""
+    """A function that replaces small_resnet's recipe by one epoch with the given target."""
 
     def replace(target: float) -> None:
         recipe = Recipe("small_resnet", epochs=1, lr=0.1, must_reach=target)
@@ -39,9 +39,9 @@ def must_reach(monkeypatch):
 
 @pytest.fixture
 def scripted_validation(monkeypatch):
-    """Call it to dictate the validation accuracy of each epoch; lists every measurement.
+    """A function that dictates the validation accuracy of each epoch and lists the measurements.
 
-    A measurement is the data it was made on and the weights that the network then had.
+    A measurement is the data it was made on and the weights of the network at that time.
     """
 
     def replace(pictures: Splits, values: list[float]) -> list[tuple[Images, dict]]:
@@ -147,7 +147,7 @@ def test_unknown_network_is_refused_with_the_choices(capsys):
 
 @pytest.fixture
 def sentences(monkeypatch):
-    """Few reviews and a tiny network that the recipe finds in place of the real ones.
+    """A few reviews and a tiny network that the recipe uses in place of the real ones.
 
     The words "dull" and "brilliant" are in the test part only.
     """

@@ -1,4 +1,4 @@
-"""Recordings are made, resumed and divided alike, whatever they measure."""
+"""Making, resuming and dividing a recording works the same for every experiment."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ SQUARES = [{"number": number} for number in range(7)]
 
 
 class Toy:
-    """An experiment that takes no time: squares and cubes of numbers, and how often it measured."""
+    """An experiment that takes no time: squares of numbers. It notes which ones it measured."""
 
     def __init__(self):
         self.measured, self.constants = [], iter(range(100))
@@ -53,7 +53,7 @@ def own_folder(monkeypatch, tmp_path):
 
 
 def at_once(*parts, minutes=None):
-    """Record all parts at the same time; their files."""
+    """Record all parts at the same time; return their files."""
     found = {}
 
     def one(part):
@@ -98,11 +98,11 @@ def test_without_minutes_it_begins_and_no_more(toy):
             "drop_recovery",
             None,
             None,
-            "small_resnet_2 or resnet18, not of None",
+            "small_resnet_2 or resnet18; got None",
         ),
-        ("compression", "vgg", None, "recorded of resnet18, not of vgg"),
-        ("sparse_vs_dense", "resnet18", None, "no network"),
-        ("mixed", None, Part(1, 2), "cannot be recorded in parts: its networks are timed in turns"),
+        ("compression", "vgg", None, "needs the model resnet18; got vgg"),
+        ("sparse_vs_dense", "resnet18", None, "needs no model; got resnet18"),
+        ("mixed", None, Part(1, 2), "in parts: its networks are timed alternately"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(name, model, part, message, tmp_path):
@@ -121,7 +121,7 @@ def test_the_command_knows_every_experiment(name, monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "3", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "1.0/2"])
-def test_a_part_that_there_is_not_is_refused(text, capsys):
+def test_an_invalid_part_is_refused(text, capsys):
     with pytest.raises(ValueError, match="like 3/16"):
         Part.parse(text)
     if text:
@@ -164,7 +164,7 @@ def test_what_is_measured_once_is_shared_with_a_recording_that_was_begun(toy):
 
 def test_a_recording_of_something_else_is_not_that_of_a_part(toy):
     changed(record("toy", minutes=0), recipe={"power": 3})
-    with pytest.raises(RecordingError, match="not the recording of this part: recipe"):
+    with pytest.raises(RecordingError, match="does not match this part: recipe"):
         record("toy", part=Part(1, 2))
 
 
@@ -185,13 +185,13 @@ def changed(path, **fields):
 
 
 SPOILED = {
-    "another machine": (lambda path: changed(path, machine={"processor": "x"}), "one recording"),
+    "another machine": (lambda path: changed(path, machine={"processor": "x"}), "same recording"),
     "another constant": (lambda path: changed(path, constant={"value": 9}), "'--minutes 0'"),
     "another recipe": (lambda path: changed(path, recipe={"power": 3}), "recipe"),
-    "another division": (lambda path: changed(path, part=[2, 3]), "parts 2, now 3"),
-    "there twice": (lambda path: changed(path, part=[1, 2]), "Part 1/2 is there twice"),
-    "damaged": (lambda path: path.write_text("{"), "Measure that part again"),
-    "no object": (lambda path: path.write_text("[]"), "Measure that part again"),
+    "another division": (lambda path: changed(path, part=[2, 3]), "parts 2, not 3"),
+    "given twice": (lambda path: changed(path, part=[1, 2]), "Part 1/2 is given twice"),
+    "damaged": (lambda path: path.write_text("{"), "Record that part again"),
+    "no object": (lambda path: path.write_text("[]"), "Record that part again"),
     "of another version": (lambda path: changed(path, schema=0), "schema is 0"),
 }
 
@@ -208,8 +208,8 @@ def test_what_does_not_belong_together_is_not_merged(toy, name):
     assert {path: path.read_bytes() for path in first.parent.iterdir()} == before
 
 
-def test_a_whole_recording_is_no_part(toy):
-    with pytest.raises(RecordingError, match="is no part"):
+def test_a_whole_recording_is_not_a_part(toy):
+    with pytest.raises(RecordingError, match="is not a part"):
         merge([record("toy")])
 
 
@@ -228,7 +228,7 @@ def test_entries_of_a_part_say_where_they_come_from_and_others_do_not(toy):
 
 
 def test_hours_are_those_of_the_work_that_is_left(toy, monkeypatch, capsys):
-    clock = iter(range(0, 100_000, 3600))  # an hour goes by between two readings
+    clock = iter(range(0, 100_000, 3600))  # an hour passes between two readings
     monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     record("toy")
     said = [line for line in capsys.readouterr().out.splitlines() if "hours to go" in line]

@@ -1,4 +1,4 @@
-"""A recording is refused when it is not what it should be, and is never overwritten by another."""
+"""Invalid recordings are refused, and no recording is overwritten by another."""
 
 import copy
 import json
@@ -176,7 +176,7 @@ def test_a_file_has_a_line_for_each_point(path):
     assert points == RECORDING["points"]
 
 
-def test_a_number_that_is_none_is_not_written(path, recording):
+def test_an_invalid_number_is_not_written(path, recording):
     before = path.read_text()
     recording["points"][0]["accuracy"] = float("nan")
     with pytest.raises(ValueError):
@@ -187,7 +187,7 @@ def test_a_number_that_is_none_is_not_written(path, recording):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0", '{"schema": 1'])
 def test_a_damaged_file_is_refused_with_its_name(path, text, tmp_path):
     path.write_text(text)
-    with pytest.raises(RecordingError, match=r"small_resnet\.json is no recording of drop_recov"):
+    with pytest.raises(RecordingError, match=r"small_resnet\.json is not a valid rec"):
         load("drop_recovery", "small_resnet", tmp_path)
 
 
@@ -215,19 +215,19 @@ def test_each_field_of_each_point_must_be_there(recording, field):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("seed", 0.5, "seed must be a whole number; it is 0.5"),
+        ("seed", 0.5, "seed must be a whole number; got 0.5"),
         ("seed", True, "seed must be a whole number"),
         ("seed", None, "seed must be a whole number"),
-        ("amount", "0.5", "amount must be a number; it is '0.5'"),
+        ("amount", "0.5", "amount must be a number; got '0.5'"),
         ("epochs", float("inf"), "epochs must be a number"),
         ("lr", float("nan"), "lr must be a number"),
-        ("granularity", 3, "granularity must be a text"),
-        ("accuracy", 100.1, "accuracy must be a number from 0 to 100; it is 100.1"),
+        ("granularity", 3, "granularity must be a string"),
+        ("accuracy", 100.1, "accuracy must be a number from 0 to 100; got 100.1"),
         ("validation", -1, "validation must be a number from 0 to 100"),
         ("accuracy", float("nan"), "accuracy must be a number from 0"),
-        ("interval", [91.0, 89.9], "interval must be a lower and a higher number"),
-        ("interval", [91.0], "interval must be a lower"),
-        ("interval", 91.0, "interval must be a lower"),
+        ("interval", [91.0, 89.9], "interval must be two numbers from 0 to 100, the lower first"),
+        ("interval", [91.0], "interval must be two numbers"),
+        ("interval", 91.0, "interval must be two numbers"),
     ],
 )
 def test_a_field_of_another_kind_is_refused(recording, place, value, message):
@@ -240,7 +240,7 @@ def test_a_field_of_another_kind_is_refused(recording, place, value, message):
 def test_a_switch_is_true_or_false(value):
     recording = copy.deepcopy(TRANSFORMER)
     recording["networks"][0]["distilled"] = value
-    with pytest.raises(RecordingError, match="distilled must be true or false; it is"):
+    with pytest.raises(RecordingError, match="distilled must be true or false; got"):
         check(recording, "transformer")
 
 
@@ -272,7 +272,7 @@ def test_a_whole_recording_of_speed_is_accepted_as_it_is_written(experiment, tmp
 
 
 def holes(recording: dict) -> list[tuple]:
-    """Every field that a recording could lack: the list that it is in, if any, and its name."""
+    """Every field that a recording could lack: the table that it is in, if any, and its name."""
     lists = [name for name, value in recording.items() if isinstance(value, list)]
     inner = [(name, field) for name in lists for field in recording[name][0]]
     return [(None, field) for field in recording if field not in ("schema", "experiment")] + inner
@@ -299,10 +299,10 @@ def test_each_field_of_a_recording_of_speed_must_be_there(experiment, entries, f
     ("experiment", "entries"),
     [("sparse_vs_dense", "points"), ("sparse_vs_dense", "zeros"), ("structured_speedup", "points")],
 )
-def test_what_is_no_range_is_refused(experiment, entries, field, value):
+def test_an_invalid_range_is_refused(experiment, entries, field, value):
     recording = copy.deepcopy(SPEEDS[experiment])
     recording[entries][0][field] = value
-    message = f"{entries}, entry 0: {field} must be a lower and a higher number, not below 0; it is"
+    message = f"{entries}, entry 0: {field} must be two numbers not below 0, the lower first; got"
     with pytest.raises(RecordingError, match=message):
         check(recording, experiment)
 
@@ -317,16 +317,16 @@ def test_a_range_may_be_any_that_is_not_below_zero(value):
 @pytest.mark.parametrize("value", [[0, 100.5], [-1, 3]])
 def test_an_interval_of_accuracies_ends_at_100(recording, value):
     recording["dense"] = recording["dense"] | {"interval": value}
-    with pytest.raises(RecordingError, match="higher number from 0 to 100"):
+    with pytest.raises(RecordingError, match="two numbers from 0 to 100"):
         check(recording, "drop_recovery")
 
 
-# --- what is there ------------------------------------------------------------------------------
+# --- listing and reading ------------------------------------------------------------------------
 
 
 @pytest.fixture
 def shelf(path, tmp_path):
-    """Recordings of all experiments on two machines; one of them was set aside."""
+    """Recordings of several experiments on two machines; one of them was set aside."""
     for machine in ("abacus", "h100"):
         write(
             copy.deepcopy(STRUCTURED),
@@ -370,7 +370,7 @@ def test_where_nothing_is_recorded_nothing_is_listed(tmp_path):
 
 def test_a_damaged_recording_is_named(shelf):
     (shelf / "recordings" / "h100" / "sparse_vs_dense.json").write_text("{")
-    with pytest.raises(RecordingError, match=r"h100.sparse_vs_dense\.json is no recording"):
+    with pytest.raises(RecordingError, match=r"sparse_vs_dense\.json is not a valid rec"):
         listed(shelf)
 
 
@@ -385,7 +385,7 @@ def test_the_command_names_a_damaged_recording(shelf, monkeypatch, capsys):
     monkeypatch.setattr(listed, "__defaults__", (shelf,))
     assert main(["recordings"]) == 1
     said = capsys.readouterr()
-    assert "sparse_vs_dense.json is no recording" in said.err and not said.out
+    assert "sparse_vs_dense.json is not a valid recording" in said.err and not said.out
 
 
 @pytest.mark.slow
@@ -451,24 +451,24 @@ def test_a_file_is_called_after_experiment_and_model(model, name, tmp_path, monk
     assert load("sparse_vs_dense", "small_resnet", tmp_path) == {}
 
 
-# --- going on -----------------------------------------------------------------------------------
+# --- resuming -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("experiment", SPEEDS)
-def test_a_recording_of_speed_goes_on(experiment, tmp_path):
+def test_a_recording_of_speed_is_resumed(experiment, tmp_path):
     begun = copy.deepcopy(SPEEDS[experiment])
     path = write(copy.deepcopy(begun), tmp_path / "a.json")
     found, story = resume(begun, path)
     assert found["points"] == begun["points"] and "Resuming" in story
 
 
-def test_a_recording_goes_on(path, recording):
+def test_a_recording_is_resumed(path, recording):
     found, story = resume(recording | {"started": "2027-01-01"}, path)
     assert found == RECORDING | {"written": recording["written"]}
     assert "Resuming" in story and path.exists()
 
 
-def test_where_there_is_none_a_new_one_begins(recording, tmp_path):
+def test_without_a_file_a_new_recording_starts(recording, tmp_path):
     found, story = resume(recording, tmp_path / "new.json")
     assert found == {} and "new recording" in story
 
@@ -478,17 +478,17 @@ def test_where_there_is_none_a_new_one_begins(recording, tmp_path):
     [
         ("{", "Expecting"),
         (json.dumps(RECORDING | {"schema": 0}), "its schema is 0"),
-        (json.dumps(RECORDING | {"model": "resnet18"}), "another model"),
-        (json.dumps(RECORDING | {"weights": "ffff"}), "another weights"),
+        (json.dumps(RECORDING | {"model": "resnet18"}), "Different model"),
+        (json.dumps(RECORDING | {"weights": "ffff"}), "Different weights"),
         (
             json.dumps(RECORDING | {"recipe": RECORDING["recipe"] | {"lr": 0.1}}),
-            "another recipe",
+            "Different recipe",
         ),
     ],
     ids=["damaged", "schema", "model", "weights", "recipe"],
 )
-def test_what_cannot_go_on_is_set_aside_whole(path, recording, text, reason):
-    for _ in range(2):  # twice within a second: the second one needs a name of its own
+def test_what_cannot_be_resumed_is_set_aside_whole(path, recording, text, reason):
+    for _ in range(2):  # twice within a second: the second file needs a different name
         path.write_text(text)
         found, story = resume(recording, path)
         assert found == {} and not path.exists()
@@ -501,9 +501,9 @@ def test_what_cannot_go_on_is_set_aside_whole(path, recording, text, reason):
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        ({"processor": "abacus", "threads": "2"}, "threads '1', now '2'"),
-        ({"processor": "abacus"}, "threads '1', now None"),
-        ({"processor": "abacus", "threads": "1", "torch": "3"}, "torch None, now '3'"),
+        ({"processor": "abacus", "threads": "2"}, "threads '1', not '2'"),
+        ({"processor": "abacus"}, "threads '1', not None"),
+        ({"processor": "abacus", "threads": "1", "torch": "3"}, "torch None, not '3'"),
     ],
 )
 def test_times_of_another_machine_are_left_as_they_are(tmp_path, machine, message):
@@ -554,10 +554,10 @@ def test_this_machine_has_a_folder_and_facts(tmp_path):
         read(path, "drop_recovery")
 
 
-# --- recordings of the schema before --------------------------------------------------------------
+# --- recordings of an earlier schema ------------------------------------------------------------
 
 
-def test_fields_of_the_schema_before_have_the_names_of_today(tmp_path):
+def test_fields_of_an_earlier_schema_get_their_new_names(tmp_path):
     old = json.loads(json.dumps(RECORDING).replace("granularity", "style"))
     old = json.loads(json.dumps(old).replace("epoch_fraction", "budget")) | {"schema": 1}
     old["points"][0]["method"], old["recipe"]["constant_factor"] = "iterative", 0.03
@@ -571,7 +571,7 @@ def test_fields_of_the_schema_before_have_the_names_of_today(tmp_path):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_renamed_field_is_one_of_today(name):
+def test_a_renamed_field_is_one_of_the_current_schema(name):
     fields = json.dumps(EXPERIMENTS[name].shape, default=str)
     for old, new in recordings.RENAMED.get(name, {}).items():
         assert f'"{new}"' in fields and f'"{old}"' not in fields

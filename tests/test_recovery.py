@@ -1,4 +1,4 @@
-"""Reading a recording that may be half done, and the intervals against simulated test sets."""
+"""Reading recordings, complete or not, and checking intervals on simulated test sets."""
 
 import copy
 import math
@@ -36,13 +36,14 @@ def recording():
         "command": "python -m course_lib record drop_recovery --model small_resnet",
         "model": "small_resnet",
         "weights": "0123abcd",
-        "recipe": {"epochs": 12, "lr": 0.2, "constant_factor": 0.03},
+        "recipe": {"epochs": 12, "lr": 0.2},
         "machine": MACHINE,
         "started": "2026-01-31",
         "written": "2026-02-01",
         "seeds": [0, 1],
         "dense": measured(92.0) | SIZE,
         "pruned": [{"granularity": "weights", "amount": 0.9} | measured(27.0) | SIZE],
+        "recalibrated": [{"granularity": "weights", "amount": 0.9} | measured(85.0)],
         "points": [
             point(91.0, 91.5),
             point(90.0, 91.5, seed=1),
@@ -55,7 +56,7 @@ def recording():
 
 @pytest.fixture
 def stored(tmp_path, recording):
-    """Write a recording of so many points, taken by a processor or a GPU."""
+    """Write a recording of so many points, made on a processor or a GPU."""
 
     def write(name, points, gpu="none"):
         changed = copy.deepcopy(recording)
@@ -119,6 +120,11 @@ def test_the_schedule_is_chosen_on_validation_pictures(recording):
     assert recovery.gap(recording, "weights", 0.9) == pytest.approx(1.2)  # 91.8 beats 91.5
 
 
+def test_so_is_the_constant_rate(recording):
+    recording["points"] += [point(91.3, 91.4, lr=0.02), point(90.1, 91.9, lr=0.06)]
+    assert recovery.gap(recording, "weights", 0.9, schedule="constant") == pytest.approx(1.9)
+
+
 def test_what_is_not_recorded_is_nan_and_is_left_out_of_a_claim(recording):
     missing = recovery.gap(recording, "channels", 0.5)
     assert math.isnan(missing) and math.isnan(recovery.right_after(recording, "channels", 0.5))
@@ -135,7 +141,7 @@ def test_the_smallest_budget_that_is_enough(lost, smallest):
     assert recovery.smallest_budget(lost, 2.0) == smallest
 
 
-# --- intervals against what really happens over many test sets ------------------------------------
+# --- intervals against what happens over many test sets ------ ------------------------------------
 
 N, SETS = 2000, 4000
 

@@ -1,4 +1,4 @@
-"""The report lists every claim, needs no other file, and survives an odd progress."""
+"""The report lists every claim, is self-contained, and survives unusual progress files."""
 
 import re
 

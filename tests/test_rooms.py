@@ -1,6 +1,7 @@
-"""Nobody imports what lies above: the rooms of ``course_lib``, and the rule of each."""
+"""The rooms of ``course_lib`` follow their rules: none imports a room above it, for example."""
 
 import ast
+import re
 
 import imports
 import pytest
@@ -72,6 +73,48 @@ def test_a_rule_that_is_broken_is_noticed(module, other):
         assert_allowed(room_of(module), found)
 
 
+#: A lesson by its number, as in "lesson 05", "lessons 07, 08" or "05_sparse_vs_dense".
+LESSON = re.compile(r"\blessons? ?\d\d\b|\b\d\d_[a-z]", re.IGNORECASE)
+
+#: They must not name lessons, except in a docstring that says where a function is built.
+BELOW_TEACHING = (*ROOMS["teaching"], "bars", "files", "")
+
+
+def lesson_numbers(source):
+    """The strings of ``source`` that name a lesson by its number, docstrings left out."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, documented)]
+    docstrings = {ast.get_docstring(node, clean=False) for node in nodes}
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return [
+        text
+        for text in strings
+        if isinstance(text, str) and text not in docstrings and LESSON.search(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in imports.modules() if room_of(name) in BELOW_TEACHING]
+)
+def test_nothing_below_teaching_knows_a_lesson_number(name):
+    assert lesson_numbers(imports.modules()[name].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ('kind("int8", "fast (lessons 07, 08)")', 1),
+        ('f"see lesson {1} and lesson 05: {2}"', 1),
+        ('FILE = "notebooks/05_sparse_vs_dense.py"', 1),
+        ('def f():\n    """Lesson 05 builds this."""\n    return 1  # as in lesson 05', 0),
+        ('"lessons take longer"', 0),
+    ],
+)
+def test_a_lesson_number_is_noticed(source, count):
+    assert len(lesson_numbers(source)) == count
+
+
 def functions_of(name: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     tree = ast.parse(imports.modules()[name].read_text(encoding="utf-8"))
     kinds = ast.FunctionDef | ast.AsyncFunctionDef
@@ -90,8 +133,9 @@ def test_no_function_has_more_than_eight_arguments(name):
 @pytest.mark.parametrize("name", imports.modules())
 def test_no_function_is_longer_than_forty_lines_without_its_docstring(name):
     for function in functions_of(name):
-        docstring = (ast.get_docstring(function, clean=False) or "").count("\n")
-        assert function.end_lineno - function.lineno - docstring <= 40, function.name
+        docstring = ast.get_docstring(function, clean=False)
+        lines = function.end_lineno - function.lineno + 1
+        assert lines - (docstring.count("\n") + 1 if docstring else 0) <= 40, function.name
 
 
 def test_each_import_is_seen(tmp_path):

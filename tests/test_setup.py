@@ -1,4 +1,4 @@
-"""What is asked for and pinned, what make and the build server do, and the data that is shipped."""
+"""Requirements and their pins, make, the build server, and the shipped data."""
 
 import hashlib
 import json
@@ -72,7 +72,7 @@ def test_what_those_need_is_pinned_too():
             needs = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
             assert name in OPTIONAL, f"{name} is not installed"
-            continue  # only the commands that need it install it
+            continue  # installed only by the commands that need it
         for needed in map(Requirement, needs):
             extras = requirement.extras or {""}
             marker = needed.marker
@@ -126,10 +126,10 @@ with_make = pytest.mark.skipif(shutil.which("make") is None, reason="Windows has
 
 @pytest.fixture
 def clone(tmp_path):
-    """A folder with what make reads, and a Python that only writes down what it is asked to do.
+    """A folder with the files that make reads, and a fake Python that only records its calls.
 
     As ``python -m venv`` it copies itself to ``.venv/bin/python``. As ``pip`` it fails while a file
-    ``broken`` is there, as it does when the learner interrupts it.
+    ``broken`` exists, as it does when the learner interrupts it.
     """
     folder = tmp_path / "a clone"
     folder.mkdir()
@@ -152,7 +152,7 @@ def clone(tmp_path):
 
 
 def run_make(folder, *arguments):
-    # When make runs these tests, this make is not a part of that one.
+    # If make runs these tests, this make must not be part of that one.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")
     }
@@ -162,7 +162,7 @@ def run_make(folder, *arguments):
 
 
 def make(clone, *arguments):
-    """Call make in ``clone``; return its result, and what Python was asked for, by keyword."""
+    """Run make in ``clone``; return its result and the calls of Python, as keywords."""
     (clone / "calls").write_text("")
     result = run_make(clone, "PYTHON=./python", *arguments)
     words = {
@@ -291,7 +291,7 @@ def test_the_build_server_runs_make_test():
     assert script.stat().st_mode & stat.S_IXUSR
 
 
-# --- what runs on a push, before a commit, and asks whoever opens an issue ----------------------
+# --- workflow, issue forms and pre-commit hooks -------------------------------------------------
 
 GITHUB = PROJECT / ".github"
 
@@ -358,7 +358,7 @@ def test_what_github_reads_is_short_and_names_no_registry(path):
 
 
 def data_files():
-    """All but the lists themselves, and recordings that somebody took on this machine."""
+    """All data files except the lists themselves and recordings taken on this machine."""
     folder, listed = PROJECT / "data", checksums()
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {

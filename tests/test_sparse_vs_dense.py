@@ -1,4 +1,4 @@
-"""The experiment measures every product that it should, once, and goes on when interrupted."""
+"""The experiment measures every planned product once, and resumes after an interruption."""
 
 import json
 from itertools import product
@@ -169,7 +169,7 @@ KEYS = [(*case[:3], batch) for case in CASES for batch in case.batches]
 
 @pytest.fixture
 def small(monkeypatch):
-    """A CPU that takes no time, with ceilings that are known."""
+    """A CPU that takes no time, with a given roofline."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sparse_vs_dense.SECONDS, "cpu", 0)
     monkeypatch.setitem(sparse_vs_dense.SIZES, "cpu", (32,))
@@ -178,7 +178,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def few(small, monkeypatch):
-    """The plan of :data:`CASES`; the products that are measured."""
+    """The plan of :data:`CASES`; returns the products that are measured."""
     measured, measure = [], sparse.measure
 
     def noted(held, inputs, **options):
@@ -191,7 +191,7 @@ def few(small, monkeypatch):
 
 
 def keys(recording: dict) -> list[tuple]:
-    """The products that ``recording`` has a dense time of."""
+    """The products for which ``recording`` has a dense time."""
     fields = ("matrix", "dtype", "target_sparsity", "batch")
     points = recordings.points(recording, format="dense")
     return [tuple(point[field] for field in fields) for point in points]
@@ -270,7 +270,7 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             record("sparse_vs_dense", path=path, device="cpu")
     if path.exists():
-        recordings.read(path, "sparse_vs_dense")  # what is there is always a valid recording
+        recordings.read(path, "sparse_vs_dense")  # whatever was written is a valid recording
     record("sparse_vs_dense", path=path, device="cpu")
     found = recordings.read(path, "sparse_vs_dense")
     assert keys(found) == KEYS
@@ -290,18 +290,18 @@ def test_a_complete_recording_measures_nothing(few, tmp_path):
     assert not few and path.read_text() == before
 
 
-def test_without_time_it_stops_politely_and_goes_on(few, tmp_path, capsys):
+def test_at_the_time_limit_it_stops_and_can_be_resumed(few, tmp_path, capsys):
     path = record("sparse_vs_dense", path=tmp_path / "a.json", minutes=0, device="cpu")
-    assert "0 minutes are over: the same command resumes." in capsys.readouterr().out
+    assert "Time limit of 0 minutes reached; the same command resumes." in capsys.readouterr().out
     assert recordings.read(path, "sparse_vs_dense")["points"] == [] and not few
     record("sparse_vs_dense", path=path, minutes=60, device="cpu")
     said = capsys.readouterr().out
-    assert "Resuming" in said and "over" not in said
+    assert "Resuming" in said and "Time limit" not in said
     assert keys(recordings.read(path, "sparse_vs_dense")) == KEYS
 
 
 def test_it_stops_after_so_many_minutes(few, tmp_path, monkeypatch):
-    readings = iter([0, 10, 50, 60, 100, 110, 150])  # begun; then before and after each matrix
+    readings = iter([0, 10, 50, 60, 100, 110, 150])  # at first, then before and after each matrix
     clock = SimpleNamespace(monotonic=lambda: next(readings))
     monkeypatch.setattr(recorder, "time", clock)
     path = record("sparse_vs_dense", path=tmp_path / "a.json", minutes=2, device="cpu")
@@ -364,14 +364,14 @@ def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
     assert keys(recordings.read(path, "sparse_vs_dense")) == KEYS[:2]
 
 
-def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatch):
+def test_command_does_not_resume_with_other_threads(command, capsys, monkeypatch):
     record, path = command
     record("--minutes", "0")
     before = path.read_text()
     facts = machine_facts() | {"threads": "64"}
     monkeypatch.setattr(recorder, "machine_facts", lambda: facts)
     assert record() == 1
-    assert "now '64'" in capsys.readouterr().err and path.read_text() == before
+    assert "not '64'" in capsys.readouterr().err and path.read_text() == before
 
 
 def test_without_a_path_the_file_is_this_machine_s(few, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Each step does what it says, and a saved network computes what it computed."""
+"""Each step does what its fields say, and a saved network computes the same as before."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_rounding_leaves_the_network_alone(network):
     assert torch.equal(network.stem.weight, before)
 
 
-# --- few values that learn ----------------------------------------------------------------------
+# --- trainable shared values --------------------------------------------------------------------
 
 
 def test_shared_values_are_those_of_k_means_until_they_train():

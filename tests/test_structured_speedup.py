@@ -1,4 +1,4 @@
-"""Networks with fewer channels are really smaller, and their recording goes on when interrupted."""
+"""Networks with fewer channels are really smaller; a recording resumes after an interruption."""
 
 import json
 from itertools import pairwise, product
@@ -64,7 +64,7 @@ def test_chain_loses_inputs_and_outputs_of_three_convolutions(removed, left):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Trained networks, whole and with half of their channels."""
+    """Trained networks, with all and with half of their channels."""
     return {
         (name, removed): build(name, removed)
         for name in ("small_resnet", "resnet18")
@@ -164,7 +164,7 @@ def test_steps_of_the_staircase_are_one_convolution_with_so_many_channels(quick)
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Times that depend on the place only: the first candidate takes 1 ms, the next 2, ..."""
+    """Times that depend only on the position: the first candidate takes 1 ms, the next 2, ..."""
     asked = []
 
     def pretend(candidates, **options):
@@ -203,7 +203,7 @@ WANTED = [
 
 @pytest.fixture
 def few(quick, monkeypatch):
-    """A plan of twelve comparisons of small convolutions, on a CPU with ceilings that are known."""
+    """A plan of twelve comparisons of small convolutions, on a CPU with a given roofline."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(structured_speedup, "PARTS", ("outputs", "chain"))
     monkeypatch.setattr(structured_speedup, "BATCHES", (1, 2))
@@ -214,7 +214,7 @@ def few(quick, monkeypatch):
 
 
 def said(recording: dict) -> list[tuple]:
-    """What the points of a recording are."""
+    """The identifying fields of the points of a recording."""
     points = [
         (point["part"], point["removed"], point["batch"], point["dtype"])
         for point in recording["points"]
@@ -245,7 +245,7 @@ def test_a_recording_holds_every_part_at_every_width(few, monkeypatch, tmp_path)
     assert all(point["median"] > 0 for point in [*found["points"], *found["staircase"]])
 
 
-def test_what_is_too_slow_is_recorded_as_that_and_not_tried_again(few, monkeypatch, tmp_path):
+def test_what_is_too_slow_is_recorded_as_such_and_not_tried_again(few, monkeypatch, tmp_path):
     def pretend(candidates, **options):
         times = dict.fromkeys(candidates, Timing((2.0,) * 6))
         return Comparison(times | {next(iter(candidates)): Timing((90_000.0,))}, {})
@@ -253,7 +253,7 @@ def test_what_is_too_slow_is_recorded_as_that_and_not_tried_again(few, monkeypat
     monkeypatch.setattr(structured_speedup, "compare", pretend)
     path = record("structured_speedup", path=tmp_path / "a.json", device="cpu")
     found = recordings.read(path, "structured_speedup")
-    assert found["points"] == [], "a ratio over what was run once has no interval"
+    assert found["points"] == [], "a speed-up over a single run has no interval"
     assert [step["channels"] for step in found["staircase"]] == [5] * 4
     assert {each["why"] for each in found["refused"] if "channels" in each} == {
         "too slow here: 90 s a call"
@@ -263,7 +263,7 @@ def test_what_is_too_slow_is_recorded_as_that_and_not_tried_again(few, monkeypat
 
 
 def test_the_ceiling_is_that_of_the_dtype(few, pretended, monkeypatch, tmp_path):
-    rates = {torch.float32: 1e3, torch.bfloat16: 2e3}  # so slow that only MACs count
+    rates = {torch.float32: 1e3, torch.bfloat16: 2e3}  # so slow that only MACs matter
     monkeypatch.setattr(
         structured_speedup, "roofline", lambda device, dtype: Roofline(1e9, rates[dtype])
     )
@@ -290,10 +290,10 @@ def test_an_interrupted_recording_ends_as_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             record("structured_speedup", path=parts, device="cpu")
     if parts.exists():
-        recordings.read(parts, "structured_speedup")  # what is there is always a valid recording
+        recordings.read(parts, "structured_speedup")  # whatever was written is a valid recording
     record("structured_speedup", path=parts, device="cpu")
     assert parts.read_text() == whole.read_text()
-    assert len(pretended) == len(WANTED) + (name == "write")  # only what was not written is lost
+    assert len(pretended) == len(WANTED) + (name == "write")  # only the unwritten task is lost
     assert sorted(tmp_path.iterdir()) == [parts, whole]
 
 
@@ -347,14 +347,14 @@ def test_command_says_that_it_was_stopped(command, capsys, monkeypatch):
     assert len(recordings.read(path, "structured_speedup")["points"]) == 6
 
 
-def test_command_refuses_to_go_on_with_other_threads(command, capsys, monkeypatch):
+def test_command_does_not_resume_with_other_threads(command, capsys, monkeypatch):
     record, path = command
     record()
     before = path.read_text()
     facts = machine_facts() | {"threads": "64"}
     monkeypatch.setattr(recorder, "machine_facts", lambda: facts)
     assert record() == 1
-    assert "now '64'" in capsys.readouterr().err and path.read_text() == before
+    assert "not '64'" in capsys.readouterr().err and path.read_text() == before
 
 
 def test_without_a_path_the_file_is_this_machine_s(few, pretended, tmp_path, monkeypatch):

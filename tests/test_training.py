@@ -1,4 +1,4 @@
-"""Training is reproducible and does the steps that it was asked for; accuracy is counted right."""
+"""Training is reproducible and takes the requested steps; accuracy is counted correctly."""
 
 import copy
 import math
@@ -31,7 +31,7 @@ from course_lib.networks.training import (
 from course_lib.pruning import masks
 from course_lib.teaching.exercises import EXERCISES
 
-#: A plain optimizer for a few examples.
+#: An optimizer for a few examples.
 OPTIMIZER = SGD(0.1, batch_size=16)
 
 
@@ -60,7 +60,7 @@ def test_bright_pixel_is_mirrored_and_moves_by_at_most_the_padding(pad):
     result = augment(images, generator(), pad)
     assert result.shape == images.shape and result.dtype == images.dtype
     bright = (result == 3.0).nonzero()
-    assert bright[:, 0].tolist() == list(range(2_000))  # one in each picture,
+    assert bright[:, 0].tolist() == list(range(2_000))  # one in each image,
     assert (result == -0.8).sum() == result.numel() - 2_000  # and nothing else but background
     moves = range(-pad, pad + 1)
     columns = (column, width - 1 - column)
@@ -150,7 +150,7 @@ SCHEDULES = {
 
 
 def learning_rates(schedule: str, steps: int, of_steps: int = 0, follow: int = 0) -> list[float]:
-    """What the optimizer used at each step of a training with lr=0.5; the data are 4 steps."""
+    """The rate of each step of a training run with lr=0.5; an epoch has 4 steps."""
     seen = []
     handle = register_optimizer_step_pre_hook(
         lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
@@ -219,7 +219,7 @@ def test_a_mark_sees_the_weights_of_a_training_that_ends_there():
     seen, marks = [], (0.25, 1, 1.6)
 
     def note(mark: float, _: float) -> None:
-        accuracy(model, random_images(64))  # a measurement on the way must not leave a trace
+        accuracy(model, random_images(64))  # a measurement in between must not change the training
         seen.append((mark, copy.deepcopy(model.state_dict())))
 
     options = {"seed": 0, "optimizer": SGD(0.1, batch_size=8), "schedule": Constant()}
@@ -308,7 +308,7 @@ def test_adamw_takes_the_step_of_its_formula():
     direction = model.weight.grad.sign()
     optimizer = AdamW(0.01, weight_decay=0.5, batch_size=4)
     fit(model, data, epochs=1, seed=0, optimizer=optimizer, schedule=Constant())
-    # the first step of Adam is the sign of the gradient; the decay is apart from it
+    # the first step of Adam is the sign of the gradient; the decay is added separately
     torch.testing.assert_close(model.weight, before * (1 - 0.01 * 0.5) - 0.01 * direction)
 
 

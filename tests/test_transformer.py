@@ -1,4 +1,4 @@
-"""Every part of the recording is what it says, and an interrupted recording goes on."""
+"""Every table of the recording is right, and the experiment resumes after an interruption."""
 
 import pytest
 import sentences
@@ -46,7 +46,7 @@ def test_each_network_of_the_plan_is_made_of_an_earlier_one():
 # --- layers and heads, one at a time ------------------------------------------------------------
 
 
-def test_silenced_heads_change_what_ablation_says(network, data):
+def test_changes_without_a_head_are_those_of_ablation(network, data):
     found = transformer.ablated_heads(network, data.validation, 1)
     graph = encoders.encoder_graph(network)
     for kind, digits in (("accuracy", 0.011), ("loss", 1e-3)):
@@ -97,7 +97,7 @@ def test_batches_of_one_length_hold_every_sentence_without_padding(data):
 
 @pytest.fixture(scope="module")
 def measured():
-    """What a recording would hold of a tiny network and of its half, measured in the runtime."""
+    """The recorded measurements of a tiny network and of its half, in the runtime."""
     with pytest.MonkeyPatch.context() as patched:
         network, data = sentences.network(patched), sentences.splits()
         half, _ = apply_step(
@@ -147,7 +147,7 @@ def test_the_runtime_is_timed_on_tokens_without_padding(data):
 
 @pytest.fixture
 def quick(monkeypatch, network, measured):
-    """A small plan for the tiny network; the steps that were taken. Measurements are known."""
+    """A small plan with given measurements; returns the steps that were taken."""
     made, part = [], sentences.reviews()
 
     def noted(step, *arguments, **options):
@@ -256,7 +256,7 @@ def test_a_recording_of_other_weights_is_set_aside(quick, tmp_path, monkeypatch,
     record("transformer", path=path)
     (aside,) = tmp_path.glob("a.aside-*.json")
     assert aside.read_text() == before and recorded(path)["weights"] == "other"
-    assert "records another weights" in capsys.readouterr().out
+    assert "Different weights" in capsys.readouterr().out
 
 
 # --- what the course recorded -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Widgets keep what the learner enters, and always stand above a picture of the same."""
+"""Widgets store what the learner enters, and each has a picture of the same below it."""
 
 import ipywidgets
 import matplotlib.pyplot as plt

@@ -15,14 +15,14 @@ def build(_: argparse.Namespace) -> None:
         print(f"{each.name}: {len(each.tasks)} exercises, {each.points} points")
     for name, today in assignments.earlier(assignments.COURSE).items():
         print(
-            f"{name} is now {today}. Hand out the new one. What was handed in under the old name: "
-            "grade it with 'make grade'; nbgrader's autograde would take other exercises for it."
+            f"{name} is now {today}. Hand out the new one. Grade what was submitted under the old "
+            "name with 'make grade'; nbgrader's autograde would mistake it for other exercises."
         )
     print(f"The course for nbgrader is in {assignments.COURSE}; hand out its folder release/.")
 
 
 def grade(chosen: argparse.Namespace) -> None:
-    """Grade a folder of submissions and say what came out."""
+    """Grade a folder of submissions and print the results."""
     if not chosen.folder:
         raise ClassroomError("Name the folder: make grade SUBMISSIONS=path/to/folder")
     if chosen.unprotected:
@@ -31,12 +31,14 @@ def grade(chosen: argparse.Namespace) -> None:
     grades = grading.grade(Path(chosen.folder), protected=not chosen.unprotected)
     for one in grades:
         print(f"{one.student}, {one.lesson}: {one.total} of {one.out_of}. {one.reason}".rstrip())
-    print(f"Graded: {len(grades)}, in {time.perf_counter() - start:.0f} s.")
-    print(f"{assignments.COURSE / 'grades.csv'} and a page a student in feedback/ beside it")
+    print(f"Graded {len(grades)} in {time.perf_counter() - start:.0f} s.")
+    print(
+        f"Wrote {assignments.COURSE / 'grades.csv'}, and a page per student in feedback/ beside it."
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0, or 1 with the reason why it cannot."""
+    """Run a command; return 0, or 1 after printing why it failed."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.classroom")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("build", help="write the nbgrader course").set_defaults(command=build)

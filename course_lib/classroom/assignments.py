@@ -1,4 +1,4 @@
-"""The exercises of the lessons as nbgrader assignments: one a lesson, nothing written twice.
+"""The exercises of the lessons as nbgrader assignments, one per lesson and generated from it.
 
 Text and stub come from the lesson's script, the solution is the source of the exercise's reference,
 the hidden test calls its checker, and its difficulty gives the points.
@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, Protocol, TypedDict, TypeGuard
 
 import nbformat
 from nbformat import NotebookNode
@@ -35,7 +35,7 @@ STUB = "return ..."
 #: In a code cell: the exercise that it checks, and the name of the function.
 CHECK = re.compile(r"\bcheck\(\s*[\"'](\d\d\.\w+)[\"']\s*,\s*(\w+)")
 
-#: nbgrader's settings. ``nbgrader`` is called inside of the folder, as its manual does.
+#: nbgrader's settings. ``nbgrader`` is run inside the folder, as in its manual.
 CONFIG = f'''\
 """nbgrader's settings for this course. Written by "make classroom", which replaces this file."""
 
@@ -49,27 +49,27 @@ c.CourseDirectory.root = str(Path(__file__).parent)
 c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
 c.ExecutePreprocessor.timeout = 60
 
-# What check() remembers while nbgrader runs a notebook is nobody's own progress.
+# While nbgrader runs a notebook, check() must not write into anybody's own progress.
 os.environ["PRUNING_COURSE_STATE"] = str(Path(__file__).parent / "state")
 os.environ["COURSE_QUIET"] = "1"
 
-# nbgrader calls the program "alembic", which lies beside this Python, by its bare name.
+# nbgrader runs the program "alembic", installed beside this Python, by its bare name.
 os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 '''
 
 HEADER = """\
 # {title}: exercises
 
-Write each function where it says `...`, run its cell, and read what the check says. Keep the names
-of the functions and of this file. Cells of your own may come before a function that needs them.
-Whoever grades runs only these cells: with Python, NumPy and torch, without the course's own library
-and without files. Save, and hand in this file.
+Write each function where it says `...`, run its cell, and read the result of the check. Keep the
+names of the functions and of this file. You may add cells before a function that needs them.
+Grading runs only these cells, with Python, NumPy and torch, but without the course's library and
+without access to files. Save this file and hand it in.
 
-The story behind the exercises is in lesson {number}, `notebooks/{name}.ipynb`."""
+The exercises belong to lesson {number}, `notebooks/{name}.ipynb`."""
 
 
 class AssignedExercise(NamedTuple):
-    """An exercise as it stands in a lesson: its text, and the cell with the stub."""
+    """An exercise as it appears in a lesson: its text, and the cell with the stub."""
 
     exercise: Exercise
     function: str
@@ -78,8 +78,23 @@ class AssignedExercise(NamedTuple):
 
     @property
     def points(self) -> int:
-        """What it is worth: its difficulty."""
+        """The points for this exercise: its difficulty."""
         return self.exercise.difficulty
+
+
+class Release(TypedDict):
+    """nbgrader's reply to a request for the students' version of an assignment."""
+
+    success: bool
+    error: NotRequired[str | None]
+    log: NotRequired[str | None]
+
+
+class ReleaseMaker(Protocol):
+    """The part of nbgrader's ``NbGraderAPI`` that is used here."""
+
+    def generate_assignment(self, name: str) -> Release:
+        """Make the students' version of the assignment ``name``."""
 
 
 class Assignment(NamedTuple):
@@ -92,12 +107,12 @@ class Assignment(NamedTuple):
 
     @property
     def number(self) -> str:
-        """The lesson's, such as "07"."""
+        """The number of the lesson, such as "07"."""
         return self.name[:2]
 
     @property
     def points(self) -> int:
-        """Those of all exercises together."""
+        """The points of all exercises together."""
         return sum(task.points for task in self.tasks)
 
 
@@ -105,24 +120,26 @@ class Assignment(NamedTuple):
 
 
 def assignments(root: Path = PROJECT) -> list[Assignment]:
-    """One for every lesson that has exercises.
+    """One assignment for every lesson that has exercises.
 
     Raises:
-        ClassroomError: a lesson checks an exercise that nobody wrote, or its stub has no ``...``.
+        ClassroomError: a lesson checks an unknown exercise, or a stub has no ``return ...``.
     """
     every = [assignment(script) for script in lessons.scripts(root=root)]
     return [each for each in every if each.tasks]
 
 
 def assignment(script: Path) -> Assignment:
-    """The exercises of the lesson ``script``, in its order."""
+    """The exercises of the lesson ``script``, in the order of the lesson."""
     cells = lessons.to_notebook(script).cells
-    tasks, text = [], ""
+    tasks: list[AssignedExercise] = []
+    text = ""
     for cell in cells:
         if cell.cell_type == "markdown":
             text = cell.source
         elif found := CHECK.search(cell.source):
-            tasks.append(_task(script, *found.groups(), text, cell.source))
+            number, function = found.groups()
+            tasks.append(_task(script, number, function, text, cell.source))
     title = cells[0].source.partition("\n")[0].lstrip("# ") if cells else script.stem
     return Assignment(script.stem, title, tasks, {cell.id: cell.source for cell in cells})
 
@@ -131,12 +148,12 @@ def _task(script: Path, number: str, function: str, text: str, stub: str) -> Ass
     if number not in EXERCISES:
         raise ClassroomError(f"{script.name} checks {number}, but no exercise has that number.")
     if len(re.findall(rf"^ +{re.escape(STUB)}$", stub, re.MULTILINE)) != 1:
-        raise ClassroomError(f"{script.name}: the stub of {number} has no single `{STUB}`.")
+        raise ClassroomError(f"{script.name}: the stub of {number} must contain `{STUB}` once.")
     return AssignedExercise(EXERCISES[number], function, _own_text(text, number), stub)
 
 
 def _own_text(text: str, number: str) -> str:
-    """From the last heading on, if there is one: what comes before speaks of pictures above."""
+    """The text from its last heading on, if it has one: the rest refers to figures above."""
     heading = text.rfind("\n## ") + 1
     return text[heading or max(text.find(f"**Exercise {number}"), 0) :]
 
@@ -149,18 +166,18 @@ def setup(tasks: Iterable[AssignedExercise]) -> str:
 
 
 def _imports(reference: Callable) -> list[str]:
-    """Those of the module of ``reference`` that it uses; the course's own stay with it."""
+    """The imports that ``reference`` uses; those of the course stay inside the solution."""
     used = _used(ast.parse("\n".join(definitions(reference))))
-    nodes = ast.parse(inspect.getsource(inspect.getmodule(reference))).body
+    nodes = ast.parse(_module_source(reference)).body
     imports = filter(_is_import, nodes)
     return [ast.unparse(node) for node in imports if not _is_own(node) and used & _names(node)]
 
 
 def solved(task: AssignedExercise) -> str:
-    """The cell of ``task`` with the reference where the stub has its ``...``, marked for nbgrader.
+    """The cell of ``task`` with the reference in place of the stub's ``...``, marked for nbgrader.
 
-    The reference and what it needs of its module stand inside of the function, so that the release,
-    which loses all of it, shows nothing but the stub.
+    The reference, and what it needs from its module, are nested in the function: nbgrader removes
+    them together, so that the release shows only the stub.
     """
     function = next(
         node
@@ -180,8 +197,8 @@ def solved(task: AssignedExercise) -> str:
 
 
 def definitions(reference: Callable) -> list[str]:
-    """The source of ``reference`` and of what it uses from its own module, in their order."""
-    source = inspect.getsource(inspect.getmodule(reference))
+    """The source of ``reference`` and of what it uses from its module, in source order."""
+    source = _module_source(reference)
     defined = {name: node for node in ast.parse(source).body for name in _names(node)}
     wanted, found = [reference.__name__], set()
     while wanted:
@@ -193,6 +210,10 @@ def definitions(reference: Callable) -> list[str]:
     return [_source(source, node) for node in dict.fromkeys(defined.values()) if node in found]
 
 
+def _module_source(reference: Callable) -> str:
+    return inspect.getsource(sys.modules[reference.__module__])
+
+
 def _source(source: str, node: ast.stmt) -> str:
     decorators = getattr(node, "decorator_list", [])
     first = min(part.lineno for part in (node, *decorators))
@@ -200,7 +221,7 @@ def _source(source: str, node: ast.stmt) -> str:
 
 
 def _used(node: ast.AST) -> set[str]:
-    """What the code reads of its module; an argument of the same name is something else."""
+    """The module-level names that the code reads; arguments of the same name do not count."""
     return _globals(symtable.symtable(ast.unparse(node), "module", "exec"))
 
 
@@ -211,7 +232,7 @@ def _globals(table: symtable.SymbolTable) -> set[str]:
 
 
 def _names(node: ast.stmt) -> set[str]:
-    """What a statement of a module defines or imports."""
+    """The names that a statement of a module defines or imports."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
     if _is_import(node):
@@ -220,12 +241,12 @@ def _names(node: ast.stmt) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def _is_import(node: ast.stmt) -> bool:
+def _is_import(node: ast.stmt) -> TypeGuard[ast.Import | ast.ImportFrom]:
     return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _is_own(node: ast.stmt) -> bool:
-    """Whether it imports from the course, which a submission cannot read when it is graded."""
+    """Whether it imports from the course, which a submission cannot read during grading."""
     return "course_lib" in ast.unparse(node)
 
 
@@ -243,7 +264,7 @@ def source_notebook(assignment: Assignment) -> NotebookNode:
     for task in assignment.tasks:
         notebook.cells += _cells(task)
     for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number}"  # the same at every call
+        cell.id = f"cell-{number}"  # the same in every build
     return notebook
 
 
@@ -255,7 +276,7 @@ def _cells(task: AssignedExercise) -> list[NotebookNode]:
     number = task.exercise.id
     name, worth = number.replace(".", "-"), f"{task.points} point" + "s" * (task.points > 1)
     test = (
-        f"# {worth} for exercise {number}. More is tested when it is graded.\n"
+        f"# {worth} for exercise {number}. Grading runs further tests.\n"
         f'assert "not attempted" not in str(check("{number}", {task.function})), "still a stub"\n'
         "### BEGIN HIDDEN TESTS\n"
         "from course_lib.teaching.exercises import require\n\n"
@@ -270,7 +291,7 @@ def _cells(task: AssignedExercise) -> list[NotebookNode]:
 
 
 def _marked(source: str, grade_id: str, **marks: bool | int) -> NotebookNode:
-    """A code cell with nbgrader's marks."""
+    """A code cell with nbgrader's metadata."""
     cell = new_code_cell(source)
     unmarked = {"grade": False, "solution": False, "locked": False, "task": False}
     cell.metadata["nbgrader"] = {"schema_version": 3, "grade_id": grade_id, **unmarked, **marks}
@@ -283,10 +304,10 @@ def _marked(source: str, grade_id: str, **marks: bool | int) -> NotebookNode:
 def build(folder: Path = COURSE, root: Path = PROJECT) -> list[Assignment]:
     """Write the nbgrader course into ``folder``: settings, ``source/`` and ``release/``.
 
-    Called again it replaces those; the grade book and what was handed in stay as they are.
+    If called again it replaces those; the grade book and the submissions are left unchanged.
 
     Raises:
-        ClassroomError: nbgrader is not installed, or refuses an assignment; the message says why.
+        ClassroomError: nbgrader is not installed, or rejects an assignment; the message says why.
         OSError: the folder cannot be written.
     """
     every = assignments(root)
@@ -299,11 +320,11 @@ def build(folder: Path = COURSE, root: Path = PROJECT) -> list[Assignment]:
 
 
 def earlier(folder: Path) -> dict[str, str]:
-    """The assignments in ``folder`` whose lessons were renumbered since: their names of today."""
+    """The current names of those assignments in ``folder`` whose lessons were renumbered."""
     return {name: today for name, today in RENAMED.items() if (folder / "source" / name).is_dir()}
 
 
-def _release(assignment: Assignment, folder: Path, nbgrader: object) -> None:
+def _release(assignment: Assignment, folder: Path, nbgrader: ReleaseMaker) -> None:
     file = folder / "source" / assignment.name / f"{assignment.name}.ipynb"
     write_whole(file, nbformat.writes(source_notebook(assignment)) + "\n")
     done = nbgrader.generate_assignment(assignment.name)
@@ -314,7 +335,7 @@ def _release(assignment: Assignment, folder: Path, nbgrader: object) -> None:
 
 @contextlib.contextmanager
 def _environment_kept() -> Iterator[None]:
-    """The settings of nbgrader change this process's environment, too: put it back."""
+    """Restore the environment of this process afterwards: nbgrader's settings change it."""
     before = dict(os.environ)
     try:
         yield
@@ -323,13 +344,13 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _nbgrader(folder: Path) -> object:
-    """nbgrader's own interface, with the settings of ``folder``."""
+def _nbgrader(folder: Path) -> ReleaseMaker:
+    """nbgrader's Python interface, with the settings of ``folder``."""
     try:
         from nbgrader.apps import NbGraderAPI
     except ImportError:
         raise ClassroomError(
-            "nbgrader is not installed. Call `make classroom`, or install it into this Python: "
+            "nbgrader is not installed. Run `make classroom`, or install it into this Python: "
             f"{sys.executable} -m pip install -c constraints.txt -e '.[classroom]'"
         ) from None
     from traitlets.config import PyFileConfigLoader

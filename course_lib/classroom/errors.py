@@ -1,5 +1,5 @@
-"""What a teacher is told when a command cannot do its work."""
+"""The error that a teacher sees when a command fails."""
 
 
 class ClassroomError(RuntimeError):
-    """The message says what was wrong and what to do."""
+    """A command failed; the message says what was wrong and what to do."""

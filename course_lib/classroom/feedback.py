@@ -1,4 +1,4 @@
-"""One page for a student: points, what was right and what was not, and why."""
+"""The feedback page of a student: points, what was right or wrong, and why."""
 
 import html
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from course_lib.classroom.grades import Grade, Mark
 from course_lib.teaching.exercises.engine import as_html
 
-# Nothing from elsewhere: the page is sent by mail and opened anywhere.
+# Self-contained: the page is sent by mail and opened anywhere.
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 50em; margin: 0 auto; padding: 1em; }
@@ -18,7 +18,7 @@ details { margin: .5em 0 1em; }
 
 
 def page(student: str, grades: Iterable[Grade]) -> str:
-    """The page of ``student`` as HTML that needs no other file."""
+    """The page of ``student``, as HTML that needs no other file."""
     title = html.escape(f"Exercises of {student}")
     body = "\n".join(map(_lesson, grades))
     return (

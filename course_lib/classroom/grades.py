@@ -1,4 +1,4 @@
-"""What a student gets: points for each exercise, with the reason."""
+"""Grades: the points of a student for each exercise, and the reasons."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from course_lib.teaching.exercises.engine import Outcome
 
 
 class Mark(NamedTuple):
-    """An exercise of a student: points of how many, why, and what was written."""
+    """A student's result for one exercise: points, maximum, outcome and submitted code."""
 
     exercise: str
     title: str
@@ -20,16 +20,16 @@ class Mark(NamedTuple):
 
     @classmethod
     def of(cls, task: AssignedExercise, outcome: Outcome, code: str = "") -> "Mark":
-        """All points of ``task`` for a correct answer, else none."""
+        """All points of ``task`` for a correct answer, otherwise none."""
         points = task.points if outcome.kind == "correct" else 0
         return cls(task.exercise.id, task.exercise.title, points, task.points, outcome, code)
 
 
 class Grade(NamedTuple):
-    """A student's notebook of one lesson.
+    """A student's grade for the notebook of one lesson.
 
-    The ``status`` is "graded", "zero" or "missing"; or "error", where the grader could not do its
-    work, which is no fault of the student.
+    The ``status`` is "graded", "zero" or "missing", or "error" if the grader failed, which is not
+    the student's fault.
     """
 
     student: str
@@ -40,12 +40,12 @@ class Grade(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Points of all exercises."""
+        """The points of all exercises together."""
         return sum(mark.points for mark in self.marks)
 
     @property
     def out_of(self) -> int:
-        """Points that could be had."""
+        """The maximum number of points."""
         return sum(mark.out_of for mark in self.marks)
 
 
@@ -65,5 +65,5 @@ def table(grades: list[Grade]) -> str:
 
 
 def _harmless(text: str) -> str:
-    """A spreadsheet would run what begins like a formula."""
+    """``text``, quoted if a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -1,8 +1,8 @@
-"""Grade a folder of submissions: each in a process of its own, judged from what it returns.
+"""Grade a folder of submissions: each runs in its own process and is judged by what it returns.
 
-nbgrader's own ``autograde`` runs a submission with all rights of whoever calls it, and believes the
-scores that its notebook shows: fine among friends. Here a submission runs in a sandbox, and the
-process that judges never runs any of it.
+nbgrader's ``autograde`` runs a submission with all of the caller's rights and trusts the scores
+that its notebook shows, which is fine among friends. Here a submission runs in a sandbox, and the
+process that judges it never runs any of its code.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ ENDED_THE_JUDGE = "It ended the process that judges it."
 
 
 class Notebook(NamedTuple):
-    """A file of a student, and what was found in it: answers to a lesson, or why not."""
+    """A student's file with its answers to a lesson, or the reason why there are none."""
 
     student: str
     file: Path
@@ -62,7 +62,7 @@ def grade(
     """Grade every notebook below ``folder``; write ``grades.csv`` and ``feedback/STUDENT.html``.
 
     Raises:
-        ClassroomError: nothing was handed in, or ``protected`` and the system cannot protect.
+        ClassroomError: nothing was submitted, or ``protected`` is set and there is no sandbox.
         OSError: ``out`` cannot be written.
     """
     if sys.platform == "win32":
@@ -70,7 +70,7 @@ def grade(
     if protected and (lacks := sandbox.missing()):
         raise ClassroomError(
             f"{lacks}\nUse another machine, or, if you trust every student: make grade "
-            f"SUBMISSIONS={folder} UNPROTECTED=1 (limits of time and memory still hold)."
+            f"SUBMISSIONS={folder} UNPROTECTED=1 (limits on time and memory still apply)."
         )
     known = {each.number: each for each in assignments(root)}
     students = submissions.find(folder)
@@ -89,16 +89,16 @@ def _read(student: str, file: Path, known: dict[str, Assignment]) -> Notebook:
         lesson = submissions.lesson_of(file, cells, set(known))
         if lesson is not None:
             return Notebook(student, file, lesson, submissions.answers(known[lesson], cells))
-        reason = "It has no exercise of the course."
+        reason = "It contains no exercise of the course."
     except submissions.Unreadable as error:
         reason = str(error)
-    except Exception as error:  # whatever somebody made of it concerns nobody else
+    except Exception as error:  # a broken notebook must not affect other students
         reason = f"Its answers cannot be read ({type(error).__name__})."
     return Notebook(student, file, submissions.lesson_of(file, [], set(known)), None, reason)
 
 
 def _placed(notebooks: list[Notebook]) -> list[Notebook]:
-    """Where all others hand in one lesson, a notebook that shows none is meant for it, too."""
+    """If all recognised notebooks are of one lesson, the unrecognised ones count for it, too."""
     lessons = {notebook.lesson for notebook in notebooks} - {None}
     only = lessons.pop() if len(lessons) == 1 else None
     return [one if one.lesson else one._replace(lesson=only) for one in notebooks]
@@ -108,30 +108,34 @@ def _graded(
     notebooks: list[Notebook], known: dict[str, Assignment], limits: ResourceLimits, protected: bool
 ) -> list[Grade]:
     done = [_zero(one, known) for one in notebooks if one.answers is None]
-    to_run = [one for one in notebooks if one.answers is not None]
-    jobs = [_job(one, known[one.lesson], limits, protected) for one in to_run]
-    results = _all_ran(jobs, _workers(limits))
-    pairs = zip(to_run, results, strict=True)
-    return done + [_graded_one(one, known[one.lesson], result) for one, result in pairs]
+    to_run = [
+        (one, known[one.lesson], one.answers)
+        for one in notebooks
+        if one.lesson is not None and one.answers is not None
+    ]
+    jobs = [_job(answers, lesson, limits, protected) for _, lesson, answers in to_run]
+    pairs = zip(to_run, _all_ran(jobs, _workers(limits)), strict=True)
+    return done + [_graded_one(*each, result) for each, result in pairs]
 
 
 def _all_ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError]:
-    """What came of each job; an error where the sandbox could not be set up for it.
+    """The result of each job, or the error if its sandbox could not be set up.
 
     Raises:
-        ClassroomError: it could not be set up for any.
+        ClassroomError: the sandbox could not be set up for any job.
     """
-    found = _ran(jobs, workers)
-    for place, result in enumerate(found):
-        if result is None:  # a process ended, with this job or another in it: once more, alone
-            found[place] = _ran([jobs[place]], 1)[0] or Ran(ENDED_THE_JUDGE)
-    if found and all(isinstance(result, ClassroomError) for result in found):
-        raise found[0]
+    found: list[Ran | ClassroomError] = []
+    for job, result in zip(jobs, _ran(jobs, workers), strict=True):
+        # None: the judging process ended, because of this job or another; run it again, alone.
+        found.append(result or _ran([job], 1)[0] or Ran(ENDED_THE_JUDGE))
+    failures = [result for result in found if isinstance(result, ClassroomError)]
+    if failures and len(failures) == len(found):
+        raise failures[0]
     return found
 
 
 def _ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError | None]:
-    """What came of each job, in ``workers`` processes; None where its process ended."""
+    """The result of each job, run in ``workers`` processes; None if the process ended."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, sandbox.adopt_orphans) as pool:
         try:
@@ -141,16 +145,16 @@ def _ran(jobs: list[Job], workers: int) -> list[Ran | ClassroomError | None]:
             pool.shutdown(cancel_futures=True)
 
 
-def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future:
+def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future[Ran]:
     try:
         return pool.submit(ran, job)
     except BrokenProcessPool as error:
-        future: Future = Future()
+        future: Future[Ran] = Future()
         future.set_exception(error)
         return future
 
 
-def _result(future: Future) -> Ran | ClassroomError | None:
+def _result(future: Future[Ran]) -> Ran | ClassroomError | None:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -161,41 +165,48 @@ def _result(future: Future) -> Ran | ClassroomError | None:
         return Ran(f"It could not be judged ({type(error).__name__}).")
 
 
-def _graded_one(notebook: Notebook, assignment: Assignment, result: Ran | ClassroomError) -> Grade:
+def _graded_one(
+    notebook: Notebook,
+    assignment: Assignment,
+    answers: submissions.Answers,
+    result: Ran | ClassroomError,
+) -> Grade:
     known = {assignment.number: assignment}
     if isinstance(result, ClassroomError):
-        why = f"The grader failed, not the student; grade this one again. {result}"
+        why = f"The grader failed, not the student; grade this notebook again. {result}"
         return _zero(notebook._replace(reason=why), known)._replace(status="error")
     try:
-        return _marked(notebook, assignment, result)
+        return _marked(notebook, assignment, answers, result)
     except Exception as error:
-        why = f"Its marks could not be made ({type(error).__name__})."
+        why = f"Its marks could not be computed ({type(error).__name__})."
         return _zero(notebook._replace(reason=why), known)
 
 
 def _workers(limits: ResourceLimits) -> int:
-    """As many as there are cores, and memory for."""
+    """As many processes as there are cores, if there is enough memory for them."""
     room = machine.memory()[0] // (sandbox.RUNTIME + limits.memory)
     return max(1, min(machine.usable_threads(), room))
 
 
 def _job(
-    notebook: Notebook, assignment: Assignment, limits: ResourceLimits, protected: bool
+    answers: submissions.Answers, assignment: Assignment, limits: ResourceLimits, protected: bool
 ) -> Job:
-    cells, names = notebook.answers
+    cells, names = answers
     cases = {name: EXERCISES[name].cases() for name in names}
     return Job(setup(assignment.tasks), cells, names, cases, SECONDS, limits, protected)
 
 
-def _marked(notebook: Notebook, assignment: Assignment, result: Ran) -> Grade:
+def _marked(
+    notebook: Notebook, assignment: Assignment, answers: submissions.Answers, result: Ran
+) -> Grade:
     if result.reason:
         return _zero(notebook._replace(reason=result.reason), {assignment.number: assignment})
-    marks = tuple(_mark(task, notebook.answers, result) for task in assignment.tasks)
+    marks = tuple(_mark(task, answers, result) for task in assignment.tasks)
     return Grade(notebook.student, assignment.name, "graded", _summary(marks, result), marks)
 
 
 def _summary(marks: tuple[Mark, ...], result: Ran) -> str:
-    """Why it is not more: cells that failed, or else the first exercise of a zero."""
+    """Why the grade is not higher: failed cells, or for zero points the first exercise."""
     failed = [error for error in result.errors if error]
     if failed:
         return f"{len(failed)} cells failed, the first: {failed[0]}"
@@ -216,7 +227,7 @@ def _mark(task: AssignedExercise, answers: submissions.Answers, result: Ran) -> 
 
 
 def _zero(notebook: Notebook, known: dict[str, Assignment]) -> Grade:
-    """A notebook of which nothing counts."""
+    """The grade of a notebook that gets no points."""
     tasks = known[notebook.lesson].tasks if notebook.lesson else []
     outcome = Outcome("not graded", notebook.reason)
     name = known[notebook.lesson].name if notebook.lesson else "unknown"
@@ -227,7 +238,7 @@ def _zero(notebook: Notebook, known: dict[str, Assignment]) -> Grade:
 def _with_all(
     grades: list[Grade], students: Iterable[str], known: dict[str, Assignment]
 ) -> list[Grade]:
-    """One grade for every student and lesson: the best one where there are two, else "missing"."""
+    """One grade per student and lesson: the best of several notebooks, or "missing"."""
     best: dict[tuple[str, str], Grade] = {}
     for one in sorted(grades, key=lambda grade: grade.total):
         earlier = best.get((one.student, one.lesson))
@@ -246,7 +257,7 @@ def _missing(student: str, assignment: Assignment) -> Grade:
     return Grade(student, assignment.name, "missing", outcome.message, marks)
 
 
-# --- what the teacher gets ----------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------
 
 
 def _write(grades: list[Grade], known: dict[str, Assignment], out: Path) -> None:
@@ -257,7 +268,7 @@ def _write(grades: list[Grade], known: dict[str, Assignment], out: Path) -> None
 
 
 def _page(student: str, grades: list[Grade]) -> str:
-    """The page of ``student``; without what was written, if that cannot be shown."""
+    """The page of ``student``, without the submitted code if that cannot be shown."""
     try:
         return page(student, grades)
     except Exception as error:
@@ -266,7 +277,7 @@ def _page(student: str, grades: list[Grade]) -> str:
 
 
 def _file_name(student: str) -> str:
-    """The name, or of a very long one the beginning and what tells it from others."""
+    """``student``, or a very long name shortened and made unique by a hash."""
     if len(student.encode()) <= 200:
         return student
     digest = hashlib.sha256(student.encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
 """Run one submission in the sandbox, and judge what its functions returned.
 
-Apart from the rest of the grading, since every process that does this loads it.
+Separate from the rest of the grading, because every judging process loads this module.
 """
 
 import sys
@@ -15,11 +15,11 @@ from course_lib.teaching.exercises.engine import Outcome, assess
 from course_lib.teaching.running import Result
 
 RUNNER = "course_lib.classroom.runner"
-ENDED = "It ended Python before its functions had been run."
+ENDED = "It ended Python before its functions were run."
 
 
 class Ran(NamedTuple):
-    """What came of running a notebook: why none of it counts, or outcomes and cells that failed."""
+    """The result of running a notebook: why none of it counts, or its outcomes and cell errors."""
 
     reason: str | None
     outcomes: dict[str, Outcome | None] = {}  # noqa: RUF012 (a default of a tuple, never changed)
@@ -40,13 +40,13 @@ def ran(job: Job) -> Ran:
     except Forged as error:
         return Ran(f"Its results cannot be read ({error}).")
     if back.attempts:
-        return Ran(f"It tried what no exercise needs: {back.attempts[0]}")
+        return Ran(f"It tried something that no exercise needs: {back.attempts[0]}")
     outcomes = {number: _judged(number, results) for number, results in back.results.items()}
     return Ran(None, outcomes, back.errors)
 
 
 def _pickled(job: Job) -> bytes:
-    """``job`` with the classes of its cases inside, since a submission can read no exercises."""
+    """``job`` with the classes of its cases, since a submission cannot import the exercises."""
     import cloudpickle
 
     modules = {sys.modules[EXERCISES[name].cases.__module__] for name in job.cases}
@@ -60,7 +60,7 @@ def _pickled(job: Job) -> bytes:
 
 
 def _judged(number: str, results: list[Result] | None) -> Outcome | None:
-    """The outcome of an exercise from the results of its function; None without a function."""
+    """The outcome of an exercise from the results of its function; None if there is none."""
     if results is None:
         return None
     cases = len(EXERCISES[number].cases())

@@ -1,7 +1,7 @@
-"""Linux Landlock: from here on this process may read and write only what is listed.
+"""Linux Landlock: restrict what this process may read and write from now on.
 
-A process gives up rights for itself and for all that it starts, needs no privilege for that, and
-cannot take it back. The names are those of the kernel's manual page, landlock(7).
+A process gives up rights for itself and for every process that it starts. It needs no privilege to
+do so, and cannot undo it. The names are those of the kernel's manual page, landlock(7).
 """
 
 import ctypes
@@ -17,11 +17,11 @@ PR_SET_NO_NEW_PRIVS = 38
 WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_FILE, TRUNCATE = (
     1 << bit for bit in (1, 2, 3, 5, 8, 14)
 )
-#: How many rights on files each version of the kernel's interface knows, from version 1 on.
+#: The number of file access rights in each version of the kernel's interface, from version 1 on.
 FILE_RIGHTS = (13, 14, 15, 15, 16)
 TCP = 0b11  # bind and connect, version 4
-SCOPES = 0b11  # no signals to others and no abstract sockets of others, version 6
-NEEDED = 3  # before, a file could be cut short that could not be written
+SCOPES = 0b11  # no signals to other processes, nor use of their abstract sockets, version 6
+NEEDED = 3  # earlier versions allow truncating files that may not be written
 
 
 class _Ruleset(ctypes.Structure):
@@ -34,25 +34,25 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Which version of Landlock this kernel has; 0 where it has none."""
+    """The version of Landlock in this kernel; 0 if it has none."""
     try:
         return max(0, ctypes.CDLL(None).syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
-    except (AttributeError, OSError, TypeError):  # no Linux
+    except (AttributeError, OSError, TypeError):  # not Linux
         return 0
 
 
 def restrict(read: Iterable[Path], write: Path) -> None:
-    """Allow reading below ``read``, reading and plain files in ``write``, and nothing else.
+    """Allow reading below ``read``, reading and writing plain files in ``write``, nothing else.
 
-    No other program can be run; TCP and signals to other processes are denied where the kernel
-    knows how to. Call it before a second thread starts: that thread would keep its rights.
+    No other program can be started; TCP and signals to other processes are denied if the kernel
+    supports that. Call it before a second thread starts, because that thread would keep its rights.
 
     Raises:
         OSError: the kernel refuses, or its Landlock is older than version ``NEEDED``.
     """
     known = version()
     if known < NEEDED:
-        raise OSError(f"Landlock has version {known} here; {NEEDED} is needed (Linux 6.2).")
+        raise OSError(f"Landlock is version {known} here; version {NEEDED} is needed (Linux 6.2).")
     files = (1 << FILE_RIGHTS[min(known, len(FILE_RIGHTS)) - 1]) - 1
     rules = _Ruleset(files, TCP if known >= 4 else 0, SCOPES if known >= 6 else 0)
     size = 8 if known < 4 else 16 if known < 6 else 24
@@ -76,7 +76,7 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
 
 def _prctl_no_new_privileges() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "this process cannot give up gaining privileges")
+        raise OSError(ctypes.get_errno(), "no_new_privs cannot be set for this process")
 
 
 def _call(number: int, *arguments: object) -> int:

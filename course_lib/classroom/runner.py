@@ -1,8 +1,8 @@
-"""The process in which a submission runs: it gives back what the functions return, nothing more.
+"""The process in which a submission runs: it returns what the functions return, nothing more.
 
-Started by :mod:`course_lib.classroom.grading`, never by hand. Nobody believes what it says about
-points: whatever a submission does to Python in here, it can only change its own answers. The
-exercises with their solutions are neither loaded nor readable.
+Started by :mod:`course_lib.classroom.grading`, never by hand. Nothing that it says about points is
+trusted: whatever a submission does to Python in here, it can only change its own answers. The
+exercises and their solutions are neither loaded nor readable.
 """
 
 import json
@@ -14,26 +14,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy  # noqa: F401 (before the doors close: torch imports it when it is first needed)
+import numpy  # noqa: F401 (before the sandbox closes: torch imports it on first use)
 import torch
 
 from course_lib.classroom import sandbox
-from course_lib.classroom.wire import Job, encode
+from course_lib.classroom.wire import Job, RunnerOutput, encode
 from course_lib.teaching.running import run
 
-#: What no exercise needs. The system denies it, where it can; here it is also noted.
+#: What no exercise needs. The system denies it where it can; here the attempt is recorded.
 FORBIDDEN = (
     *("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system", "subprocess.Popen"),
     *("os.kill", "os.killpg", "socket.connect", "socket.bind", "socket.sendto"),
 )
-#: What a submission may do in its own folder only.
-OWN_FOLDER = ("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink")
-OWN_FOLDER += ("os.chmod", "os.mkdir", "shutil.rmtree", "shutil.move", "open")
+#: What a submission may do only in its own folder.
+OWN_FOLDER = (
+    *("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink"),
+    *("os.chmod", "os.mkdir", "shutil.rmtree", "shutil.move", "open"),
+)
 
 
 def main() -> None:
-    """Read the job, close the doors, run the cells and then their functions, write the results."""
-    job = pickle.load(sys.stdin.buffer)  # from the grader, which is trusted
+    """Read the job, enter the sandbox, run the cells and their functions, write the results."""
+    job: Job = pickle.load(sys.stdin.buffer)  # from the grader, which is trusted
     torch.set_num_threads(1)
     results = os.dup(1)
     with open(os.devnull, "r+b") as nowhere:
@@ -41,13 +43,13 @@ def main() -> None:
         for stream in (0, 1, 2):
             os.dup2(nowhere.fileno(), stream)
     data = json.dumps(answers(job)).encode()
-    with open(results, "wb") as stream:
-        stream.write(data)
-    os._exit(0)  # threads of endless functions may still run
+    with open(results, "wb") as output:
+        output.write(data)
+    os._exit(0)  # threads of endless functions may still be running
 
 
-def answers(job: Job) -> dict:
-    """The error of each cell, or None; for each exercise its results; and what was forbidden."""
+def answers(job: Job) -> RunnerOutput:
+    """The error of each cell or None, the results of each exercise, and forbidden attempts."""
     _forget_the_exercises()
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(job.setup, namespace)
@@ -57,11 +59,11 @@ def answers(job: Job) -> dict:
         exercise: _results(_function(namespace, names), job.cases[exercise], job.seconds)
         for exercise, names in job.names.items()
     }
-    return {"errors": errors, "results": found, "attempts": attempts[:10]}
+    return RunnerOutput(errors=errors, results=found, attempts=attempts[:10])
 
 
 def _forget_the_exercises() -> None:
-    """In a submission ``check`` and its kin do nothing: the grader judges, elsewhere."""
+    """Make ``check`` and the like do nothing in a submission: the grader judges elsewhere."""
     inert = types.ModuleType("course_lib.teaching.exercises")
     for name in ("check", "hint", "solution", "require"):
         setattr(inert, name, lambda *_, **__: None)
@@ -69,9 +71,9 @@ def _forget_the_exercises() -> None:
 
 
 def _forbid() -> list[str]:
-    """Refuse, and note in the list that is returned, what only a hostile submission does.
+    """Refuse what only a hostile submission does; attempts appear in the returned list.
 
-    This gives the reasons for the teacher. It is no protection: that is the sandbox's.
+    This gives the teacher a reason. It is not a protection: that is the sandbox's task.
     """
     attempts: list[str] = []
     home = os.path.join(os.getcwd(), "")
@@ -86,9 +88,9 @@ def _forbid() -> list[str]:
 
 
 def _outside(event: str, arguments: tuple, home: str) -> bool:
-    """Whether it changes a file outside of the submission's own folder."""
+    """Whether the event changes a file outside the submission's own folder."""
     path = arguments[0]
-    if isinstance(path, int):  # a file that is open already
+    if isinstance(path, int):  # a file that is already open
         return False
     if event == "open" and not set(arguments[1] or "r") & set("wax+"):
         return False
@@ -96,7 +98,7 @@ def _outside(event: str, arguments: tuple, home: str) -> bool:
 
 
 def _error(cell: str, namespace: dict[str, Any], attempts: list[str]) -> str | None:
-    """Run ``cell``; how it failed, or None."""
+    """Run ``cell``; return how it failed, or None."""
     try:
         exec(_compiled(cell), namespace)
     except BaseException as error:
@@ -110,7 +112,7 @@ def _compiled(cell: str) -> types.CodeType:
     try:
         return compile(cell, "<cell>", "exec")
     except SyntaxError:
-        # Perhaps Jupyter's own: lines such as %matplotlib or !pip, which mean nothing here.
+        # Perhaps Jupyter syntax: lines such as %matplotlib or !pip, which have no effect here.
         lines = (line for line in cell.split("\n") if not line.startswith(("%", "!")))
         return compile("\n".join(lines), "<cell>", "exec")
 
@@ -119,7 +121,9 @@ def _function(namespace: dict[str, Any], names: list[str]) -> Callable | None:
     return next((namespace[name] for name in names if callable(namespace.get(name))), None)
 
 
-def _results(function: Callable | None, cases: list[tuple], seconds: float) -> list | None:
+def _results(
+    function: Callable | None, cases: list[tuple], seconds: float
+) -> list[list[Any]] | None:
     if function is None:
         return None
     return [[encode(one.value), one.changed] for one in run(function, cases, seconds)]

@@ -1,7 +1,7 @@
-"""Run a program that nobody trusts: in a folder of its own, under limits, watched from outside.
+"""Run an untrusted program: in its own folder, under limits, and watched from outside.
 
-The program limits itself before it runs a submission (:func:`confine`); the process that started it
-watches, and kills it with everything that it may have started (:func:`run`).
+The program limits itself before it runs a submission (:func:`confine`). The process that started it
+watches it, and kills it together with everything that it may have started (:func:`run`).
 """
 
 import contextlib
@@ -21,20 +21,27 @@ from course_lib import PROJECT
 from course_lib.classroom import landlock
 from course_lib.classroom.errors import ClassroomError
 
-LOOK = 0.05  # seconds between two looks at a running submission
-CONFINED = b"confined\n"  # what a program says at the end of confine()
+LOOK = 0.05  # seconds between two checks of a running submission
+CONFINED = b"confined\n"  # what a program writes at the end of confine()
 START = 120.0  # seconds that Python and torch may take to load
-RUNTIME = 1 << 30  # bytes that Python and torch take by themselves, generously
-PROCESSES = 256  # threads and processes that the user may have beyond those there are now
+RUNTIME = 1 << 30  # bytes that Python and torch need by themselves, estimated generously
+PROCESSES = 256  # threads and processes that the user may have in addition to the present ones
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
-#: What Python and its libraries read while they run. The course is not among it.
+#: What Python and its libraries read while they run. The course is not part of it.
 SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
 
 
 class ResourceLimits(NamedTuple):
-    """What one submission may use; bytes are those beyond Python and torch."""
+    """The limits of one submission.
+
+    Args:
+        seconds: of running time, and of processor time.
+        memory: bytes beyond what Python and torch need.
+        file: bytes of one file.
+        files: number of files.
+    """
 
     seconds: float = 45.0
     memory: int = 1 << 30
@@ -55,25 +62,25 @@ def missing() -> str | None:
     if version >= landlock.NEEDED:
         return None
     return (
-        "This system cannot keep a submission away from your files: it takes Linux 6.2 or newer "
-        f"with Landlock, version {landlock.NEEDED} (here: {sys.platform}, {version or 'none'})."
+        "This system cannot keep a submission away from your files: that needs Linux 6.2 or newer "
+        f"with Landlock version {landlock.NEEDED} (here: {sys.platform}, {version or 'none'})."
     )
 
 
-# --- inside: what a program does to itself ------------------------------------------------------
+# --- inside: how a program limits itself --------------------------------------------------------
 
 
 def confine(folder: Path, limits: ResourceLimits, protected: bool) -> None:
-    """Limit this process for good; with ``protected``, to writing in ``folder`` as well.
+    """Limit this process permanently; with ``protected``, allow writing in ``folder`` only.
 
-    It says so on standard error, for :func:`run`.
+    It reports that on standard error, for :func:`run`.
 
     Raises:
         OSError: the system refuses one of the limits.
-        RuntimeError: a second thread runs already, which would keep its rights.
+        RuntimeError: a second thread is already running, which would keep its rights.
     """
     if protected and (threads := psutil.Process().num_threads()) != 1:
-        raise RuntimeError(f"{threads} threads run already; Landlock would bind only one of them.")
+        raise RuntimeError(f"{threads} threads are running; Landlock would restrict only one.")
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _limit_resources(limits)
     if protected:
@@ -104,7 +111,7 @@ def _threads(process: psutil.Process, user: int) -> int:
     try:
         return process.num_threads() if process.uids().real == user else 0
     except psutil.Error:
-        return 0  # it has ended meanwhile
+        return 0  # it has ended in the meantime
 
 
 def _readable() -> list[Path]:
@@ -118,25 +125,25 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-# --- outside: who starts it, watches it and ends it ---------------------------------------------
+# --- outside: how it is started, watched and killed ---------------------------------------------
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever a submission leaves behind, so that :func:`run` finds it."""
+    """Become the parent of processes that a submission leaves, so that :func:`run` finds them."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def run(module: str, job: bytes, folder: Path, limits: ResourceLimits) -> Ended:
     """Run ``python -m module`` with ``job`` as its input, in ``folder``, under ``limits``.
 
-    It must call :func:`confine`, and close its standard error, before it does anything for a
+    The module must call :func:`confine`, and close its standard error, before it runs any of a
     submission. Nothing that it starts outlives this call.
 
     Raises:
-        ClassroomError: it ended before that, which is no fault of a submission.
+        ClassroomError: it ended before that, which is not the fault of the submission.
     """
     before = _descendants()
-    # Files, not pipes: nothing that it does with them can block the process that reads.
+    # Files, not pipes: whatever the program does with them, it cannot block this process.
     file = tempfile.TemporaryFile
     with file() as given, file() as written, file() as said:
         given.write(job)
@@ -167,7 +174,7 @@ def _start(module: str, folder: Path, given: IO, written: IO, said: IO) -> subpr
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Nothing of the teacher's, and one thread: a second one would escape :func:`confine`."""
+    """None of the teacher's variables, and one thread: a second would escape :func:`confine`."""
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {
         "PYTHONPATH": str(PROJECT),
@@ -184,40 +191,40 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _is_confined(said: int) -> bool:
-    """A submission cannot forge or undo this: its standard error is closed by then."""
+    """A submission cannot forge or undo this, because its standard error is closed by then."""
     return os.pread(said, os.fstat(said).st_size, 0).endswith(CONFINED)
 
 
 def _watch(
     process: subprocess.Popen, said: int, folder: Path, limits: ResourceLimits
 ) -> str | None:
-    """Wait for its end; the reason why it had to be ended, or did not end well.
+    """Wait for the process to end; return why it was stopped or failed, or None.
 
-    Time and looks begin when it is confined: before, Python and torch load, and start programs of
-    their own.
+    The time limit and the checks begin when it is confined: before that, Python and torch load, and
+    may start programs of their own.
     """
     end, confined = time.monotonic() + START, False
     while process.poll() is None:
         if not confined and _is_confined(said):
             end, confined = time.monotonic() + limits.seconds, True
         if time.monotonic() > end:
-            return f"It still ran after {limits.seconds:g} seconds and was stopped."
+            return f"It was still running after {limits.seconds:g} seconds and was stopped."
         if confined and (reason := _excess(process.pid, folder, limits)):
             return reason
         time.sleep(LOOK)
     if process.returncode < 0:
-        return f"Python crashed in it ({signal.Signals(-process.returncode).name})."
+        return f"It crashed Python ({signal.Signals(-process.returncode).name})."
     return None
 
 
 def _excess(pid: int, folder: Path, limits: ResourceLimits) -> str | None:
-    """What a running program has too much of."""
+    """Which limit a running program exceeds, as a sentence, or None."""
     with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
         process = psutil.Process(pid)
         if process.children():
             return "It started another process and was stopped."
         if process.memory_info().rss > RUNTIME + limits.memory:
-            return f"It took more than {limits.memory >> 20} MB of memory and was stopped."
+            return f"It used more than {limits.memory >> 20} MB of memory and was stopped."
         with os.scandir(folder) as entries:
             sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
         if sum(sizes) > 4 * limits.file or len(sizes) > limits.files:
@@ -230,14 +237,14 @@ def _descendants() -> set[psutil.Process]:
 
 
 def _kill(before: set[psutil.Process]) -> None:
-    """End what was started since; all is halted first, so that none can start another."""
+    """Kill what was started since ``before``; suspend all of it first, so that none can fork."""
     while left := [one for one in _descendants() - before if _alive(one)]:
         for action in (psutil.Process.suspend, psutil.Process.kill):
             for one in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     action(one)
         psutil.wait_procs(left, timeout=1)
-    psutil.wait_procs(_descendants() - before, timeout=1)  # zombies, which only want to be heard
+    psutil.wait_procs(_descendants() - before, timeout=1)  # reaps zombies
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -1,7 +1,7 @@
-"""Find and read what students handed in, in the layouts that people have.
+"""Find and read the submissions of students, in any of the usual layouts.
 
 ``FOLDER/STUDENT.ipynb``, ``FOLDER/STUDENT/NN_name.ipynb``, and nbgrader's own
-``FOLDER/STUDENT/ASSIGNMENT/NN_name.ipynb``. Nothing here runs anything of a submission.
+``FOLDER/STUDENT/ASSIGNMENT/NN_name.ipynb``. Nothing here runs any code of a submission.
 """
 
 import ast
@@ -21,7 +21,7 @@ from course_lib.classroom.errors import ClassroomError
 from course_lib.files import printable
 from course_lib.teaching.progress import RENAMED, renumbered
 
-LARGEST = 20 << 20  # bytes of a notebook; an executed lesson has a tenth of it
+LARGEST = 20 << 20  # bytes of a notebook; an executed lesson has a tenth of that
 GRADE_ID = re.compile(r"-(\d\d)-\w+$")
 
 #: In the code of a lesson: a number that :func:`renumber` may have to replace.
@@ -31,21 +31,21 @@ NUMBER = re.compile(
 
 
 class Unreadable(ValueError):
-    """A file that is no notebook; the message says why."""
+    """A file that cannot be read as a notebook; the message says why."""
 
 
 class Answers(NamedTuple):
-    """What is run of a notebook, and the names that its functions may have, by exercise."""
+    """The cells of a notebook to run, and the names that its functions may have, by exercise."""
 
     cells: list[str]
     names: dict[str, list[str]]
 
 
 def find(folder: Path) -> dict[str, list[Path]]:
-    """The notebooks of each student, in order of their names; perhaps none.
+    """The notebooks of each student, sorted by path; a student may have none.
 
     Raises:
-        ClassroomError: there is no such folder, or nothing was handed in.
+        ClassroomError: the folder does not exist, or contains no submissions.
     """
     if not folder.is_dir():
         raise ClassroomError(f"There is no folder {folder}. Name the one with the submissions.")
@@ -59,7 +59,7 @@ def find(folder: Path) -> dict[str, list[Path]]:
             found.setdefault(printable(entry.stem), []).append(entry)
     if not found:
         raise ClassroomError(
-            f"{folder} holds no submissions: neither STUDENT.ipynb nor folders of students."
+            f"{folder} contains no submissions: neither STUDENT.ipynb nor folders of students."
         )
     return found
 
@@ -77,7 +77,7 @@ def read(file: Path) -> list[NotebookNode]:
     """The code cells of a notebook.
 
     Raises:
-        Unreadable: the file cannot be read, or is no notebook.
+        Unreadable: the file cannot be read, or is not a notebook.
     """
     try:
         if file.is_symlink() or not file.is_file():
@@ -90,7 +90,7 @@ def read(file: Path) -> list[NotebookNode]:
         raise
     except OSError as error:
         raise Unreadable(f"It cannot be read ({error.strerror}).") from None
-    except Exception as error:  # whatever somebody made of it
+    except Exception as error:  # a damaged notebook may raise anything
         raise Unreadable(f"It is not a notebook ({type(error).__name__}).") from None
     for cell in whole:
         cell.source = printable(cell.source)
@@ -103,9 +103,9 @@ def _is_whole(cell: NotebookNode) -> bool:
 
 
 def renumber(cells: list[NotebookNode], known: Mapping[str, Assignment]) -> None:
-    """Give ``cells`` that were handed out under the earlier numbers those of today.
+    """Renumber ``cells`` in place if they were handed out under the earlier lesson numbers.
 
-    A number alone does not tell them apart, since it may be another lesson's now: the functions do.
+    A number alone does not tell, since it may belong to another lesson now: the functions do.
     """
     functions = {task.exercise.id: task.function for one in known.values() for task in one.tasks}
     checks = [pair for cell in cells for pair in CHECK.findall(cell.source)]
@@ -125,7 +125,7 @@ def _today(found: re.Match) -> str:
 
 
 def lesson_of(file: Path, cells: list[NotebookNode], known: set[str]) -> str | None:
-    """The number of the lesson: the one whose exercises are in ``cells``, else what names say."""
+    """The number of the lesson whose exercises are in ``cells``, or else from the file names."""
     said = [number for cell in cells for number in _numbers(cell)]
     counted = Counter(number[:2] for number in said if number[:2] in known)
     if counted:
@@ -136,18 +136,18 @@ def lesson_of(file: Path, cells: list[NotebookNode], known: set[str]) -> str | N
 
 
 def _numbers(cell: NotebookNode) -> list[str]:
-    """The exercises that a cell checks, or that nbgrader's mark names."""
+    """The exercises that a cell checks, or that its nbgrader metadata names."""
     mark = cell.metadata.get("nbgrader")
     grade_id = str(mark.get("grade_id", "")) if isinstance(mark, dict) else ""
     return [number for number, _ in CHECK.findall(cell.source)] + GRADE_ID.findall(grade_id)
 
 
 def answers(assignment: Assignment, cells: list[NotebookNode]) -> Answers:
-    """What of ``cells`` the learner wrote: exercises, and cells of their own.
+    """Those of ``cells`` that the learner wrote: exercises, and cells of their own.
 
-    The lesson's own cells are not run, changed or not: their experiments take minutes. Only imports
-    that were added to them are. An exercise that nobody touched is left out as well, so that a
-    spare copy undoes no answer.
+    The lesson's own cells are not run, whether changed or not, because their experiments take
+    minutes; only imports that were added to them are. Untouched stubs are left out as well, so that
+    a spare copy does not overwrite an answer.
     """
     stubs = {task.stub.strip() for task in assignment.tasks}
     own = {key: source.strip() for key, source in assignment.own.items()}
@@ -163,12 +163,12 @@ def answers(assignment: Assignment, cells: list[NotebookNode]) -> Answers:
     names = {task.exercise.id: [task.function] for task in assignment.tasks}
     for number, name in CHECK.findall("\n".join(run)):
         if number in names:
-            names[number].insert(0, name)  # who renames a function tells check so
+            names[number].insert(0, name)  # a renamed function is passed to check
     return Answers(run, names)
 
 
 def _imports(source: str) -> list[str]:
-    """Imports of Python's own library, each as a cell; none of what cannot be read."""
+    """Imports of the standard library, each as a cell; none if ``source`` cannot be parsed."""
     try:
         nodes = ast.parse(source).body
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested too deep
@@ -188,6 +188,6 @@ def _is_standard(node: ast.Import | ast.ImportFrom) -> bool:
 
 
 def _is_locked(cell: NotebookNode) -> bool:
-    """A cell that nbgrader protects: the imports and the tests."""
+    """Whether nbgrader protects the cell, as it does the imports and the tests."""
     mark = cell.metadata.get("nbgrader")
     return isinstance(mark, dict) and bool(mark.get("locked"))

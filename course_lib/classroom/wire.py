@@ -1,13 +1,14 @@
-"""What the grader and the process of a submission tell each other.
+"""The messages between the grader and the process of a submission.
 
-The grader is trusted and may send a pickle. What comes back is JSON, which can be read without
-running anything: a pickle would run code of whoever wrote it.
+The grader is trusted and may send a pickle. The reply is JSON, which can be read without running
+anything; a pickle would run the code of whoever wrote it.
 """
 
 import base64
 import json
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 
@@ -29,7 +30,8 @@ TYPES = {
 class Job(NamedTuple):
     """A submission to run: for each exercise the names that its function may have, and the cases.
 
-    ``setup`` is the first cell of the assignment; ``cells`` are those of the submission.
+    ``setup`` is the first cell of the assignment, ``cells`` are those of the submission, and
+    ``seconds`` is the time limit for one case.
     """
 
     setup: str
@@ -41,14 +43,26 @@ class Job(NamedTuple):
     protected: bool
 
 
+class RunnerOutput(TypedDict):
+    """The JSON that the runner writes; :func:`returned` reads it.
+
+    ``results`` has, for each exercise, ``[encoded value, whether its arguments were changed]`` for
+    each case, or None if there is no function.
+    """
+
+    errors: list[str | None]
+    results: dict[str, list[list[Any]] | None]
+    attempts: list[str]
+
+
 class Forged(ValueError):
-    """What came back is not what the runner writes; a submission has changed it."""
+    """The reply is not what the runner writes, so a submission has changed it."""
 
 
 class Returned(NamedTuple):
-    """What came back: how each cell failed, what each function returned, and what was forbidden.
+    """The reply: the error of each cell, what each function returned, and forbidden attempts.
 
-    An exercise whose function is not there has None for its results.
+    An exercise whose function is missing has None for its results.
     """
 
     errors: list[str | None]
@@ -57,10 +71,10 @@ class Returned(NamedTuple):
 
 
 def returned(output: bytes, job: Job) -> Returned:
-    """Read what the process of ``job`` wrote. A submission may have written all of it.
+    """Read the reply to ``job``, all of which a submission may have written.
 
     Raises:
-        Forged: it has not the shape that the answer to ``job`` has.
+        Forged: it does not have the form of a reply to ``job``.
     """
     try:
         data = json.loads(output)
@@ -72,7 +86,7 @@ def returned(output: bytes, job: Job) -> Returned:
             number: _results(data["results"][number], len(cases))
             for number, cases in job.cases.items()
         }
-    except Exception as error:  # a stranger's data may raise anything
+    except Exception as error:  # untrusted data may raise anything
         raise Forged(f"{type(error).__name__}: {printable(str(error))[:100]}") from error
     return Returned(errors, results, attempts)
 
@@ -85,8 +99,8 @@ def _results(rows: list | None, cases: int) -> list[Result] | None:
 
 
 def _listed(value: Any, kind: Any) -> list:
-    _require(isinstance(value, list), f"a {type(value).__name__} is no list")
-    _require(all(isinstance(one, kind) for one in value), "an entry of another kind")
+    _require(isinstance(value, list), f"a {type(value).__name__} is not a list")
+    _require(all(isinstance(one, kind) for one in value), "an entry of the wrong type")
     return value
 
 
@@ -96,10 +110,10 @@ def _require(true: bool, otherwise: str) -> None:
 
 
 def encode(value: Any) -> list:
-    """``[kind, ...]`` for JSON; of what is no data only the name of its type is left."""
+    """``value`` as ``[kind, ...]`` for JSON; of anything but data, only the type name is kept."""
     try:
         return _encoded(value)
-    except Exception:  # a learner's own class may refuse anything
+    except Exception:  # a learner's own class may raise anything
         return ["other", type(value).__name__]
 
 
@@ -137,7 +151,7 @@ def decode(data: Any) -> Any:
     """The value that :func:`encode` was given.
 
     Raises:
-        ValueError, TypeError, LookupError: this is nothing that :func:`encode` writes.
+        ValueError, TypeError, LookupError: ``data`` was not written by :func:`encode`.
     """
     kind, *parts = data
     if kind == "ellipsis":
@@ -163,11 +177,11 @@ def _decoded_plain(value: Any) -> Any:
 
 
 def _stand_in(name: str) -> Any:
-    """An object that equals nothing and whose type has the ``name``, which a message shows."""
+    """An object that equals nothing; messages show the ``name`` of its type."""
     return type(printable(name)[:60], (), {})()
 
 
-DECODERS = {
+DECODERS: dict[str, Callable[..., Any]] = {
     "plain": _decoded_plain,
     "float": float,
     "bytes": base64.b64decode,

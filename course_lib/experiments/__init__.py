@@ -1,1 +1,1 @@
-"""Hours of measuring, one file a recording. No recorder imports another."""
+"""Long experiments, and the recordings that they write. No experiment imports another."""

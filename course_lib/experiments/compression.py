@@ -1,6 +1,6 @@
-"""How small and how fast a network gets: pruned, quantized, packed, and all of it together.
+"""How small and how fast a network gets when it is pruned, quantized, packed, or all of these.
 
-Lesson 07 shows what this experiment recorded, and measures some of it again.
+Lesson 07 shows the recording of this experiment and repeats some of its measurements.
 """
 
 from functools import partial
@@ -22,8 +22,8 @@ from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import load_trained
 from course_lib.networks.training import accuracy, to_teacher
 
-#: The networks that are made of a trained one, each from one before it. 75 % leaves 16, 32, 64 and
-#: 128 channels: numbers that vector units like (lesson 06).
+#: The networks to make, by trained network: each from "dense" or from an earlier one. Removing 75 %
+#: leaves 16, 32, 64 and 128 channels, which fill the vector units of a processor (lesson 06).
 PLANS = {
     "resnet18": {
         "weights": CompressionStep("dense", weights=0.95, epoch_fraction=0.1),
@@ -40,12 +40,12 @@ PLANS = {
 
 
 def header(model: str, device: str) -> dict:
-    """What a recording of this experiment begins with: nothing of its own."""
+    """The header fields of this experiment's recording: it needs none of its own."""
     return {}
 
 
 def run(recording: Recording) -> None:
-    """Make the networks of the plan that are missing, then measure all of them together."""
+    """Make the missing networks of the plan, then measure all networks together."""
     network, data = recording["model"], fashion_mnist()
     models = {"dense": load_trained(network)}
 
@@ -65,12 +65,19 @@ def run(recording: Recording) -> None:
 
 # --- the challenge of lesson 07 -----------------------------------------------------------------
 
-#: A network may have so many bytes, packed, and must be as accurate as this, in percent.
+#: The packed file must be smaller than this, in bytes, and the test accuracy at least this, in %.
 MOST_BYTES, LEAST_ACCURACY = 200_000, 91.0
 
 
 class Score(NamedTuple):
-    """A packed network on this machine: ``milliseconds`` for a picture, the ``form`` it runs in."""
+    """An entry to the challenge, measured on this machine.
+
+    Args:
+        bytes: size of the packed file.
+        accuracy: test accuracy, in percent.
+        milliseconds: latency of one picture on one thread.
+        form: "float32" or "int8", whichever is faster and accurate enough.
+    """
 
     bytes: int
     accuracy: float
@@ -79,7 +86,7 @@ class Score(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether it is small and accurate enough."""
+        """Whether the network is small and accurate enough."""
         return self.bytes < MOST_BYTES and self.accuracy >= LEAST_ACCURACY
 
     def __str__(self) -> str:
@@ -90,12 +97,12 @@ class Score(NamedTuple):
 
 
 def score(file: Path, data: Splits) -> Score:
-    """Unpack ``file``, run it in the runtime on one thread, and say how good it is.
+    """Unpack ``file``, run the network in ONNX Runtime on one thread, and return its score.
 
-    It runs in float32 and in int8. What counts is the faster one that is accurate enough.
+    It runs in float32 and in int8; the score is that of the faster one that is accurate enough.
 
     Raises:
-        FileError: the file is damaged, or holds no network of this course.
+        FileError: the file is damaged or contains no network of this course.
     """
     model, _ = load(file)
     with TemporaryDirectory() as folder:

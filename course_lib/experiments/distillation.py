@@ -1,7 +1,7 @@
-"""A small network made in four ways in equal training time: fresh or pruned, with a teacher or not.
+"""A small network trained in four ways for equal time: from scratch or pruned, distilled or not.
 
-The *student* is the trained network, the *teacher*, without most of its channels. Lesson 10 shows
-what this experiment recorded, and runs one of its points again.
+The *teacher* is the trained network; the *student* is the same without most of its channels. Lesson
+10 shows the recording of this experiment and repeats one of its runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,17 +26,18 @@ from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import SGD, Watch, fit, to_labels, to_teacher
 from course_lib.pruning.granularity import prune
 
-#: The student has lost this fraction of the channels of every layer.
+#: The student lacks this fraction of the channels of every layer.
 REMOVED = 0.875
 
-#: Shares of the time that the recipe's epochs take a student without a teacher.
+#: Training budgets, as fractions of the time that a student without a teacher needs for the whole
+#: recipe.
 TIME_FRACTIONS = (0.0, 0.01, 0.05, 0.2, 1.0)
 
 SEEDS = (0, 1, 2)
 
 
 class Method(NamedTuple):
-    """Whether a student begins with what pruning leaves, and whether a teacher helps it."""
+    """Whether a student starts from the pruned teacher, and whether it is distilled."""
 
     pruned: bool
     distilled: bool
@@ -49,15 +50,21 @@ METHODS = {
     "pruned and distilled": Method(pruned=True, distilled=True),
 }
 
-#: Seconds that the comparison of trainings with and without a teacher may take.
+#: Time limit for the comparison of training with and without a teacher, in seconds.
 LIMIT = 600.0
 
-#: The best student of the longest budget and the first seed is kept under this name.
+#: The best student with the longest budget and the first seed is stored under this name.
 BEST = "best"
 
 
 class StudentRun(NamedTuple):
-    """A student that is made by one of :data:`METHODS` in a share ``time_fraction`` of the time."""
+    """A student, trained by one of :data:`METHODS` for one of the budgets.
+
+    Args:
+        method: a name in :data:`METHODS`.
+        time_fraction: the budget, see :data:`TIME_FRACTIONS`.
+        seed: of the training, and of the initial weights if they are random.
+    """
 
     method: str
     time_fraction: float
@@ -68,11 +75,11 @@ class StudentRun(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What all students share.
+    """What all students have in common.
 
     Args:
         network: the name of the trained network.
-        teacher: gives its logits (N, classes) for pictures (N, 1, 28, 28).
+        teacher: computes logits (N, classes) from pictures (N, 1, 28, 28).
         cost: how many times as long training takes with the teacher, see :func:`teacher_cost`.
     """
 
@@ -86,23 +93,23 @@ class Setting(NamedTuple):
 
 
 def untrained(method: str, network: str, seed: int) -> nn.Module:
-    """The student of ``network`` before any training.
+    """The student of ``network`` before training.
 
     Raises:
-        ValueError: no method has that name.
+        ValueError: no such method.
     """
     if method not in METHODS:
-        raise ValueError(f"No method is called {method!r}; choose from {', '.join(METHODS)}.")
+        raise ValueError(f"There is no method {method!r}; choose from {', '.join(METHODS)}.")
     whole = load_trained(network)
     student, _ = prune(whole, "channels", REMOVED, whole)
     if METHODS[method].pruned:
         return student
-    # not the recipe's own seed: its draw would be that of the weights that the teacher began with
+    # not the recipe's own seed, which would give the initial weights of the teacher
     return reinitialized(student, RECIPES[network].seed + 1 + seed)
 
 
 def epochs_for(run: StudentRun, setting: Setting) -> float:
-    """The epochs that the time of ``run`` is enough for; lesson 10 builds this."""
+    """The number of epochs that fit into the time of ``run``. Lesson 10 builds this function."""
     epochs = run.time_fraction * RECIPES[setting.network].epochs
     return epochs / setting.cost if METHODS[run.method].distilled else epochs
 
@@ -110,15 +117,18 @@ def epochs_for(run: StudentRun, setting: Setting) -> float:
 def train(
     run: StudentRun, setting: Setting, progress: Callable[[Iterable], Iterable] = iter
 ) -> nn.Module:
-    """The student of ``run``.
+    """The trained student of ``run``.
 
-    All train alike, with the recipe's learning rates squeezed into their time: students differ only
-    in where they begin and in what they are told. For a pruned one that is no handicap: with so few
-    channels left, the end of those rates (Renda, Frankle and Carbin, 2020) brings back less, on
-    validation pictures, in 1, 5 and 20 % of the time.
+    All students train with the recipe's one-cycle schedule, compressed into their time; only the
+    initial weights and the objective differ. This is no disadvantage for a pruned student: with so
+    few channels left, learning-rate rewinding (Renda, Frankle and Carbin, 2020) recovers less
+    validation accuracy in 1, 5 and 20 % of the time.
+
+    Args:
+        progress: wraps the counter of training steps.
 
     Raises:
-        ValueError: no method has that name.
+        ValueError: no such method.
     """
     student = untrained(run.method, setting.network, run.seed)
     if run.time_fraction:
@@ -135,7 +145,7 @@ def train(
 
 
 def point(run: StudentRun, student: nn.Module, setting: Setting) -> dict:
-    """What a recording holds of ``run``: its epochs, and the quality of the trained ``student``."""
+    """The point of ``run``: its fields and epochs, and the accuracy of the trained ``student``."""
     epochs = {"epochs": round(epochs_for(run, setting), 3)}
     return run._asdict() | epochs | evaluate(student, setting.data)
 
@@ -152,11 +162,18 @@ def teacher_cost(
     rounds: int = 30,
     seconds: float = 60.0,
 ) -> dict:
-    """How many times as long training takes with the ``teacher``: the ``ratio``, its ``interval``.
+    """How many times as long training takes with the ``teacher`` as without.
 
-    Also the seconds that an epoch takes with ``labels`` alone and with the ``teacher``. Trainings
-    of a few steps (``epochs``: 11 steps of 429) take turns, as
-    :func:`course_lib.measuring.timing.compare` has it.
+    Runs of a few steps with and without the teacher are timed alternately, see
+    :func:`course_lib.measuring.timing.compare`.
+
+    Args:
+        epochs: length of each run; by default 11 steps.
+        rounds, seconds: how often and for how long to time them.
+
+    Returns:
+        The ``ratio``, its 95 % ``interval``, the number of ``rounds``, and the seconds that an
+        epoch takes with the ``labels`` alone and with the ``teacher``.
     """
     student = untrained("scratch", network, seed=0)
     how = {"epochs": epochs, "optimizer": SGD(RECIPES[network].lr), "seed": 0}
@@ -174,7 +191,7 @@ def teacher_cost(
 
 
 def _fit(student: nn.Module, data: Images, **how) -> None:
-    with torch.enable_grad():  # the timer has switched gradients off
+    with torch.enable_grad():  # the timer disables gradients
         fit(student, data, **how)
 
 
@@ -182,7 +199,7 @@ def _fit(student: nn.Module, data: Images, **how) -> None:
 
 
 def plan() -> list[StudentRun]:
-    """The runs that are recorded, in their order: the longest of the other seeds come last."""
+    """The runs to record, in order; the longest runs of all but the first seed come last."""
     runs = [
         StudentRun(method, time_fraction, seed)
         for seed, time_fraction, method in product(SEEDS, TIME_FRACTIONS, METHODS)
@@ -191,15 +208,15 @@ def plan() -> list[StudentRun]:
 
 
 def header(model: str, device: str) -> dict:
-    """What a recording of this experiment begins with."""
+    """The header fields of this experiment's recording."""
     recipe = RECIPES[model]
     return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "removed": REMOVED}}
 
 
 def run(recording: Recording) -> None:
-    """Train the students that the recording lacks; measure the best one in the runtime.
+    """Train the students that the recording lacks; measure the best one in ONNX Runtime.
 
-    The best student is kept beside the recording.
+    The best student is stored next to the recording.
     """
     network, data = recording["model"], fashion_mnist()
     with forms.teacher(network, data) as logits:
@@ -223,19 +240,19 @@ def _trained(recording: Recording, setting: Setting, run: StudentRun) -> dict[st
 
 
 def _finalists(recording: Recording) -> list[dict]:
-    """The points of which the best student is kept."""
+    """The points among which the best student is chosen."""
     return recordings.points(recording.content, time_fraction=TIME_FRACTIONS[-1], seed=SEEDS[0])
 
 
 def _is_best(entry: dict, recording: Recording) -> bool:
-    """Whether ``entry`` is a finalist, and better than those that are there."""
+    """Whether ``entry`` is a finalist and better than the recorded ones."""
     if (entry["time_fraction"], entry["seed"]) != (TIME_FRACTIONS[-1], SEEDS[0]):
         return False
     return all(entry["validation"] > rival["validation"] for rival in _finalists(recording))
 
 
 def _forget_lost_best(recording: Recording) -> None:
-    """Where the best student's file is lost, forget the points of all that might be it."""
+    """If the best student's file is missing, discard the finalists, so that they train again."""
     finalists = _finalists(recording)
     if not is_there(network_file(recording.path, BEST), bool(finalists)):
         left = [one for one in recording["points"] if one not in finalists]
@@ -243,24 +260,24 @@ def _forget_lost_best(recording: Recording) -> None:
 
 
 def _measure_deployed(recording: Recording, data: Splits) -> None:
-    """Record how large and how fast the teacher and the best student are; students are alike."""
+    """Record the size and speed of the teacher and the best student; all students are alike."""
     student, _ = load(network_file(recording.path, BEST))
     networks = {"teacher": load_trained(recording["model"]), "student": student}
     found = forms.measure(networks, recording["model"], data)
     recording.write(deployed=found["points"], packed=found["packed"])
 
 
-# --- reading it ---------------------------------------------------------------------------------
+# --- reading a recording ------------------------------------------------------------------------
 
 
 def by_seed(recording: dict, method: str, time_fraction: float) -> list[float]:
-    """Test accuracies, in percent, of a method at a budget: one for each seed, in their order."""
+    """Test accuracies of a method at a budget, in percent, in the order of the seeds."""
     found = recordings.points(recording, method=method, time_fraction=time_fraction)
     return [one["accuracy"] for one in sorted(found, key=lambda one: one["seed"])]
 
 
 def gains(recording: dict, first: str, second: str, time_fraction: float) -> list[float]:
-    """Points that the ``first`` method is ahead of the ``second``, for each seed that both have."""
+    """Test accuracy of ``first`` minus that of ``second``, in points, for each seed of both."""
     pairs = zip(
         *(by_seed(recording, name, time_fraction) for name in (first, second)), strict=False
     )
@@ -268,10 +285,12 @@ def gains(recording: dict, first: str, second: str, time_fraction: float) -> lis
 
 
 def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> float | None:
-    """The budget from which on ``first`` is at least as good as ``second``; None if it never is.
+    """The smallest budget such that, from there on, ``first`` is at least as good as ``second``.
+
+    None if ``second`` is better at the largest budget. Lesson 10 builds this function.
 
     Args:
-        first, second: accuracies by budget. Lesson 10 builds this function.
+        first, second: accuracies by budget.
     """
     found = None
     for time_fraction in sorted(first, reverse=True):
@@ -282,11 +301,14 @@ def crossover(first: Mapping[float, float], second: Mapping[float, float]) -> fl
 
 
 def remembered_cost(cost: float, epochs: float, versions: int, students: int) -> float:
-    """What a teacher costs that is asked only once about each of the ``versions`` of a picture.
+    """The cost of a teacher whose logits are computed once and stored.
+
+    Lesson 10 builds this function.
 
     Args:
-        cost: what it costs when it is asked in every step, see :func:`teacher_cost`.
-        epochs: of the training of each of so many ``students``, who all look the answers up.
-            Lesson 10 builds this function.
+        cost: the cost if the teacher runs in every step, see :func:`teacher_cost`.
+        epochs: the number of epochs for which each student trains.
+        versions: the number of augmented versions of each picture.
+        students: the number of students that use the stored logits.
     """
     return 1 + (cost - 1) * versions / (epochs * students)

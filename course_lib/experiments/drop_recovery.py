@@ -1,7 +1,7 @@
-"""Accuracy right after pruning, with BatchNorm recalibrated, and after retraining.
+"""Accuracy right after pruning, after BatchNorm recalibration, and after retraining.
 
-A budget is a fraction of the epochs of the network's own recipe. Lesson 04 shows what this
-experiment recorded, and runs one of its points again.
+A training budget is a fraction of the epochs of the network's own recipe. Lesson 04 shows the
+recording of this experiment and repeats one of its runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,41 +30,41 @@ from course_lib.networks.training import (
 from course_lib.pruning.granularity import prune
 from course_lib.pruning.masks import cubic_sparsity, enforce_masks
 
-#: By granularity of pruning, the fractions of weights or of each layer's channels that are removed.
+#: By granularity, the fractions of all weights, or of the channels of each layer, that are removed.
 AMOUNTS = {"weights": (0.50, 0.80, 0.90, 0.95, 0.98), "channels": (0.25, 0.50, 0.70, 0.85)}
 
-#: The amounts that are recorded with every budget and several seeds.
+#: The amounts that are recorded for every budget, with several seeds.
 SOME = {"weights": (0.80, 0.90, 0.98), "channels": (0.50, 0.70)}
 
-#: The fractions that are removed to draw accuracy right after pruning as a curve.
+#: The fractions for the curve of the accuracy right after pruning.
 CURVE = {
     "weights": (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99),
     "channels": (0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.7, 0.75, 0.85),
 }
 
-#: Training pictures, without their labels, on which the BatchNorm statistics are estimated anew.
+#: The number of training pictures for BatchNorm recalibration, which needs no labels.
 RECALIBRATED_ON = 1024
 
-#: Fractions of the epochs of the recipe.
+#: The training budgets, as fractions of the recipe's epochs.
 EPOCH_FRACTIONS = (0.05, 0.10, 0.20, 0.50, 1.00)
 
-#: Constant learning rates, as fractions of the recipe's highest. The best one for each budget is
-#: chosen by validation accuracy: one that was tuned for another budget would be no fair rival.
+#: Constant learning rates, as fractions of the recipe's highest rate. For each budget the best one
+#: is chosen by validation accuracy: a rate tuned for another budget is not a fair baseline.
 CONSTANT_FACTORS = (0.1, 0.03)
 
-#: Recorded with one seed, to show that the best one does not lie outside.
+#: Lower and higher rates, recorded with one seed to show that none of them is better.
 OUTER_FACTORS = (0.3, 0.01)
 
-#: The schedules of the learning rate that each method of retraining is recorded with.
+#: The learning-rate schedules that are recorded for each method.
 #:
-#: "one-shot" prunes the trained network once and retrains it (Han et al., 2015). Two others prune
-#: in steps, with training between them: "gradual" approaches the final sparsity along a cubic
-#: curve, channels in equal steps (Zhu and Gupta, 2017); "iterative" removes the same fraction of
-#: what is left in each step (Han et al., 2015; Frankle and Carbin, 2019). "scratch" trains the
-#: pruned network from fresh random weights (Liu et al., 2019).
+#: "one-shot" prunes the trained network once and retrains it (Han et al., 2015). Two methods prune
+#: in several steps and train after each: "gradual" follows a cubic sparsity curve, for channels
+#: equal steps (Zhu and Gupta, 2017); "iterative" removes the same fraction of what is left in each
+#: step (Han et al., 2015; Frankle and Carbin, 2019). "scratch" trains the pruned network from new
+#: random weights (Liu et al., 2019).
 #:
-#: "constant" is a small constant rate; "rewound" repeats the end of the recipe's own schedule,
-#: learning-rate rewinding (Renda, Frankle and Carbin, 2020); "one-cycle" squeezes the whole of that
+#: "constant" is a small constant rate; "rewound" repeats the end of the recipe's own schedule
+#: (learning-rate rewinding; Renda, Frankle and Carbin, 2020); "one-cycle" compresses that whole
 #: schedule into the budget (Le and Hua, 2021).
 SCHEDULES = {
     "one-shot": ("constant", "one-cycle", "rewound"),
@@ -73,19 +73,24 @@ SCHEDULES = {
     "scratch": ("one-cycle",),
 }
 
-#: The fields that tell one point from another.
+#: The fields that identify a point.
 KEY = ("granularity", "amount", "method", "schedule", "epoch_fraction", "seed", "lr")
 
-#: Gradual and iterative pruning take this many steps, evenly over the first half of the budget.
+#: The number of steps in gradual and iterative pruning, spread over the first half of the budget.
 STEPS = 4
 
 
 class Run(NamedTuple):
-    """One training of a network pruned by ``amount``, measured at each of its rising budgets.
+    """One training run of a network pruned by ``amount``, measured at each of its budgets.
 
-    Only "one-shot" at a constant rate can have several budgets: all others depend on their end.
+    Only "one-shot" at a constant rate can have several budgets: elsewhere the schedule depends on
+    the length of the run.
 
     Args:
+        granularity: "weights" or "channels".
+        amount: the fraction of weights or channels that is removed.
+        method, schedule: a method of :data:`SCHEDULES` and one of its schedules.
+        epoch_fractions: the budgets in increasing order, as fractions of the recipe's epochs.
         lr_factor: the highest learning rate, as a fraction of the recipe's.
     """
 
@@ -105,14 +110,14 @@ class Run(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """A network right after pruning."""
+    """A network right after pruning: the fraction ``amount`` of its weights or channels is gone."""
 
     granularity: str
     amount: float
 
 
 class Stage(NamedTuple):
-    """A part of a run: prune to ``amount``, train for ``epochs``; so many are ``to_follow``."""
+    """Prune to ``amount``, train for ``epochs``; ``to_follow`` epochs of the run come later."""
 
     amount: float
     epochs: float
@@ -129,17 +134,20 @@ def measure(
     progress: Callable[[Iterable], Iterable] = iter,
     dense_correct: torch.Tensor | None = None,
 ) -> list[dict]:
-    """Prune and train as ``run`` says; return a point for each of its budgets.
+    """Prune and train a network as specified by ``run``; return a point for each budget.
 
-    A point holds what the run was, its ``epochs``, the ``lr`` (highest of the whole schedule), and
-    what :func:`.evaluate_beside` says.
+    A point has the fields in :data:`KEY`, where ``lr`` is the highest rate of the whole schedule,
+    its ``epochs``, and the result of :func:`.evaluate_beside`.
 
     Args:
+        model_name: a trained network with a recipe.
         progress: wraps the counter of training steps.
-        dense_correct: which test pictures the dense network gets right; None finds out.
+        dense_correct: which test pictures the dense network gets right, bool (N,); None to compute
+            it.
 
     Raises:
-        ValueError: an unknown network, granularity, method or schedule, or an impossible amount.
+        ValueError: an unknown network, granularity, method or schedule, or an invalid amount or
+            budget.
     """
     _refuse_impossible(run, model_name)
     recipe = RECIPES[model_name]
@@ -157,8 +165,8 @@ def measure(
     for number, stage in enumerate(stages(run, recipe.epochs)):
         model, masks = prune(model, run.granularity, stage.amount, dense)
         if run.method == "scratch":
-            # The recipe's own seed would draw the weights that the dense network began from:
-            # a lottery ticket (Frankle and Carbin, 2019), not fresh weights.
+            # The recipe's own seed would give the initial weights of the dense network: a lottery
+            # ticket (Frankle and Carbin, 2019), not new random weights.
             model = reinitialized(model, recipe.seed + 1 + run.seed)
         marks = [epoch_fraction * recipe.epochs for epoch_fraction in run.epoch_fractions[:-1]]
         with enforce_masks(model, masks):
@@ -166,7 +174,7 @@ def measure(
                 model,
                 data.train,
                 epochs=stage.epochs,
-                seed=run.seed + 1000 * number,  # each stage sees the pictures in another order
+                seed=run.seed + 1000 * number,  # another order of the pictures in each stage
                 optimizer=SGD(run.lr_factor * recipe.lr),
                 schedule=_schedule(run.schedule, recipe, stage.to_follow),
                 watch=Watch(progress, note, marks),
@@ -186,14 +194,19 @@ def _refuse_impossible(run: Run, model_name: str) -> None:
             raise ValueError(f"{value!r} is not possible here; choose from {', '.join(choices)}.")
     if len(run.epoch_fractions) > 1 and (run.method, run.schedule) != ("one-shot", "constant"):
         raise ValueError(
-            f"{run.method}, {run.schedule} needs a run for each of {run.epoch_fractions}."
+            f"{run.method}, {run.schedule} needs a separate run for each budget; "
+            f"got {run.epoch_fractions}."
         )
     if not 0 < run.epoch_fractions[0] <= run.epoch_fractions[-1] <= 1:
-        raise ValueError(f"A budget is a fraction from above 0 to 1; got {run.epoch_fractions}.")
+        raise ValueError(f"A budget is a fraction above 0, at most 1; got {run.epoch_fractions}.")
 
 
 def stages(run: Run, epochs: float) -> list[Stage]:
-    """The stages of ``run`` for a recipe of so many ``epochs``: one, or a few if in steps."""
+    """The stages of ``run``: one, or :data:`STEPS` if it prunes in several steps.
+
+    Args:
+        epochs: length of the whole recipe.
+    """
     total = run.epoch_fractions[-1] * epochs
     if run.method not in ("gradual", "iterative"):
         return [Stage(run.amount, total, 0.0)]
@@ -206,7 +219,7 @@ def stages(run: Run, epochs: float) -> list[Stage]:
 
 
 def _amounts(run: Run) -> list[float]:
-    """How much of the dense network is gone after each step of pruning in steps."""
+    """The fraction of the dense network that is removed after each step."""
     parts = [step / STEPS for step in range(1, STEPS + 1)]
     if run.method == "iterative":
         return [1 - (1 - run.amount) ** part for part in parts]
@@ -225,7 +238,7 @@ def _schedule(name: str, recipe: Recipe, to_follow: float) -> Schedule:
 
 
 def _key(run: Run, epoch_fraction: float, recipe: Recipe) -> dict:
-    """What tells the point of ``run`` at one of its budgets from all others."""
+    """The fields that identify the point of ``run`` at one of its budgets."""
     fields = run._asdict() | {"epoch_fraction": epoch_fraction}
     fields["lr"] = round(run.lr_factor * recipe.lr, 6)
     return {name: fields[name] for name in KEY}
@@ -235,7 +248,7 @@ def _key(run: Run, epoch_fraction: float, recipe: Recipe) -> dict:
 
 
 class Sweep(NamedTuple):
-    """Runs that differ in what is pruned, by how much, in budget and in seed."""
+    """Runs of one method and schedule, for every amount, budget and seed."""
 
     method: str
     schedule: str
@@ -245,7 +258,7 @@ class Sweep(NamedTuple):
     amounts: Mapping[str, tuple[float, ...]] = AMOUNTS
 
     def runs(self) -> list[Run]:
-        """The runs, in their order; at a constant rate one run has all budgets."""
+        """The runs in the order of recording; at a constant rate one run has all budgets."""
         together = [(each,) for each in self.epoch_fractions]
         return [
             Run(granularity, amount, self.method, self.schedule, budgets, seed, self.lr_factor)
@@ -257,7 +270,7 @@ class Sweep(NamedTuple):
 
 
 def _plan_of_small_resnet() -> list[Sweep]:
-    """In this order, so that an interrupted recording is of use."""
+    """Ordered so that an interrupted recording is already useful."""
     short, others = (0.05, 0.10, 0.20, 0.50), (0.05, 0.10, 0.50)
     return [
         Sweep("one-shot", "rewound", (0.20,)),
@@ -273,10 +286,10 @@ def _plan_of_small_resnet() -> list[Sweep]:
     ]
 
 
-# Training resnet18 takes twelve times as long: only one schedule, few seeds, two budgets.
+# Training resnet18 takes twelve times as long, so it has fewer schedules, seeds and budgets.
 PLANS = {
     "small_resnet": _plan_of_small_resnet(),
-    # the same network, trained from other seeds: how much depends on the dense network?
+    # the same architecture, trained with other seeds: do results depend on the dense network?
     "small_resnet_1": [Sweep("one-shot", "rewound", (0.20,), (0,))],
     "small_resnet_2": [Sweep("one-shot", "rewound", (0.20,), (0,))],
     "resnet18": [
@@ -286,7 +299,7 @@ PLANS = {
     ],
 }
 
-# Where there is a GPU: everything, for every network, a seed after the other.
+# With a GPU: everything, for every network, one seed after another.
 GPU_PLAN = [
     sweep
     for seed in range(5)
@@ -303,7 +316,7 @@ GPU_PLAN = [
 
 
 def plan(model_name: str, gpu: bool) -> list[Run]:
-    """The runs that are recorded of a network, in their order: more of them where a GPU helps."""
+    """The runs to record for a network, in order; with a GPU there are more."""
     sweeps = GPU_PLAN if gpu else PLANS[model_name]
     return [run for sweep in sweeps for run in sweep.runs()]
 
@@ -312,7 +325,7 @@ def plan(model_name: str, gpu: bool) -> list[Run]:
 
 
 def header(model: str, device: str) -> dict:
-    """What a recording of this experiment begins with."""
+    """The header fields of this experiment's recording."""
     recipe, runs = RECIPES[model], plan(model, device == "cuda")
     return {
         "recipe": {"epochs": recipe.epochs, "lr": recipe.lr},
@@ -321,7 +334,7 @@ def header(model: str, device: str) -> dict:
 
 
 def run(recording: Recording) -> None:
-    """Measure what the recording lacks: each network right after pruning, and each run."""
+    """Measure what the recording lacks: the networks right after pruning, and the runs."""
     name, data = recording["model"], fashion_mnist()
     recipe, dense = RECIPES[name], on_device(load_trained(name))
     recording.once(lambda: {"dense": evaluate(dense, data) | size(dense)}, "dense")

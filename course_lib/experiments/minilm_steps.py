@@ -1,7 +1,6 @@
-"""MiniLM made small step by step: fewer layers, heads, neurons and weights, few values, packed.
+"""Compress MiniLM step by step: fewer layers, heads, neurons, weights and different values.
 
-What :mod:`course_lib.experiments.steps` does with the networks for pictures, for the one that reads
-sentences.
+The counterpart of :mod:`course_lib.experiments.steps`, which compresses the networks for pictures.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,32 +23,35 @@ from course_lib.networks.training import Objective, Rewound, Watch, to_labels, t
 from course_lib.pruning import channels, encoders, masks
 from course_lib.pruning.channels import Batch
 
-#: Gives the logits (N, 2) of token ids (N, L).
+#: Computes logits (N, 2) from token ids (N, L).
 Teacher = Callable[[torch.Tensor], torch.Tensor]
 
 Measured = TypeVar("Measured")
 
-#: Heads and neurons are scored on so many batches of so many training sentences.
+#: Heads and neurons are scored on 32 batches of 32 training sentences.
 SCORED, BATCH = 32, 32
 
-#: Sentences that a network reads at once when nothing is trained.
+#: The batch size for inference, in sentences.
 AT_ONCE = 100
 
-#: The tensor of a packed network that tells how many word pieces it knows.
+#: The tensor of a packed network whose rows are its vocabulary.
 PIECES = "bert.embeddings.word_embeddings.weight"
 
 
 class EncoderStep(NamedTuple):
     """How a network is made from ``source``, an earlier step or "dense".
 
+    The fields are applied in this order; a field that is 0 changes nothing.
+
     Args:
-        layers: drop so many whole layers.
-        heads: then remove this fraction of the attention heads of every layer that is left.
-        neurons: and this fraction of the neurons of every MLP.
-        weights: then set this fraction of the weights of all linear layers to zero, the smallest.
-        codebook_size: then let the other weights of a layer, or an embedding, share so many values.
-        epoch_fraction: then train for so many of the recipe's epochs, its learning rates rewound.
-        distilled: the goal of the training is what a teacher says, not the labels alone.
+        layers: number of whole layers to drop.
+        heads: fraction of the attention heads to remove from each remaining layer.
+        neurons: fraction of the neurons to remove from each MLP.
+        weights: fraction of the weights of all linear layers to set to zero, the smallest.
+        codebook_size: number of different nonzero values that a layer or an embedding may have.
+        epoch_fraction: length of the training that follows, as a fraction of the recipe's epochs,
+            with learning-rate rewinding.
+        distilled: whether that training uses a teacher, not the labels alone.
     """
 
     source: str
@@ -70,14 +72,18 @@ def apply_step(
     measure: Callable[[SentenceClassifier], Measured],
     **training,
 ) -> tuple[SentenceClassifier, Measured]:
-    """The network that ``step`` makes of ``source``, and what ``measure`` said before it trained.
+    """A copy of ``source`` compressed by ``step``, and the result of ``measure`` before training.
 
-    What a step has set to zero stays zero, also in the steps that follow.
+    Weights that a step sets to zero stay zero, also in later steps.
 
     Args:
-        data: the parts as :class:`Sentences`.
-        training: further arguments of :func:`course_lib.networks.training.fit`, such as
-            ``progress``.
+        data: three parts of :class:`Sentences`.
+        teacher: is used if the step is ``distilled``.
+        measure: is called with the compressed network before it is trained.
+        training: further arguments of :func:`retrain`, such as ``progress``.
+
+    Returns:
+        The network, on the CPU and in ``eval`` mode, and that result.
     """
     model = cut(step, source, data)
     kept = masks.global_masks(model, step.weights) if step.weights else masks.masks_of(model)
@@ -98,9 +104,12 @@ def retrain(
     objective: Objective = to_labels,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> SentenceClassifier:
-    """Train ``model`` in place for the last ``epoch_fraction`` of the recipe.
+    """Train ``model`` in place with the end of the recipe; return it.
 
     Args:
+        epoch_fraction: length of the training, as a fraction of the recipe's epochs, with
+            learning-rate rewinding (Renda, Frankle and Carbin, 2020).
+        objective: the training loss.
         progress: wraps the counter of training steps.
     """
     return minilm.fine_tune(
@@ -116,9 +125,10 @@ def retrain(
 
 
 def remembering(network: SentenceClassifier, data: Sentences) -> Teacher:
-    """A teacher that looks up what ``network`` says of each sentence of ``data``.
+    """A teacher that looks up the logits of ``network`` for the sentences of ``data``.
 
-    The sentences are the same in every epoch, so the network reads each of them only once.
+    The sentences are the same in every epoch, so the network runs only once for each. For other
+    sentences the teacher raises KeyError.
     """
     known: dict[tuple[int, ...], torch.Tensor] = {}
     with torch.inference_mode():
@@ -128,18 +138,18 @@ def remembering(network: SentenceClassifier, data: Sentences) -> Teacher:
 
 
 def _key(ids: torch.Tensor) -> tuple[int, ...]:
-    """A sentence without what fills it up."""
+    """The tokens of a sentence, without padding."""
     return tuple(ids[ids != PAD].tolist())
 
 
-# --- what goes ----------------------------------------------------------------------------------
+# --- what is removed ----------------------------------------------------------------------------
 
 
 def cut(step: EncoderStep, source: SentenceClassifier, data: Splits) -> SentenceClassifier:
     """A copy of ``source`` without the layers, heads and neurons that ``step`` removes.
 
-    Layers go by what the loss on the validation sentences is without them, heads and neurons by
-    their Taylor scores on training sentences (Michel et al., 2019).
+    Layers are chosen by the validation loss without them, heads and neurons by their Taylor scores
+    on training sentences (Michel et al., 2019).
     """
     model = encoders.prune(source, {}, least_needed(source, step.layers, data.validation))
     if not step.heads and not step.neurons:
@@ -151,9 +161,10 @@ def cut(step: EncoderStep, source: SentenceClassifier, data: Splits) -> Sentence
 
 
 def least_needed(network: SentenceClassifier, count: int, data: Sentences) -> list[int]:
-    """Numbers of ``count`` layers that ``network`` can do without.
+    """The numbers of the ``count`` layers that ``network`` needs least.
 
-    One after the other goes the layer without which the loss on ``data`` is lowest.
+    They are dropped one at a time: each time the layer without which the loss on ``data`` is
+    lowest.
     """
     dropped: list[int] = []
     for _ in range(count):
@@ -167,19 +178,19 @@ def least_needed(network: SentenceClassifier, count: int, data: Sentences) -> li
 
 
 def numbers(network: SentenceClassifier) -> list[int]:
-    """The numbers of the layers that ``network`` still has."""
+    """The numbers of the layers that have not been dropped from ``network``."""
     return [number for number, layer in enumerate(encoders.layers(network)) if layer.heads]
 
 
 @torch.inference_mode()
 def losses(network: SentenceClassifier, data: Sentences) -> torch.Tensor:
-    """Cross-entropy (N,) of ``network`` on each sentence :func:`in_order`, in nats."""
+    """Cross-entropy (N,) of ``network`` on the sentences of ``data`` :func:`in_order`, in nats."""
     pairs = [(logits(network.eval(), ids).cpu(), labels) for ids, labels in in_order(data)]
     return torch.cat([F.cross_entropy(*pair, reduction="none") for pair in pairs])
 
 
 def in_order(data: Sentences, size: int = AT_ONCE) -> list[Batch]:
-    """All sentences of ``data`` and their labels in batches, the shortest sentences first."""
+    """All sentences of ``data`` with their labels, in batches, from the shortest to the longest."""
     batches = minilm.by_length(data.ids, size)
     return [(trimmed(data.ids[batch]), data.labels[batch]) for batch in batches]
 
@@ -193,13 +204,13 @@ def some_batches(data: Sentences, seed: int = 0) -> list[Batch]:
 
 
 def load(file: Path) -> tuple[SentenceClassifier, dict[str, str]]:
-    """The network that :func:`.pruned_file.save` wrote to ``file``, and what it is about.
+    """The network that :func:`.pruned_file.save` wrote to ``file``, and the notes in the file.
 
-    The names of its tensors say which layers are left, and their shapes how many heads and neurons.
-    It goes with the tokenizer of the trained network, which is not in the file.
+    The layers that are left follow from the names of its tensors, the numbers of heads and neurons
+    from their shapes. Its tokenizer is that of the trained network, which is not in the file.
 
     Raises:
-        FileError: the file is damaged, or holds no MiniLM.
+        FileError: the file is damaged or contains no MiniLM.
     """
     tensors, about = unpack(file)
     try:
@@ -207,11 +218,11 @@ def load(file: Path) -> tuple[SentenceClassifier, dict[str, str]]:
         whole = encoders.prune(whole, {}, _missing(whole, tensors))
         return pruned_file.rebuilt(whole, tensors), about
     except (ValueError, RuntimeError, KeyError) as error:
-        raise FileError(f"{file} holds no MiniLM: {error}") from error
+        raise FileError(f"{file} contains no MiniLM: {error}") from error
 
 
 def _missing(whole: SentenceClassifier, tensors: dict[str, torch.Tensor]) -> list[int]:
-    """The numbers of the layers of which ``tensors`` hold nothing."""
+    """The numbers of the layers that have no tensor in ``tensors``."""
     return [
         number
         for number, layer in enumerate(encoders.layers(whole))

@@ -1,7 +1,7 @@
-"""Make a recording, resume it, and divide the work among machines.
+"""Make a recording, resume it, or divide the work among several machines.
 
-An experiment measures for hours. It is written after every task, so that the same command resumes
-where it stopped. Part 3/16 of it measures every sixteenth task, in a file of its own, and
+An experiment can take hours. Its recording is written after every task, so that the same command
+resumes where it stopped. Part 3/16 measures every sixteenth task and writes a separate file;
 :func:`merge` joins the parts.
 """
 
@@ -25,16 +25,16 @@ from course_lib.networks.models import Network
 
 Task = TypeVar("Task")
 
-#: In a part, the field of an entry that says which task it comes from.
+#: The field that the entries of a part have in addition: the number of their task.
 TASK = "task"
 
 
 class OutOfTime(Exception):
-    """The minutes that a recording may take are over."""
+    """The time limit of a recording is reached."""
 
 
 class Part(NamedTuple):
-    """Every task whose number is ``number - 1`` modulo ``of``: "3/16" is the third of sixteen."""
+    """The tasks whose number is ``number - 1`` modulo ``of``: "3/16" is the third of sixteen."""
 
     number: int
     of: int
@@ -44,29 +44,29 @@ class Part(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """The part that ``text`` names.
+        """The part that ``text``, such as ``"3/16"``, stands for.
 
         Raises:
-            ValueError: it is not like "3/16".
+            ValueError: ``text`` does not have that form, or there is no such part.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         part = cls(*map(int, found.groups())) if found else None
         if not part or not 1 <= part.number <= part.of:
-            raise ValueError(f"A part is like 3/16, the third of sixteen; got {text!r}.")
+            raise ValueError(f"Write a part like 3/16, the third of sixteen; got {text!r}.")
         return part
 
 
 class Recording:
-    """A recording in the making.
+    """A recording that is being made.
 
     Args:
-        content: the header, and what was measured so far.
-        path: the file that it is written to after every task.
-        part: which of the tasks are measured here; None for all.
-        whole: of a part, the recording that it belongs to, as far as there is one: what is measured
-            once is taken from it.
-        minutes: no task begins after so long; None for no limit.
-        device: that it is measured on, "cpu" or "cuda".
+        content: the header and the measurements so far.
+        path: the file that is written after every task.
+        part: which tasks to measure; None for all.
+        whole: for a part, the content of the whole recording if it was started; values that are
+            measured only once are copied from it.
+        minutes: time limit, after which no task starts; None for no limit.
+        device: the device to measure on, "cpu" or "cuda".
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Recording:
         return self.content[field]
 
     def write(self, **fields: object) -> None:
-        """Write the recording to its file, with new values of ``fields``."""
+        """Set ``fields`` to new values and write the recording to its file."""
         self.content |= fields
         recordings.write(self.content, self.path)
 
     def has(self, table: str, **what: object) -> bool:
-        """Whether an entry of ``table`` has these values."""
+        """Whether ``table`` has an entry with the values in ``what``."""
         return any(_agrees(entry, what) for entry in self.content[table])
 
     def once(self, measure: Callable[[], dict], *fields: str) -> None:
-        """Record what ``measure`` gives, unless these ``fields`` of it are there."""
+        """Record the result of ``measure`` unless its ``fields`` are already recorded."""
         if _has(self.content, fields):
             return
         known = {field: self.whole[field] for field in fields} if _has(self.whole, fields) else {}
@@ -115,21 +115,21 @@ class Recording:
 
         Args:
             measure: returns the entries of a task, by table.
-            expected: the entries that show that a task is done, as far as their fields tell them
-                apart; without it, one entry with the fields of the task, a named tuple.
-            tables: where the expected entries are.
-            work: how long a task takes, in any unit.
-            text: what the tasks are called.
+            expected: returns the identifying fields of the entries that a finished task has;
+                without it, one entry with the fields of the task, which is a named tuple.
+            tables: the tables in which to look; each expected entry may be in any of them.
+            work: the relative duration of a task, in any unit.
+            text: the name of the tasks in messages, in the plural.
 
         Raises:
-            OutOfTime: there is no time left for the next task.
+            OutOfTime: the time limit was reached before the next task.
         """
         numbered = [*enumerate(tasks)]
         if self.part:
             numbered = numbered[self.part.number - 1 :: self.part.of]
         expected = expected or _fields
         to_do = [one for one in numbered if not self._is_done(expected(one[1]), tables)]
-        say(f"{len(numbered) - len(to_do)} of {len(numbered)} {text} are there.")
+        say(f"{len(numbered) - len(to_do)} of {len(numbered)} {text} are already recorded.")
         left, done, start = sum(work(task) for _, task in to_do), 0.0, time.monotonic()
         for number, task in bar(to_do, text):
             self.stop_in_time()
@@ -150,14 +150,17 @@ class Recording:
         make: Callable[[], tuple[Network, dict]],
         read: Callable[[Path], tuple[Network, dict]],
     ) -> Network:
-        """A network from its file beside the recording; made, saved and noted if that is missing.
+        """A network, loaded from its file next to the recording; made and saved if that is missing.
 
-        What was measured of all networks together is forgotten when one is made anew.
+        Making a network discards ``points``, because all networks are measured together.
 
         Args:
-            entry: the ``name`` of the network, and how it is made.
-            make: returns the network, and what else is to be noted of it.
-            read: loads a network from its file.
+            entry: the ``name`` of the network and how it is made.
+            make: returns the network and further fields of its entry.
+            read: loads a network and the notes in its file.
+
+        Raises:
+            OutOfTime: the network is missing and the time limit is reached.
         """
         file = network_file(self.path, entry["name"])
         if not is_there(file, self.has("networks", **entry), read):
@@ -169,12 +172,12 @@ class Recording:
         return read(file)[0]
 
     def note(self, entry: dict, **fields: object) -> None:
-        """Add a network's ``entry``, or put it in the place of an earlier one of that name."""
+        """Record a network's ``entry``, which replaces an earlier one of the same name."""
         found = {one["name"]: one for one in self["networks"]} | {entry["name"]: entry}
         self.write(networks=[*found.values()], **fields)
 
     def stop_in_time(self) -> None:
-        """Raise :class:`OutOfTime` if no further task may begin."""
+        """Raise :class:`OutOfTime` if the time limit is reached."""
         if self._minutes is not None and time.monotonic() - self._start > 60 * self._minutes:
             raise OutOfTime
 
@@ -184,7 +187,7 @@ def _fields(task) -> list[dict]:
 
 
 def _has(content: dict, fields: Sequence[str]) -> bool:
-    """Whether all ``fields`` were recorded; a table begins empty, and 0 is a value."""
+    """Whether all ``fields`` are recorded: an empty table is not, a 0 is."""
     return all(content.get(field) not in (None, [], {}) for field in fields)
 
 
@@ -204,20 +207,20 @@ def record(
     minutes: float | None = None,
     device: str = "",
 ) -> Path:
-    """Measure what the recording in ``path`` still lacks; return its path.
+    """Measure what the recording in ``path`` still lacks; return the path of the written file.
 
     Args:
-        name: of an experiment in :data:`.registry.EXPERIMENTS`.
-        model: the trained network; may be left out where there is no choice.
-        path: without, this machine's recording of the experiment.
-        part: measure only this part of the tasks, into a file of its own beside ``path``.
-        minutes: begin no task after so long; the same call resumes.
-        device: "cpu" or "cuda"; empty takes the GPU where there is one.
+        name: an experiment in :data:`.registry.EXPERIMENTS`.
+        model: the trained network; optional if the experiment has only one or none.
+        path: None for this machine's recording of the experiment.
+        part: measure only this part of the tasks, into a separate file next to ``path``.
+        minutes: time limit, after which no task starts; the same call resumes.
+        device: "cpu" or "cuda"; empty for the GPU if there is one.
 
     Raises:
-        RecordingError: there is no such experiment, it is not recorded of ``model``, it has no
-            parts; or it holds times and was begun on another machine, or with other threads or
-            versions.
+        RecordingError: there is no such experiment; it does not take ``model``; it cannot be
+            divided, or the part does not match the recording; or the recording contains times and
+            was started on another machine or with other threads or versions.
     """
     model = _choice(name, model, part)
     module = module_of(name)
@@ -231,17 +234,17 @@ def record(
     content = begun | {field: [] for field in tables if field not in begun} | found
     known = recordings.read(whole, name) if part and whole.exists() else {}
     if known and (differing := recordings.differences(_subject(known), _subject(begun))):
-        raise RecordingError(f"{whole} is not the recording of this part: {differing}.")
+        raise RecordingError(f"{whole} does not match this part: {differing}.")
     recording = Recording(content, path, part, known, minutes, device)
     try:
         module.run(recording)
     except OutOfTime:
-        say(f"{minutes:g} minutes are over: the same command resumes.")
+        say(f"Time limit of {minutes:g} minutes reached; the same command resumes.")
     return path
 
 
 def _choice(name: str, model: str | None, part: Part | None) -> str | None:
-    """The trained network that is meant."""
+    """The name of the trained network, if the experiment needs one."""
     if name not in EXPERIMENTS:
         raise RecordingError(f"There is no experiment {name!r}; choose from {[*EXPERIMENTS]}.")
     experiment = EXPERIMENTS[name]
@@ -250,8 +253,9 @@ def _choice(name: str, model: str | None, part: Part | None) -> str | None:
     if model is None and len(experiment.models) < 2:
         return next(iter(experiment.models), None)
     if model not in experiment.models:
-        choices = " or ".join(experiment.models) or "no network"
-        raise RecordingError(f"{name} is recorded of {choices}, not of {model}.")
+        choices = " or ".join(experiment.models)
+        needs = f"the model {choices}" if choices else "no model"
+        raise RecordingError(f"{name} needs {needs}; got {model}.")
     return model
 
 
@@ -267,7 +271,7 @@ def _header(name: str, model: str | None, part: Part | None) -> dict:
 
 
 def _subject(recording: dict) -> dict:
-    """What a part shares with its recording: what is measured and, where it is timed, where."""
+    """What a part and its recording must share: the machine only if times are recorded."""
     shared = {field: recording[field] for field in recordings.IDENTITY if field in recording}
     where = recording["machine"] if EXPERIMENTS[recording["experiment"]].timed else {}
     return {field: shared[field] for field in shared if field != "part"} | where
@@ -281,15 +285,15 @@ def _is_table(kind: object) -> bool:
 
 
 def merge(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Join the parts in ``paths`` to the recording that one machine would make; return its path.
+    """Join the parts in ``paths`` into the recording of a single run; return its path.
 
     Args:
-        out: where to write it; without, where this machine's recording of the experiment belongs.
-            A file that is there is set aside.
+        out: file to write; None for this machine's recording of the experiment. An existing file
+            is renamed.
 
     Raises:
-        RecordingError: a file is damaged or no part, the parts are not those of one recording, or
-            one is missing or there twice.
+        RecordingError: a file is damaged or is not a part, the parts are not of the same recording,
+            or one of them is missing or given twice.
     """
     parts = {path: _read_part(path) for path in map(Path, paths)}
     _refuse_strangers(parts)
@@ -313,14 +317,14 @@ def _read_part(path: Path) -> dict:
     try:
         found = recordings.read(path)
     except RecordingError as error:
-        raise RecordingError(f"{error} Measure that part again.") from error
+        raise RecordingError(f"{error} Record that part again.") from error
     if "part" not in found:
-        raise RecordingError(f"{path} is no part of a recording: it was recorded as a whole.")
+        raise RecordingError(f"{path} is not a part: it is a whole recording.")
     return found
 
 
 def _divided(parts: dict[Path, dict]) -> list[str]:
-    """The tables whose entries come from tasks."""
+    """The tables whose entries come from tasks, which the parts have divided."""
     return [
         field
         for field in next(iter(parts.values()))
@@ -346,8 +350,9 @@ def _refuse_strangers(parts: dict[Path, dict]) -> None:
     for path, other in headers.items():
         if differing := recordings.differences(header, other):
             raise RecordingError(
-                f"{first} and {path} are not parts of one recording: {differing:.300}. What is "
-                "measured once has to be shared: begin with '--minutes 0' and without a part."
+                f"{first} and {path} are not parts of the same recording: {differing:.300}. Values "
+                "that are measured once must be shared: before recording the parts, run the "
+                "command with '--minutes 0' and without '--part'."
             )
 
 
@@ -356,7 +361,7 @@ def _refuse_incomplete(parts: dict[Path, dict]) -> None:
     for path, part in parts.items():
         number, of = part["part"]
         if number in paths:
-            raise RecordingError(f"Part {number}/{of} is there twice: {paths[number]} and {path}.")
+            raise RecordingError(f"Part {number}/{of} is given twice: {paths[number]} and {path}.")
         paths[number] = path
     if missing := [f"{number}/{of}" for number in range(1, of + 1) if number not in paths]:
-        raise RecordingError(f"Of {of} parts these are missing: {', '.join(missing)}.")
+        raise RecordingError(f"These parts are missing: {', '.join(missing)}.")

@@ -1,8 +1,8 @@
-"""Recordings: what an experiment of hours measured on one machine, kept in a file.
+"""Recordings: the stored results of long experiments, one file per experiment and machine.
 
-A recording is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``, or ``EXPERIMENT.json`` where the
-experiment needs no trained network. ``python -m course_lib record`` makes one, see
-:mod:`.recorder`; lessons :func:`load` them and run one of the points again.
+The file is ``data/recordings/MACHINE/EXPERIMENT-MODEL.json``, or ``EXPERIMENT.json`` if the
+experiment needs no trained network. ``python -m course_lib record`` writes it, see
+:mod:`.recorder`; lessons :func:`load` it and measure one of the points again.
 """
 
 import json
@@ -20,13 +20,13 @@ from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA, verified
 
-#: The machine of the recordings that the course comes with.
+#: The machine on which the recordings of the course were made.
 COURSE = "cpu-2core"
 
-#: Raise it when a field changes, and say in :data:`UPGRADES` how older recordings are to be read.
+#: Version of the fields. When a field changes, raise it and extend :data:`UPGRADES`.
 SCHEMA = 3
 
-#: By experiment, how fields of schema 1 were renamed.
+#: New names of the fields of schema 1, by experiment.
 RENAMED = {
     "drop_recovery": {"style": "granularity", "budget": "epoch_fraction"},
     "sparse_vs_dense": {"asked": "target_sparsity"},
@@ -40,7 +40,7 @@ RENAMED = {
     "distillation": {"budget": "time_fraction"},
 }
 
-#: What two recordings must share to be the same one.
+#: The fields that identify a recording: if one of them differs, it is another recording.
 IDENTITY = ("experiment", "device", "model", "weights", "recipe", "part")
 
 
@@ -48,26 +48,27 @@ class RecordingError(RuntimeError):
     """A recording that cannot be read, resumed or merged."""
 
 
-# --- what a recording holds ---------------------------------------------------------------------
+# --- the fields of a recording ------------------------------------------------------------------
 
 KINDS = {
     dict: "an object",
     list: "a list",
-    str: "a text",
+    str: "a string",
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     "percentage": "a number from 0 to 100",
-    "interval": "a lower and a higher number from 0 to 100",
-    "range": "a lower and a higher number, not below 0",
+    "interval": "two numbers from 0 to 100, the lower first",
+    "range": "two numbers not below 0, the lower first",
 }
 
 
 def check(recording: Any, experiment: str) -> dict:
-    """``recording``, once it has every field that ``experiment`` records, each of its kind.
+    """``recording``, unchanged, if it has all fields of ``experiment``, with valid values.
 
     Raises:
-        RecordingError: a field is missing or of another kind, with its place and value.
+        RecordingError: no such experiment, another schema or experiment, or a field that is missing
+            or invalid; the message names the field and its value.
     """
     if experiment not in EXPERIMENTS:
         raise RecordingError(f"there is no experiment {experiment!r}; choose from {[*EXPERIMENTS]}")
@@ -81,7 +82,7 @@ def check(recording: Any, experiment: str) -> dict:
 
 
 def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, str]]:
-    """Each place where ``value`` is not of ``shape``, and what is wrong there."""
+    """Each place where ``value`` does not match ``shape``, and what is wrong there."""
     if isinstance(shape, dict) and isinstance(value, dict):
         for key, inner in shape.items():
             if key in value:
@@ -93,7 +94,7 @@ def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, s
             yield from _problems(entry, shape[0], f"{place}, entry {number}")
     elif not _fits(value, shape):
         kind = shape if isinstance(shape, str | type) else type(shape)
-        yield place, f"must be {KINDS[kind]}; it is {value!r:.60}"
+        yield place, f"must be {KINDS[kind]}; got {value!r:.60}"
 
 
 def _fits(value: Any, shape: object) -> bool:
@@ -121,12 +122,12 @@ def _is_percentage(value: Any) -> bool:
 
 
 def file_of(experiment: str, model: str | None = None, root: Path = DATA) -> Path:
-    """Where this machine's recording of ``experiment``, on ``model``, belongs."""
+    """The path of this machine's recording of ``experiment`` on the network ``model``."""
     return Path(root) / "recordings" / machine_name() / _file_name(experiment, model)
 
 
 def file_of_part(whole: Path, number: int, of: int) -> Path:
-    """Where a part of the recording that belongs in ``whole`` belongs, beside it."""
+    """The path of part ``number`` of ``of`` of the recording ``whole``, in the same folder."""
     return whole.with_name(f"{whole.stem}.part-{number}-of-{of}{whole.suffix}")
 
 
@@ -135,35 +136,38 @@ def _file_name(experiment: str, model: str | None) -> str:
 
 
 def load(experiment: str, model: str | None = None, root: Path = DATA) -> dict[str, dict]:
-    """The recordings of ``experiment``, on ``model``, by the name of the machine.
+    """The recordings of ``experiment`` on the network ``model``, by the name of the machine.
 
-    A recording that you made yourself is among them. There may be none.
+    They include your own. The dictionary may be empty.
 
     Raises:
-        RecordingError: a recording is damaged or of another version of the course.
+        RecordingError: a recording is damaged or from an incompatible version of the course.
     """
     paths = sorted(Path(root).glob(f"recordings/*/{_file_name(experiment, model)}"))
     return {path.parent.name: read(path, experiment) for path in paths}
 
 
 def read(path: Path, experiment: str | None = None) -> dict:
-    """The recording in ``path``, of ``experiment`` or of any.
+    """The recording in ``path``, with the fields of the current schema.
+
+    Args:
+        experiment: the expected experiment; None for any.
 
     Raises:
-        RecordingError: it cannot be read, or is not what the experiment records.
+        RecordingError: the file cannot be read or is not a valid recording of the experiment.
     """
     try:
         found = _up_to_date(json.loads(Path(path).read_text(encoding="utf-8")))
         return check(found, experiment or found.get("experiment"))
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecordingError) as error:
         raise RecordingError(
-            f"{path} is no recording of {experiment or 'an experiment'}: {error}. Restore it if it "
-            "belongs to the course; delete it if it is your own, and record again."
+            f"{path} is not a valid recording of {experiment or 'an experiment'}: {error}. Restore "
+            "it if it came with the course; if it is your own, delete it and record again."
         ) from error
 
 
 def _up_to_date(found: Any) -> Any:
-    """``found`` with the fields of today, if it is a recording of an earlier schema."""
+    """``found``, upgraded to the current schema if it is a recording of an earlier one."""
     if isinstance(found, dict):
         for schema, upgrade in UPGRADES.items():
             if found.get("schema") == schema:
@@ -176,7 +180,7 @@ def _with_terms_of_the_field(found: dict) -> dict:
 
 
 def _with_recalibration(found: dict) -> dict:
-    """Gradual pruning was called iterative, and nothing was recalibrated."""
+    """In schema 2, gradual pruning was called iterative, and nothing was recalibrated."""
     if found.get("experiment") != "drop_recovery":
         return found
     points = [
@@ -187,7 +191,7 @@ def _with_recalibration(found: dict) -> dict:
     return found | {"points": points, "recipe": recipe, "recalibrated": []}
 
 
-#: How to read a recording of an earlier schema.
+#: By schema, the function that turns a recording into one of the next schema.
 UPGRADES = {1: _with_terms_of_the_field, 2: _with_recalibration}
 
 
@@ -200,7 +204,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 class Listed(NamedTuple):
-    """A recording that is there, and how many points it holds."""
+    """A recording on this disk, its date (ISO 8601) and its number of points."""
 
     machine: str
     experiment: str
@@ -214,7 +218,7 @@ class Listed(NamedTuple):
 
 
 def listed(root: Path = DATA) -> list[Listed]:
-    """All recordings in ``root``, by experiment.
+    """All recordings in ``root``, grouped by experiment; parts and renamed files are left out.
 
     Raises:
         RecordingError: one of them is damaged.
@@ -223,25 +227,30 @@ def listed(root: Path = DATA) -> list[Listed]:
         Listed(name, experiment, found.get("model", ""), found["written"], len(found["points"]))
         for experiment in EXPERIMENTS
         for path in sorted(Path(root).glob(f"recordings/*/{experiment}*.json"))
-        if path.name.count(".") == 1  # neither set aside nor a part
+        if path.name.count(".") == 1  # neither a renamed file nor a part
         for name, found in [(path.parent.name, read(path, experiment))]
     ]
 
 
 def points(recording: dict, **what: object) -> list[dict]:
-    """The points that agree with ``what``, such as ``granularity="weights", seed=0``."""
+    """The points with the values in ``what``, such as ``granularity="weights", seed=0``."""
     return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
 
 
 def side_by_side(
     found: Mapping[str, dict], value: str, by: Sequence[str], **what: object
 ) -> dict[tuple, dict[str, float]]:
-    """One ``value`` of several recordings of an experiment: a row for each point, by machine.
+    """One field of the points of several recordings of an experiment, compared across machines.
 
     Args:
-        found: recordings by machine, as :func:`load` gives them.
-        by: the fields that tell the points apart, such as ``("format", "target_sparsity")``.
-        what: fields that all points must have, as in :func:`points`.
+        found: recordings by machine, as returned by :func:`load`.
+        value: the field to compare, such as ``"speedup"``.
+        by: the fields that identify a point, such as ``("format", "target_sparsity")``.
+        what: values that the points must have, as in :func:`points`.
+
+    Returns:
+        By the values of ``by``, a dictionary from machine to value. Machines without that point are
+        missing from it.
     """
     rows: dict[tuple, dict[str, float]] = {}
     for name, recording in found.items():
@@ -251,7 +260,13 @@ def side_by_side(
 
 
 def write(recording: dict, path: Path) -> Path:
-    """Write ``recording`` to ``path`` whole or not at all, an entry of a list on each line."""
+    """Write ``recording`` to ``path``, completely or not at all; return ``path``.
+
+    Each entry of a table has a line of its own. The field ``written`` is set to today.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     recording["written"] = date.today().isoformat()
     lines = ",\n".join(f" {json.dumps(key)}: {_text(value)}" for key, value in recording.items())
     return write_whole(Path(path), f"{{\n{lines}\n}}\n")
@@ -264,17 +279,16 @@ def _text(value: object) -> str:
 
 
 def resume(begun: dict, path: Path) -> tuple[dict, str]:
-    """The recording in ``path`` that ``begun`` is the beginning of, and what became of the file.
+    """The recording in ``path`` with the header ``begun``, and a message about the file.
 
-    A file that is damaged or records something else is renamed, never overwritten; nothing is
-    recorded then, as where there is no file.
+    If there is no such recording, it is empty: ``{}``. A file that is damaged or contains another
+    recording is renamed, never overwritten.
 
-    A recording without times may be resumed on another machine; which ones there were is kept in
-    ``machines``.
+    A recording without times can be resumed on another machine; ``machines`` then lists them all.
 
     Raises:
-        RecordingError: it holds times and was begun on another machine, or with other threads or
-            versions.
+        RecordingError: the recording contains times and was started on another machine or with
+            other threads or versions.
     """
     if not path.exists():
         return {}, f"A new recording: {path}"
@@ -284,20 +298,20 @@ def resume(begun: dict, path: Path) -> tuple[dict, str]:
         return {}, f"{error.__cause__}: {path} is set aside as {set_aside(path).name}."
     others = [key for key in IDENTITY if found.get(key) != begun.get(key)]
     if others:
-        reason = f"It records another {' and '.join(others)}"
+        reason = f"Different {' and '.join(others)}"
         return {}, f"{reason}: {path} is set aside as {set_aside(path).name}."
     if not EXPERIMENTS[begun["experiment"]].timed:
         found |= machines_of(found, begun)
     elif changed := differences(found["machine"], begun["machine"]):
         raise RecordingError(
-            f"{path} was begun with {changed}. Resume it as it was begun (OMP_NUM_THREADS sets the "
-            "threads), or name another file with --out."
+            f"{path} was started with {changed}. Resume it with the same settings (OMP_NUM_THREADS "
+            "sets the threads), or write another file with --out."
         )
     return found, f"Resuming {path}"
 
 
 def machines_of(*recordings: dict) -> dict:
-    """The field ``machines``, where ``recordings`` or parts of one are from more than one."""
+    """The field ``machines`` if ``recordings`` come from more than one machine; otherwise empty."""
     found: list[dict] = []
     for recording in recordings:
         each = recording.get("machines", [recording["machine"]])
@@ -306,16 +320,16 @@ def machines_of(*recordings: dict) -> dict:
 
 
 def differences(then: dict, now: dict) -> str:
-    """What two machines, or the headers of two recordings, do not share; empty if nothing."""
+    """The differences between two machines or two headers, in words; empty if there are none."""
     return "; ".join(
-        f"{key} {then.get(key)!r}, now {now.get(key)!r}"
+        f"{key} {then.get(key)!r}, not {now.get(key)!r}"
         for key in {**then, **now}
         if then.get(key) != now.get(key)
     )
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the file ``path`` to a free name beside it that says when; return the new path."""
+    """Rename the file ``path`` to a free name with the current time; return the new path."""
     stamp = f"{datetime.now():%Y%m%dT%H%M%S}"
     aside, number = path.with_name(f"{path.stem}.aside-{stamp}{path.suffix}"), 1
     while aside.exists():
@@ -325,7 +339,7 @@ def set_aside(path: Path) -> Path:
 
 
 def network_file(path: Path, name: str) -> Path:
-    """Where the network ``name`` of the recording in ``path`` lies."""
+    """The file of the network ``name`` that belongs to the recording in ``path``."""
     return path.with_suffix("") / f"{name.replace(' ', '_')}.pruned"
 
 
@@ -335,7 +349,11 @@ def recorded_file(
     experiment: str = "compression",
     machine: str = COURSE,
 ) -> Path:
-    """The packed network ``name``, made from ``network`` when ``machine`` recorded ``experiment``.
+    """The file of the packed network ``name``, which an experiment made from ``network``.
+
+    Args:
+        experiment: the experiment that made it.
+        machine: the machine on which that was recorded.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -345,10 +363,11 @@ def recorded_file(
 
 
 def is_there(file: Path, recorded: bool, read: Callable[[Path], object] = pruned_file.load) -> bool:
-    """Whether ``file`` holds the network that is ``recorded``; any other one is set aside.
+    """Whether ``file`` is intact and belongs to a recorded network; any other file is renamed.
 
     Args:
-        read: loads a network, and raises :class:`FileError` where there is none.
+        recorded: whether the recording has an entry for this network.
+        read: loads a network, and raises :class:`FileError` if the file is damaged.
     """
     if not file.exists():
         return False

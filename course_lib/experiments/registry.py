@@ -1,8 +1,8 @@
 """The experiments that can be recorded, and the fields of their recordings.
 
-A new experiment is an entry here, and a module of the same name beside this one, with two
-functions: ``header(model, device)``, what its recording begins with beside what all begin with, and
-``run(recording)``, which measures what a :class:`.recorder.Recording` lacks.
+A new experiment needs an entry here and a module of the same name in this package, with two
+functions: ``header(model, device)`` returns the header fields of its recording besides those that
+all recordings have, and ``run(recording)`` measures what a :class:`.recorder.Recording` lacks.
 """
 
 from importlib import import_module
@@ -52,14 +52,15 @@ DEPLOYED = {
 
 
 class Experiment(NamedTuple):
-    """What can be recorded.
+    """An experiment that can be recorded.
 
     Args:
         about: what it measures, and how long that takes.
-        shape: the fields of a recording, each with its kind; a list holds its entries' fields.
-        models: the trained networks that it can be recorded of; none where it needs none.
-        undivided: why it cannot be measured in parts, if so.
-        timed: whether times are recorded, so that all of it has to come from one machine.
+        shape: the fields of a recording with their types; a list contains the fields of an entry.
+            Names of types, such as "interval", are those of :data:`.recordings.KINDS`.
+        models: the trained networks that it can measure; empty if it needs none.
+        undivided: why it cannot be measured in parts; empty if it can.
+        timed: whether it records times, so that the whole recording must come from one machine.
     """
 
     about: str
@@ -96,7 +97,7 @@ EXPERIMENTS = {
         timed=False,
     ),
     "sparse_vs_dense": Experiment(
-        "sparse matrix products beside dense ones (minutes)",
+        "sparse matrix products compared with dense ones (minutes)",
         HEADER
         | {
             "device": str,
@@ -112,7 +113,7 @@ EXPERIMENTS = {
         },
     ),
     "structured_speedup": Experiment(
-        "the time of layers and networks with fewer channels (minutes)",
+        "the speed of layers and networks with fewer channels (minutes)",
         HEADER
         | TRAINED
         | {
@@ -134,7 +135,7 @@ EXPERIMENTS = {
         | DEPLOYED
         | {"networks": [NETWORK | {"fake_quantized": bool, "channels": float}]},
         models=("resnet18",),
-        undivided="each of its networks begins with an earlier one",
+        undivided="its networks are made from one another",
     ),
     "transformer": Experiment(
         "a transformer pruned, quantized and packed (an hour)",
@@ -155,10 +156,10 @@ EXPERIMENTS = {
             "operators": [{"operator": str, "runs_in": str, "count": int}],
         },
         models=("minilm",),
-        undivided="each of its networks begins with an earlier one",
+        undivided="its networks are made from one another",
     ),
     "mixed": Experiment(
-        "convolutions and attention, pruned in every way (an hour)",
+        "convolutions and attention, each pruned in every way (an hour)",
         HEADER
         | TRAINED
         | DEPLOYED
@@ -172,10 +173,10 @@ EXPERIMENTS = {
             "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
         },
         models=("conv_attention",),
-        undivided="its networks are timed in turns",
+        undivided="its networks are timed alternately",
     ),
     "distillation": Experiment(
-        "one small network, made in four ways (an hour)",
+        "a small network, trained in four ways (an hour)",
         HEADER
         | TRAINED
         | {
@@ -184,7 +185,7 @@ EXPERIMENTS = {
                 "ratio": float,
                 "interval": "range",
                 "rounds": int,
-                "labels": float,  # seconds an epoch, as is the next
+                "labels": float,  # seconds per epoch, like the next field
                 "teacher": float,
             },
             "points": [
@@ -199,5 +200,5 @@ EXPERIMENTS = {
 
 
 def module_of(name: str) -> ModuleType:
-    """The module that records the experiment ``name``."""
+    """The module of the experiment ``name``."""
     return import_module(f"course_lib.experiments.{name}")

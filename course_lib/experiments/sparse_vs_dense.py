@@ -1,6 +1,6 @@
-"""When is a sparse product faster? Every format, over sparsity, size, batch and dtype.
+"""When is a sparse product faster? Every format, by sparsity, size, batch and dtype.
 
-Lesson 05 shows what this experiment recorded, and runs some of it again.
+Lesson 05 shows the recording of this experiment and repeats some of its measurements.
 """
 
 from functools import partial
@@ -21,15 +21,15 @@ SPARSITIES = (0.50, 0.70, 0.80, 0.90, 0.95, 0.98, 0.99, 0.995)
 #: Rows and columns of the square matrices, by device.
 SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 1024, 512)}
 
-#: Columns of the inputs: 1 is the product of a matrix and a vector.
+#: Numbers of columns of the inputs; with 1 it is a matrix-vector product.
 BATCHES = (1, 8, 64, 512, 4096)
 
-#: The first one with every matrix; on a CPU the others, which have hardly a sparse product there,
-#: with the first square matrix only.
+#: The first dtype is measured with every matrix, the others with square matrices: on a CPU, which
+#: has hardly any sparse products for them, with the first of these only.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("float16", "float32", "bfloat16")}
 
-#: Convolutions of ResNet-18 and the positions of one picture: as a matrix product, the weight
-#: (channels out, channels in x 9) is multiplied with a column for each position.
+#: Convolutions of ResNet-18, and the number of output positions for one picture. As a matrix
+#: product, the weight (channels out, channels in x 9) is multiplied by one column per position.
 CONVOLUTIONS = {
     "layer1.0.conv1": 196,
     "layer2.1.conv1": 49,
@@ -37,19 +37,26 @@ CONVOLUTIONS = {
     "layer4.1.conv1": 4,
 }
 
-#: Linear layers of MiniLM-L6, rows and columns; a sentence is a column for each of its tokens.
+#: Linear layers of MiniLM-L6, (rows, columns). A sentence has one column per token.
 LINEAR = {"attention": (384, 384), "neurons": (1536, 384), "output": (384, 1536)}
 TOKENS = 32
 
-#: Seconds in which a comparison of all formats aims to end, by device.
+#: Target duration of a comparison of all formats, in seconds, by device.
 SECONDS = {"cpu": 1.0, "cuda": 0.1}
 
-#: Seconds that it may take; products that do not fit are recorded as too slow.
+#: Its time limit in seconds; products that do not fit are recorded as too slow.
 LIMIT = 120.0
 
 
 class Case(NamedTuple):
-    """A matrix at one sparsity, to be multiplied with inputs of so many columns."""
+    """A matrix at one sparsity, multiplied by inputs of each of the ``batches``.
+
+    Args:
+        matrix: "square N", or "ResNet-18" or "MiniLM" and the name of a layer.
+        dtype: the name of a torch dtype, such as "float32".
+        sparsity: fraction of the weights to set to zero.
+        batches: numbers of columns of the inputs.
+    """
 
     matrix: str
     dtype: str
@@ -58,7 +65,7 @@ class Case(NamedTuple):
 
 
 def plan(device: str) -> list[Case]:
-    """All cases, in an order in which an interrupted recording is of use."""
+    """All cases, ordered so that an interrupted recording is already useful."""
     first, *others = DTYPES[device]
     squares = [f"square {size}" for size in SIZES[device]]
     layers = [f"ResNet-18 {name}" for name in CONVOLUTIONS] + [f"MiniLM {name}" for name in LINEAR]
@@ -80,9 +87,9 @@ def _batches(matrix: str) -> tuple[int, ...]:
 
 
 def weight_of(matrix: str, dtype: str, device: str, seed: int = 0) -> torch.Tensor:
-    """The dense weight (rows, columns): trained for ResNet-18, random numbers for the others.
+    """The dense weight (rows, columns): trained for ResNet-18, random for the others.
 
-    How long a product takes depends on where the zeros are, not on the values that are left.
+    The time of a product depends on the positions of the zeros, not on the remaining values.
     """
     kind, name = matrix.split()
     if kind == "ResNet-18":
@@ -103,12 +110,12 @@ def inputs_of(weight: torch.Tensor, batch: int, seed: int = 1) -> torch.Tensor:
 
 
 def header(model: None, device: str) -> dict:
-    """What a recording of this experiment begins with."""
+    """The header fields of this experiment's recording."""
     return {"device": device, "seed": 0}
 
 
 def run(recording: Recording) -> None:
-    """Measure what the recording lacks: the ceilings of the machine, and every case."""
+    """Measure what the recording lacks: the rooflines of the machine, and the cases."""
     device = recording["device"]
 
     def measured(case: Case) -> dict[str, list[dict]]:
@@ -125,7 +132,7 @@ def _expected(case: Case) -> list[dict]:
 
 
 def _ceilings(device: str) -> dict:
-    """The roofline for every dtype; and a product of random numbers against one of zeros."""
+    """The roofline for each dtype, and a product of zeros compared with one of random numbers."""
     rooflines, zeros = [], []
     for name in bar(DTYPES[device], "ceilings"):
         dtype = getattr(torch, name)
@@ -140,10 +147,13 @@ def _ceilings(device: str) -> dict:
 
 
 def against_zeros(size: int, device: str, dtype: torch.dtype) -> Comparison:
-    """The same square product of random numbers and of zeros.
+    """Times of the same dense product of two square matrices: of random numbers and of zeros.
 
-    A GPU may be faster on zeros: bits that do not change take no power, and power limits its clock
+    A GPU may be faster on zeros: bits that do not flip use no power, and power limits its clock
     (He, 2024, "Strangely, matrix multiplications on GPUs run faster when given predictable data").
+
+    Args:
+        size: rows and columns of the matrices.
     """
     random = torch.randn(size, size).to(device, dtype)
     nothing = torch.zeros_like(random)
@@ -155,7 +165,7 @@ def against_zeros(size: int, device: str, dtype: torch.dtype) -> Comparison:
 
 
 def _measured(case: Case, device: str) -> dict[str, list[dict]]:
-    """The products of a case that were timed, and the formats that were refused."""
+    """The timed products of a case, and the formats that could not be timed."""
     weight = weight_of(case.matrix, case.dtype, device)
     held = sparse.to_formats(weight, case.sparsity)
     points, refused = [], []

@@ -1,4 +1,4 @@
-"""A network made small step by step: fewer channels, fewer weights, few values, packed."""
+"""Compress a network step by step: fewer channels, fewer weights, few different values."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,12 +22,15 @@ from course_lib.pruning.weights import prunable
 class CompressionStep(NamedTuple):
     """How a network is made from ``source``, an earlier step or "dense".
 
+    The fields are applied in this order; a field that is False or 0 changes nothing.
+
     Args:
-        fake_quantized: first round every weight to int8 per channel, as quantizing first would.
-        channels: remove this fraction of the channels of every layer.
-        weights: then set this fraction of the weights to zero, the smallest in the network.
-        codebook_size: then let all other weights of a layer share so many values.
-        epoch_fraction: then train for so many of the recipe's epochs, its learning rates rewound.
+        fake_quantized: round every weight to int8, with one scale per channel.
+        channels: fraction of the channels of every layer to remove.
+        weights: fraction of all weights to set to zero, the smallest in the network.
+        codebook_size: number of different nonzero values that each layer may have.
+        epoch_fraction: length of the training that follows, as a fraction of the recipe's epochs,
+            with learning-rate rewinding.
     """
 
     source: str
@@ -46,12 +49,13 @@ def apply_step(
     objective: Objective,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> nn.Module:
-    """The network that ``step`` makes of ``source``, by the recipe of ``network``.
+    """A copy of ``source`` compressed by ``step``, on the CPU and in ``eval`` mode.
 
-    What a step has set to zero stays zero, also in the steps that follow.
+    Weights that a step sets to zero stay zero, also in later steps.
 
     Args:
-        objective: the loss.
+        network: the name of the recipe.
+        objective: the training loss.
         progress: wraps the counter of training steps.
     """
     model = fake_quantized(source) if step.fake_quantized else source
@@ -74,10 +78,11 @@ def apply_step(
 def retrain(
     model: nn.Module, network: str, data: Images, epoch_fraction: float, seed: int, **training
 ) -> nn.Module:
-    """Train ``model`` in place for the last ``epoch_fraction`` of the recipe of ``network``.
+    """Train ``model`` in place with the end of the recipe of ``network``; return it.
 
     Args:
-        epoch_fraction: share of the recipe's epochs, its learning rates rewound.
+        epoch_fraction: length of the training, as a fraction of the recipe's epochs, with
+            learning-rate rewinding (Renda, Frankle and Carbin, 2020).
         training: further arguments of :func:`fit`, such as ``objective`` or ``watch``.
     """
     recipe = RECIPES[network]
@@ -93,7 +98,7 @@ def retrain(
 
 
 def fake_quantized(model: nn.Module, bits: int = 8) -> nn.Module:
-    """A copy of ``model`` whose weights are those that ``bits`` and a scale per channel can say."""
+    """A copy of ``model`` with weights fake-quantized to ``bits`` bits, one scale per channel."""
     copied = masks.pruned_copy(model, {})
     with torch.no_grad():
         for weight in prunable(copied).values():
@@ -101,20 +106,20 @@ def fake_quantized(model: nn.Module, bits: int = 8) -> nn.Module:
     return copied
 
 
-# --- few values that learn ----------------------------------------------------------------------
+# --- trainable shared values --------------------------------------------------------------------
 
 
 @contextmanager
 def weight_sharing(model: nn.Module, count: int) -> Iterator[None]:
-    """Let the weights of each layer share ``count`` values beside zero, also while they train.
+    """Within the block, the weights of each layer share ``count`` nonzero values, which can train.
 
-    A layer is a convolution, a linear one, or a table of embeddings.
-    Which weights share a value is settled at the beginning, by k-means. What trains are the values:
-    the gradient of a value is the sum of those of its weights (Han et al., 2016, "Deep
-    Compression"). Afterwards the weights are ordinary ones again.
+    This applies to convolutions, linear layers and embeddings. At the start, k-means decides which
+    weights share a value. Training then changes the values: the gradient of a value is the sum of
+    the gradients of its weights (Han et al., 2016, "Deep Compression"). After the block the weights
+    are ordinary parameters again.
 
     Raises:
-        ValueError: an impossible ``count``, see
+        ValueError: an invalid ``count``, see
             :func:`course_lib.deployment.storage.share_weights`.
     """
     layers = [
@@ -132,7 +137,7 @@ def weight_sharing(model: nn.Module, count: int) -> Iterator[None]:
 
 
 class _Shared(nn.Module):
-    """A weight as a table of values and the index of each weight in it; zero is the first."""
+    """A weight as a table of values, the first of which is zero, and an index for each weight."""
 
     def __init__(self, weight: torch.Tensor, count: int):
         super().__init__()
@@ -149,7 +154,7 @@ class _Shared(nn.Module):
 
 
 class _Looked(torch.autograd.Function):
-    """``table[indices]``; its gradient adds up 30 times faster than that of torch on a CPU."""
+    """``table[indices]``, with a gradient that is 30 times faster than torch's on a CPU."""
 
     @staticmethod
     def forward(ctx, table: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -162,6 +167,3 @@ class _Looked(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         sums = torch.bincount(indices.flatten(), gradient.flatten(), ctx.count)
         return sums.to(gradient.dtype), None
-
-
-# --- files --------------------------------------------------------------------------------------

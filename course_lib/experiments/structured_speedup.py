@@ -1,6 +1,6 @@
-"""What removed channels buy: MACs, predicted and measured time of a layer, a chain and networks.
+"""The gain from removing channels: MACs, predicted and measured time of layers and networks.
 
-Lesson 06 shows what this experiment recorded, and runs some of it again.
+Lesson 06 shows the recording of this experiment and repeats some of its measurements.
 """
 
 import math
@@ -18,35 +18,35 @@ from course_lib.measuring.timing import as_recorded, compare, round_significant,
 from course_lib.networks.models import EXAMPLE, load_trained
 from course_lib.pruning.granularity import prune
 
-#: Fractions of the channels that are removed: the widths 100 to 20 %.
+#: Fractions of the channels to remove, for widths from 100 % down to 20 %.
 REMOVED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
-#: What is timed. "outputs": one convolution that loses outputs. "chain": three convolutions that
-#: lose all of their channels, also those that they read. Two trained networks.
+#: What is timed. "outputs": one convolution, from which only output channels are removed. "chain":
+#: three convolutions, from which input and output channels are removed. And two trained networks.
 PARTS = ("outputs", "chain", "resnet18", "small_resnet")
 
-#: Channels of the convolutions in "outputs" and "chain", on maps of so many pixels a side.
+#: Channels of the convolutions in "outputs" and "chain", and the side of their maps in pixels.
 WIDTH, SIDE = 256, 14
 
 BATCHES = (1, 8, 64)
 
-#: Channels of a convolution that reads and writes as many, one more at a time.
+#: Channels of a convolution with as many inputs as outputs, in steps of one.
 STAIRCASE = tuple(range(48, 73))
 
 DTYPES = {"cpu": ("float32",), "cuda": ("float16", "float32")}
 
-#: How a comparison is timed, if nothing else is asked for.
+#: The default options of a comparison.
 TIMING = {"rounds": 30, "seconds": 5.0, "limit": 30.0}
 
-#: Seconds that a recorded comparison may take.
+#: Time limit of a recorded comparison, in seconds.
 LIMIT = 300.0
 
 
 def build(part: str, removed: float) -> nn.Module:
-    """The ``part`` without the fraction ``removed`` of its channels, ready to be timed.
+    """The ``part`` without the fraction ``removed`` of its channels, on the CPU in ``eval`` mode.
 
     Raises:
-        ValueError: an unknown part.
+        ValueError: ``part`` is not one of :data:`PARTS`.
     """
     left = WIDTH - round(removed * WIDTH)
     if part == "outputs":
@@ -67,7 +67,7 @@ def _convolutions(channels: list[int]) -> nn.Sequential:
 
 
 def example(model: nn.Module, batch: int, seed: int = 0) -> torch.Tensor:
-    """Random inputs for what :func:`build` gives."""
+    """Random inputs (batch, channels, height, width) for a ``model`` of :func:`build`."""
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     shape = EXAMPLE.shape[1:] if first.in_channels == 1 else (first.in_channels, SIDE, SIDE)
     generator = torch.Generator().manual_seed(seed)
@@ -85,14 +85,20 @@ def measure(
     dtype: torch.dtype = torch.float32,
     **timing,
 ) -> list[dict]:
-    """Time a ``part`` at several widths, all in turns; a point for each, times in milliseconds.
+    """Time a ``part`` at several widths, alternately; return a point for each.
 
-    ``predicted`` is what ``roof`` allows at best, the layers one after the other; ``speedup`` is
-    over the first of ``removed``. What does not fit into the limit of seconds is run once, see
-    :func:`course_lib.measuring.timing.compare`, and has no interval.
+    Times are in milliseconds. ``predicted`` is the lowest time that the roofline allows, summed
+    over the layers; ``speedup`` is over the first of ``removed``. Widths that do not fit into the
+    time limit are run once and have no interval, see
+    :func:`course_lib.measuring.timing.compare`.
 
     Args:
+        removed: fractions of the channels to remove.
+        roof: the roofline of the device for ``dtype``.
         timing: ``rounds``, ``seconds`` and ``limit`` of that function.
+
+    Raises:
+        ValueError: ``part`` is not one of :data:`PARTS`.
     """
     models = {fraction: placed(build(part, fraction), device, dtype) for fraction in removed}
     inputs = {fraction: example(model, batch) for fraction, model in models.items()}
@@ -121,9 +127,12 @@ def staircase(
     dtype: torch.dtype = torch.float32,
     **timing,
 ) -> list[dict]:
-    """Time a convolution that reads and writes so many ``channels``, for each of them, in turns.
+    """Time a convolution for each number of ``channels``, both in and out, alternately.
 
-    ``speedup`` is over the last of ``channels``.
+    Returns a point for each, with times in milliseconds; ``speedup`` is over the last one.
+
+    Args:
+        timing: as in :func:`measure`.
     """
     models = {count: placed(_convolutions([count] * 2), device, dtype) for count in channels}
     inputs = {count: example(model, batch) for count, model in models.items()}
@@ -141,8 +150,8 @@ def staircase(
 
 
 def placed(model: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
-    """``model`` on a device, in the layout that convolutions are fastest in."""
-    # torch's types do not know a device and a layout together
+    """``model`` on ``device``, in channels-last layout, in which convolutions are fastest."""
+    # torch's type stubs do not allow a device together with a memory format
     return model.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -154,7 +163,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class Task(NamedTuple):
-    """A part of :data:`PARTS`, or the "staircase", to be timed at all widths in turns."""
+    """One of :data:`PARTS`, or "staircase", to be timed alternately at all widths."""
 
     part: str
     batch: int
@@ -162,12 +171,12 @@ class Task(NamedTuple):
 
 
 def header(model: str, device: str) -> dict:
-    """What a recording of this experiment begins with."""
+    """The header fields of this experiment's recording."""
     return {"device": device, "refused": []}
 
 
 def run(recording: Recording) -> None:
-    """Measure what the recording lacks: the ceilings of the machine, and every comparison."""
+    """Measure what the recording lacks: the rooflines of the machine, and the comparisons."""
     device = recording["device"]
     recording.once(lambda: _ceilings(device), "rooflines")
     rooflines = {
@@ -198,7 +207,7 @@ def _ceilings(device: str) -> dict:
 
 
 def _expected(task: Task) -> list[dict]:
-    """What every entry of a task has; those of the staircase have no part."""
+    """The fields that identify the entries of a task; those of the staircase have no part."""
     return [task._asdict() | ({"part": None} if task.part == "staircase" else {})]
 
 
@@ -207,7 +216,7 @@ def _too_slow(point: dict) -> bool:
 
 
 def _refused(point: dict) -> dict:
-    """What is recorded of a point that was run once: what it is, and why it has no times."""
+    """The entry of a point that was too slow to be timed: its fields and the reason."""
     about = ("part", "removed", "channels", "batch", "dtype")
     kept = {key: point[key] for key in about if key in point}
     return kept | {"why": too_slow(point["median"] / 1000)}

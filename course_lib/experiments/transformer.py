@@ -1,6 +1,6 @@
-"""A transformer made small in every way, by itself and together: what each costs and gains.
+"""Ways to compress a transformer, separately and combined: the cost and gain of each.
 
-Lesson 08 shows what this experiment recorded on MiniLM, and measures some of it again.
+Lesson 08 shows the recording of this experiment on MiniLM and repeats some of its measurements.
 """
 
 import math
@@ -40,11 +40,11 @@ from course_lib.networks.models import on_device
 from course_lib.networks.recipes import MINILM
 from course_lib.pruning import channels, encoders, masks, oneshot
 
-#: A short fine-tune is this share of the recipe's epochs: half of one.
+#: Length of a short fine-tune, as a fraction of the recipe's epochs: half an epoch.
 SHORT = 1 / 6
 
-#: The networks that are made of the trained one, each from one before it. First those that are made
-#: small in several ways at once, then each way by itself.
+#: The networks to make, each from "dense" or from an earlier one: first combinations of several
+#: ways to compress, then each way separately.
 PLAN = {
     "small": EncoderStep("dense", heads=0.5, neurons=0.75, epoch_fraction=1.0, distilled=True),
     "few values": EncoderStep("small", codebook_size=15, epoch_fraction=1 / 3, distilled=True),
@@ -64,38 +64,39 @@ PLAN = {
     "weights 80": EncoderStep("dense", weights=0.8, epoch_fraction=SHORT),
 }
 
-#: Of these the packed file stays beside the recording; the others are removed once measured,
-#: because together they would be larger than all else in the course.
+#: The networks whose packed files stay next to the recording. The others are deleted once they are
+#: measured, because together they would be larger than everything else in the course.
 KEPT = ("few values",)
 
-#: What removes single weights without any training, and how many: see
+#: One-shot methods, which remove single weights without training, and the patterns of zeros, see
 #: :mod:`course_lib.pruning.oneshot`.
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
 FRACTIONS = {"50 %": 0.5, "60 %": 0.6, "70 %": 0.7, "80 %": 0.8}
 PATTERNS: dict[str, oneshot.Pattern] = {**FRACTIONS, "2:4": (2, 4)}
 
-#: Of these patterns it is also recorded what a short fine-tune brings back.
+#: The patterns that are also recorded after a short fine-tune.
 RETRAINED = ("80 %", "2:4")
 
-#: So many training sentences show the one-shot methods what comes to each layer.
+#: The number of training sentences that calibrate the one-shot methods.
 CALIBRATION = 256
 
-#: A layer of the encoder has so many linear layers; they are pruned in one step.
+#: The number of linear layers in a layer of the encoder; they are pruned together.
 LINEAR_LAYERS = 6
 
-#: The runtime is timed on a sentence of so many tokens.
+#: The length of the sentence on which the runtime is timed, in tokens.
 TOKENS = 32
 
 
 def header(model: str, device: str) -> dict:
-    """What a recording of this experiment begins with."""
+    """The header fields of this experiment's recording."""
     return {"recipe": {"epochs": MINILM.epochs, "lr": MINILM.lr}}
 
 
 def run(recording: Recording) -> None:
-    """Measure what the recording lacks of layers, heads, one-shot pruning and smaller networks.
+    """Measure what the recording lacks: layers, heads, one-shot pruning and smaller networks.
 
-    Networks lie beside the recording until all are measured, then only those in :data:`KEPT`.
+    The networks are stored next to the recording until all are measured, then only those in
+    :data:`KEPT`.
     """
     network, data = subject()
     _record_layers(recording, network, data.validation)
@@ -109,7 +110,7 @@ def run(recording: Recording) -> None:
 
 
 def subject() -> tuple[SentenceClassifier, Splits]:
-    """The trained network, and the three parts of the data as its tokenizer reads them.
+    """The trained network, and the three parts of the data as tokenized sentences.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -119,7 +120,7 @@ def subject() -> tuple[SentenceClassifier, Splits]:
 
 
 def evaluate(network: nn.Module, data: Splits) -> Evaluation:
-    """Test accuracy with its interval, and validation accuracy, of ``network`` in torch."""
+    """Test accuracy with its interval, and validation accuracy, of ``network``, in percent."""
     return evaluated_by(partial(minilm.accuracy, network), data)
 
 
@@ -127,7 +128,7 @@ def evaluate(network: nn.Module, data: Splits) -> Evaluation:
 
 
 def _record_layers(recording: Recording, network: SentenceClassifier, data: Sentences) -> None:
-    """Add what happens without each layer, and without each of its heads."""
+    """Record the changes without each layer and without each of its heads."""
     network = on_device(network)
 
     def measured(number: int) -> dict[str, list[dict]]:
@@ -143,13 +144,13 @@ def _record_layers(recording: Recording, network: SentenceClassifier, data: Sent
 
 
 def without_layer(network: SentenceClassifier, data: Sentences, number: int) -> dict:
-    """How ``accuracy`` and ``loss`` on ``data`` change when the layer ``number`` is dropped."""
+    """Changes of ``accuracy`` (points) and ``loss`` (nats) on ``data`` without layer ``number``."""
     before, after = losses(network, data), losses(encoders.prune(network, {}, [number]), data)
     return {"layer": number} | _change(before, after)
 
 
 def ablated_heads(network: SentenceClassifier, data: Sentences, number: int) -> list[dict]:
-    """The same for each head of the layer ``number``, zeroed alone (Michel et al., 2019)."""
+    """The same changes for each head of layer ``number``, zeroed alone (Michel et al., 2019)."""
     graph, before = encoders.encoder_graph(network), losses(network, data)
     changes = channels.loss_changes(network, graph, f"{number}.heads", in_order(data))
     return [
@@ -159,9 +160,9 @@ def ablated_heads(network: SentenceClassifier, data: Sentences, number: int) -> 
 
 
 def _change(before: torch.Tensor, after: torch.Tensor) -> dict:
-    """The change of the accuracy, in points, and of the loss, in nats, from those of sentences.
+    """Changes of accuracy, in points, and loss, in nats, from the losses of the sentences.
 
-    Of two classes the right one is chosen where the loss is below log 2.
+    With two classes, a prediction is right if its loss is below log 2.
     """
     points = 100 * ((after < math.log(2)).double() - (before < math.log(2)).double()).mean()
     return {
@@ -183,12 +184,12 @@ class OneShot(NamedTuple):
 def one_shot(
     network: SentenceClassifier, method: str, pattern: str, data: Sentences
 ) -> SentenceClassifier:
-    """A copy of ``network`` with the linear layers of its encoder pruned, nothing retrained.
+    """A copy of ``network`` with the linear layers of its encoder pruned, not retrained.
 
     Args:
         method: one of :data:`METHODS`.
         pattern: one of :data:`PATTERNS`.
-        data: training sentences, of which the first :data:`CALIBRATION` are read.
+        data: training sentences; the first :data:`CALIBRATION` of them are used.
     """
     layers = [
         name
@@ -202,24 +203,24 @@ def one_shot(
 
 
 def of_one_length(ids: torch.Tensor) -> list[torch.Tensor]:
-    """All sentences ``ids`` (N, L) in batches without padding: those of one length together."""
+    """The sentences ``ids`` (N, L) in batches without padding, one batch per length."""
     lengths = (ids != PAD).sum(1)
     return [ids[lengths == length, :length] for length in lengths.unique().tolist()]
 
 
 def _record_one_shot(recording: Recording, network: SentenceClassifier, data: Splits) -> None:
-    """Add what each method reaches with each pattern, nothing retrained."""
+    """Record the accuracy of each method with each pattern, without retraining."""
 
     def measured(task: OneShot) -> dict[str, list[dict]]:
         model = on_device(one_shot(network, *task, data.train))
         return {"one_shot": [task._asdict() | evaluate(model, data)]}
 
     tasks = [OneShot(method, pattern) for pattern, method in product(PATTERNS, METHODS)]
-    recording.each(tasks, measured, tables=("one_shot",), text="one-shot")
+    recording.each(tasks, measured, tables=("one_shot",), text="one-shot networks")
 
 
 def _record_retrained(recording: Recording, network: SentenceClassifier, data: Splits) -> None:
-    """Add what a short fine-tune makes of some of them, and their ``bytes`` once packed."""
+    """Record the accuracy of some of them after a short fine-tune, and their packed ``bytes``."""
 
     def measured(task: OneShot) -> dict[str, list[dict]]:
         model = on_device(one_shot(network, *task, data.train))
@@ -231,10 +232,10 @@ def _record_retrained(recording: Recording, network: SentenceClassifier, data: S
             return {"retrained": [entry | {"bytes": file.stat().st_size}]}
 
     tasks = [OneShot(method, pattern) for pattern, method in product(RETRAINED, METHODS)]
-    recording.each(tasks, measured, tables=("retrained",), text="retrained")
+    recording.each(tasks, measured, tables=("retrained",), text="retrained networks")
 
 
-# --- networks that are smaller ------------------------------------------------------------------
+# --- the smaller networks -----------------------------------------------------------------------
 
 
 def _entry(name: str, step: EncoderStep) -> dict:
@@ -244,7 +245,7 @@ def _entry(name: str, step: EncoderStep) -> dict:
 def _networks(
     recording: Recording, network: SentenceClassifier, data: Splits
 ) -> dict[str, SentenceClassifier]:
-    """All networks of the plan and the dense one; those that are missing are made first."""
+    """The dense network and those of the plan; missing ones are made."""
     teacher = remembering(on_device(network), data.train)
     models = {"dense": network.cpu()}
 
@@ -271,9 +272,13 @@ def _networks(
 def measure(
     models: Mapping[str, SentenceClassifier], data: Splits, rounds: int = 200, seconds: float = 120
 ) -> dict:
-    """The ``points`` and ``packed`` of :func:`.forms.measure`; ``operators``.
+    """The ``points`` and ``packed`` of :func:`.forms.measure`, and the ``operators``.
 
-    The first network, over which speed-ups are, is the dense one with its whole vocabulary.
+    Speed-ups are over the first network, which is the dense one with its whole vocabulary.
+
+    Args:
+        models: networks by name, with "dense" among them.
+        rounds, seconds: how often and for how long to time them.
     """
     models = {"whole vocabulary": minilm.uncut(models["dense"]), **models}
     runtime = Runtime(deployed, first_tokens(data.test), runtime_accuracy)
@@ -286,8 +291,9 @@ def measure(
 def deployed(model: nn.Module, name: str, folder: Path) -> dict[str, Path]:
     """``model`` as ONNX in ``folder``, in float32 and in int8; files by name and form.
 
-    Int8 with ranges that were seen on training sentences beforehand is no faster here, since few
-    operators between the products know int8, and it changes the logits several times as much.
+    In int8, activations are quantized dynamically. Ranges calibrated on training sentences would be
+    no faster here, because few operators between the products support int8, and would change the
+    logits several times as much.
     """
     example = torch.ones(2, TOKENS, dtype=torch.int64)
     dims = ("batch", "tokens")
@@ -297,21 +303,21 @@ def deployed(model: nn.Module, name: str, folder: Path) -> dict[str, Path]:
 
 
 def first_tokens(data: Sentences, count: int = TOKENS) -> torch.Tensor:
-    """The first ``count`` tokens of ``data``, one sentence after the other, as one: (1, count)."""
+    """The first ``count`` tokens of ``data`` without padding, as one sentence, (1, count)."""
     return data.ids[data.ids != PAD][None, :count]
 
 
 def runtime_accuracy(file: Path, data: Sentences, threads: int = 2) -> float:
-    """Percent of ``data`` that the network in ``file`` gets right, one sentence at a time.
+    """Accuracy of the network in ``file`` on ``data``, in percent, one sentence at a time.
 
-    In int8 the range of an activation is that of all sentences in a batch, so what a network says
-    of one would depend on the others.
+    In int8 the range of an activation is that of the whole batch, so in larger batches the logits
+    of a sentence would depend on the other sentences.
     """
     return minilm.accuracy(Deployed(file, threads), data, batch_size=1)
 
 
 def _operators(network: SentenceClassifier) -> list[dict]:
-    """What the int8 file of ``network`` runs in int8, and what falls back."""
+    """The operators of the int8 file of ``network``, and the number type that each runs in."""
     with TemporaryDirectory() as folder:
         files = deployed(network, "dense", Path(folder))
         found = runtime.operators(files["dense, int8"])

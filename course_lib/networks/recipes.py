@@ -1,7 +1,7 @@
 """The recipes that trained the networks of the course: ``python -m course_lib train NAME``.
 
-A recipe is a handful of numbers. It trains from a seed, measures every epoch on the validation
-part of the data, keeps the best epoch, reads the test part once, and writes fp16 safetensors.
+A recipe is a handful of numbers. Training starts from a seed, measures the validation accuracy of
+every epoch, keeps the best epoch, reads the test part once, and writes fp16 safetensors.
 """
 
 import copy
@@ -22,7 +22,7 @@ from course_lib.networks.training import SGD, Watch, accuracy, fit
 
 
 class Recipe(NamedTuple):
-    """How one network is trained, and the test accuracy (percent) that it must reach."""
+    """How one network is trained; its test accuracy, in percent, must reach ``must_reach``."""
 
     network: str
     epochs: int
@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
     seed: int = 0
 
 
-#: The networks that look at pictures.
+#: The networks for images.
 RECIPES = {
     "small_resnet": Recipe("small_resnet", epochs=12, lr=0.2, must_reach=91.5),
     "small_resnet_1": Recipe("small_resnet_1", epochs=12, lr=0.2, must_reach=91.5, seed=1),
@@ -40,12 +40,12 @@ RECIPES = {
     "conv_attention": Recipe("conv_attention", epochs=12, lr=0.1, must_reach=91.5),
 }
 
-#: The network that reads sentences; it starts from pretrained weights.
+#: The network for sentences, which starts from pretrained weights.
 MINILM = Recipe("minilm", epochs=3, lr=5e-5, must_reach=85.0)
 
 
 class Best:
-    """The weights of the epoch with the highest validation accuracy, the first of equals."""
+    """The weights of the epoch with the highest validation accuracy; of equals, the first."""
 
     def __init__(self, model: nn.Module, epochs: int, validation: Callable[[], float]):
         self.model, self.epochs, self.validation = model, epochs, validation
@@ -55,7 +55,7 @@ class Best:
         self.start = time.perf_counter()
 
     def note(self, epoch: float, loss: float) -> None:
-        """After an epoch: measure, tell, and keep the weights if they are the best so far."""
+        """After an epoch: measure, print, and keep the weights if they are the best so far."""
         validation = self.validation()
         seconds = time.perf_counter() - self.start
         say(
@@ -67,12 +67,12 @@ class Best:
             self.weights = copy.deepcopy(self.model.state_dict())
 
     def restore(self) -> None:
-        """Put the best weights back, in the precision that the file will hold."""
+        """Load the best weights, rounded to the precision of the file."""
         self.model.load_state_dict(self.weights)
-        self.model.half().float()  # the test reads the weights as they are shipped
+        self.model.half().float()  # the test accuracy is that of the weights as shipped
 
     def about(self, recipe: Recipe, validation: float, test: float) -> dict[str, str]:
-        """What the file tells about itself."""
+        """The metadata of the file of weights; accuracies are in percent."""
         return {
             "command": f"python -m course_lib train {recipe.network}",
             "epoch": str(self.epoch),
@@ -83,7 +83,7 @@ class Best:
 
 
 def train(recipe: Recipe, data: Splits[Images]) -> tuple[nn.Module, dict[str, str]]:
-    """Train on pictures; return the network of the best validation epoch and facts about it."""
+    """Train on images; return the network of the best validation epoch and its metadata."""
     torch.manual_seed(recipe.seed)
     model = build(recipe.network)
     best = Best(model, recipe.epochs, lambda: accuracy(model, data.validation))
@@ -104,8 +104,11 @@ def train_minilm(
 ) -> tuple[nn.Module, list[str], dict[str, str]]:
     """Fine-tune on sentences, then cut the vocabulary to what the training sentences need.
 
-    Returns the smaller network, its word pieces, and facts about it: the accuracies before the cut
-    (``whole_...``) and after it. Validation and test sentences have no say in what is cut.
+    Returns the smaller network, its word pieces and its metadata, with the accuracies before the
+    cut (``whole_...``) and after it. Validation and test sentences do not influence what is cut.
+
+    Raises:
+        PackageError: the package with the pretrained weights is missing or not the expected one.
     """
     torch.manual_seed(recipe.seed)
     network, tokenizer = minilm.pretrained()
@@ -133,9 +136,12 @@ def train_minilm(
 
 
 def make(recipe: Recipe, path: Path) -> tuple[dict[str, str], int, list[Path]]:
-    """Train, and write the weights to ``path``; for sentences their word pieces beside it.
+    """Train by ``recipe`` and write the weights to ``path``; for sentences, also the vocabulary.
 
-    Returns facts about the network, the number of test examples and the files that were written.
+    Returns the metadata of the weights, the number of test examples and the files written.
+
+    Raises:
+        PackageError: MiniLM's pretrained weights are missing or not the expected ones.
     """
     if recipe is not MINILM:
         data = fashion_mnist()

@@ -1,4 +1,4 @@
-"""Training and measuring accuracy: one short loop that every lesson and every recipe uses."""
+"""Training and accuracy: one short loop that every lesson and every recipe uses."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -14,22 +14,22 @@ from course_lib.bars import Progress
 from course_lib.networks.data import Batch, Images, Labelled
 from course_lib.networks.models import Network
 
-#: The loss, from the logits (N, classes), the inputs that they were given for, and the labels (N,).
+#: Computes the loss from the logits (N, classes), the inputs that gave them, and the labels (N,).
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Examples(Labelled, Protocol):
-    """What can be trained on: pictures, or sentences."""
+    """Data to train on: images or sentences."""
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One shuffled pass over full batches of inputs and labels."""
+        """One shuffled pass in full batches of inputs and labels."""
 
 
 # --- the objective ------------------------------------------------------------------------------
 
 
 def to_labels(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The usual objective: cross-entropy with the labels."""
+    """The usual objective: the mean cross-entropy with the labels, in nats."""
     return F.cross_entropy(logits, labels)
 
 
@@ -38,16 +38,17 @@ def to_teacher(
 ) -> Objective:
     """The objective of distillation (Hinton, Vinyals and Dean, 2015).
 
-    For ``share`` of it the probabilities of ``teacher``, softened by ``temperature``, are the goal,
-    for the rest the labels. The teacher sees the same augmented pictures; it is a network in
-    ``eval`` mode, or whatever else gives logits (N, classes) for pictures.
+    ``share * temperature^2 * KL(teacher || student) + (1 - share) * cross-entropy``, where the
+    probabilities of teacher and student are softened by ``temperature``. The teacher sees the same
+    augmented images; it is a network in ``eval`` mode, or any other function from images to logits
+    (N, classes).
 
     Raises:
-        ValueError: a temperature that is not above 0, or a share outside of 0 to 1.
+        ValueError: the temperature is not above 0, or the share is not between 0 and 1.
     """
     if temperature <= 0 or not 0 <= share <= 1:
         raise ValueError(
-            f"The temperature is above 0 and the share from 0 to 1; got {temperature}, {share}."
+            f"The temperature must be above 0, the share from 0 to 1; got {temperature}, {share}."
         )
 
     def objective(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -55,7 +56,7 @@ def to_teacher(
             goal = F.log_softmax(teacher(images) / temperature, dim=1)
         found = F.log_softmax(logits / temperature, dim=1)
         apart = F.kl_div(found, goal, reduction="batchmean", log_target=True)
-        # softer probabilities have gradients smaller by the square of the temperature
+        # softened probabilities give gradients smaller by the square of the temperature
         return share * temperature**2 * apart + (1 - share) * to_labels(logits, images, labels)
 
     return objective
@@ -65,11 +66,11 @@ def to_teacher(
 
 
 class SGD(NamedTuple):
-    """Stochastic gradient descent with Nesterov momentum 0.9, which suits convolutions.
+    """Stochastic gradient descent with Nesterov momentum 0.9, the usual choice for convolutions.
 
     Args:
-        lr: the highest learning rate of the schedule.
-        batch_size: examples in a step.
+        lr: highest learning rate of the schedule.
+        batch_size: examples per step.
     """
 
     lr: float
@@ -77,19 +78,19 @@ class SGD(NamedTuple):
     batch_size: int = 128
 
     def of(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of ``model``."""
+        """The torch optimizer for ``model``."""
         how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **how)
 
 
 class AdamW(NamedTuple):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), which suits attention.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), usual for attention.
 
-    It takes a far lower learning rate than SGD.
+    It needs a far lower learning rate than SGD.
 
     Args:
-        lr: the highest learning rate of the schedule.
-        batch_size: examples in a step.
+        lr: highest learning rate of the schedule.
+        batch_size: examples per step.
     """
 
     lr: float
@@ -97,7 +98,7 @@ class AdamW(NamedTuple):
     batch_size: int = 32
 
     def of(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of ``model``."""
+        """The torch optimizer for ``model``."""
         how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         return torch.optim.AdamW(model.parameters(), **how)
 
@@ -106,46 +107,46 @@ class AdamW(NamedTuple):
 
 
 class OneCycle(NamedTuple):
-    """Up, then down to nearly zero (Smith and Topin, 2018)."""
+    """Up for a quarter of the steps, then down to nearly zero (Smith and Topin, 2018)."""
 
     def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
-        """The scheduler of a training of so many ``steps``."""
+        """The scheduler for a training run of ``steps`` steps."""
         return _one_cycle(optimizer, steps)
 
 
 class Constant(NamedTuple):
-    """The same rate from the first step to the last."""
+    """The same learning rate from the first step to the last."""
 
     def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
-        """The scheduler of a training of so many ``steps``."""
+        """The scheduler for a training run of ``steps`` steps."""
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 class Rewound(NamedTuple):
-    """The end of an earlier one-cycle: learning-rate rewinding (Renda, Frankle and Carbin, 2020).
+    """Learning-rate rewinding: the end of an earlier one-cycle (Renda, Frankle and Carbin, 2020).
 
     Args:
-        of_epochs: how long that one-cycle was.
-        to_follow: epochs of it that are left to trainings after this one.
+        of_epochs: length of that one-cycle, in epochs.
+        to_follow: epochs at its end that are left for later training runs.
     """
 
     of_epochs: float
     to_follow: float = 0.0
 
     def of(self, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> LRScheduler:
-        """The scheduler of a training of so many ``steps``.
+        """The scheduler for a training run of ``steps`` steps.
 
         Raises:
-            ValueError: the training is longer than what is left of the one-cycle.
+            ValueError: the run is longer than the rest of the one-cycle.
         """
         whole, after = (round(epochs * steps_per_epoch) for epochs in self)
         done = whole - after - steps
         if done < 0:
             raise ValueError(
                 f"{steps} steps with {after} to follow are more than the one-cycle of {whole} "
-                "steps that they rewind to; give its length as of_epochs."
+                "steps that they rewind to; pass its length as of_epochs."
             )
-        scheduler = _one_cycle(optimizer, whole)  # also notes in the optimizer where rates end
+        scheduler = _one_cycle(optimizer, whole)  # also stores the range of rates in the optimizer
         return _one_cycle(optimizer, whole, done) if done else scheduler
 
 
@@ -154,11 +155,11 @@ Schedule = OneCycle | Constant | Rewound
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, done: int = 0) -> OneCycleLR:
-    """One-cycle over ``steps`` steps of which ``done`` are over."""
+    """One-cycle over ``steps`` steps, of which the first ``done`` are over."""
     return OneCycleLR(
         optimizer,
         optimizer.defaults["lr"],
-        total_steps=max(steps, 5),  # in 4 steps torch's first phase would have no length
+        total_steps=max(steps, 5),  # with 4 steps, torch's first phase would have length zero
         pct_start=0.25,
         cycle_momentum=False,
         last_epoch=done - 1,
@@ -169,14 +170,14 @@ def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, done: int = 0) -> O
 
 
 class Watch(NamedTuple):
-    """What is seen of a training while it runs.
+    """How a training run is watched.
 
     Args:
         progress: wraps the step counter, for a progress bar.
         after_epoch: called with (epoch, mean training loss since the last call) after every full
             pass, or at each of the ``marks``.
-        marks: rising numbers of epochs after which to call ``after_epoch``. Training to a mark is
-            the same as training that long and no longer, unless the schedule depends on the end.
+        marks: increasing numbers of epochs after which to call ``after_epoch``. The weights at a
+            mark are those of a run that ends there, unless the schedule depends on the length.
     """
 
     progress: Progress[int] = iter
@@ -198,14 +199,14 @@ def fit(
     """Train ``model`` in place; return it in ``eval`` mode.
 
     Args:
-        data: training pictures, which are augmented, or sentences.
-        epochs: passes over the data; a fraction is allowed (0.25 is a quarter of a pass).
+        data: training images, which are augmented, or sentences.
+        epochs: passes over the data, which may be fractional (0.25 is a quarter of a pass).
         seed: seeds the order and the augmentation; the same seed gives the same weights.
-        objective: the loss; :func:`to_teacher` distils.
+        objective: the loss; :func:`to_teacher` is that of distillation.
 
     Raises:
-        ValueError: no such schedule or optimizer, not enough data for one step, or epochs or marks
-            outside of the training that they belong to.
+        ValueError: the schedule or optimizer is not one of the above, there is too little data for
+            one step, or a mark or rewound epoch is outside the run that it belongs to.
     """
     _refuse_names(optimizer, schedule)
     steps_per_epoch = len(data.labels) // optimizer.batch_size
@@ -213,7 +214,7 @@ def fit(
     if steps < 1:
         raise ValueError(
             f"{epochs} epochs of {len(data.labels)} examples in batches of {optimizer.batch_size} "
-            "are no training step; ask for more epochs or smaller batches."
+            "give no training step; use more epochs or smaller batches."
         )
     marked = _marked(watch.marks, steps, steps_per_epoch)
     stepper = optimizer.of(model)
@@ -239,12 +240,12 @@ def fit(
 
 
 def _refuse_names(optimizer: Optimizer, schedule: Schedule) -> None:
-    """Both are objects; their names were arguments once."""
+    """Refuse anything but the classes above, such as the names that were arguments once."""
     if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"An optimizer is SGD(lr=...) or AdamW(lr=...); got {optimizer!r}.")
+        raise ValueError(f"The optimizer must be SGD(lr=...) or AdamW(lr=...); got {optimizer!r}.")
     if not isinstance(schedule, Schedule):
         raise ValueError(
-            f"A schedule is OneCycle(), Constant() or Rewound(of_epochs=...); got {schedule!r}."
+            f"Use the schedule OneCycle(), Constant() or Rewound(of_epochs=...); got {schedule!r}."
         )
 
 
@@ -255,10 +256,10 @@ def _endless(data: Examples, size: int, generator: torch.Generator) -> Iterator[
 
 @contextmanager
 def _sound(model: nn.Module) -> Iterator[None]:
-    """Without oneDNN for a network in which a strided 1x1 convolution reads few channels.
+    """Turn oneDNN off for a network in which a strided 1x1 convolution reads few channels.
 
-    With fewer than eight, on processors with AVX2 and in the layout that is channels last, it
-    writes beyond its memory in the backward pass (torch 2.15), and the process breaks off later.
+    With fewer than eight input channels, on processors with AVX2 and in channels-last format, its
+    backward pass writes out of bounds (torch 2.15), and the process crashes later.
     """
     narrow = any(
         layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 8
@@ -300,7 +301,7 @@ def correct(model: nn.Module, data: Images, batch_size: int = 500) -> torch.Tens
 
 
 def accuracy(model: nn.Module, data: Images, batch_size: int = 500) -> float:
-    """Share of ``data`` that ``model`` labels correctly, in percent; puts it into ``eval`` mode."""
+    """The accuracy of ``model`` on ``data``, in percent; puts ``model`` into ``eval`` mode."""
     return 100 * correct(model, data, batch_size).sum().item() / len(data.labels)
 
 

@@ -1,1 +1,1 @@
-"""What turns the library into a course: progress, claims, the report and the lessons themselves."""
+"""The course around the library: exercises, claims, progress, report, drill and lessons."""

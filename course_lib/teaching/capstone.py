@@ -1,6 +1,7 @@
-"""The capstone of lesson 12: ResNet-18 made small by a plan, within limits, and scored.
+"""The capstone of lesson 12: compress ResNet-18 by a plan, within limits, for a score.
 
-An :class:`Attempt` is really pruned, trained, quantized and timed. A board keeps earlier ones.
+The network of an :class:`Attempt` is actually pruned, trained, quantized and timed. A board keeps
+earlier attempts.
 """
 
 import json
@@ -33,25 +34,25 @@ from course_lib.pruning import masks
 
 NETWORK = "resnet18"
 
-#: So many training steps are timed to say how long all of them will take.
+#: Training steps that are timed to estimate the time of all.
 TRIED = 5
 
-#: Pictures in a training step.
+#: Pictures per training step.
 BATCH = 128
 
-#: An attempt that is so many points short of the accuracy gets nothing for it.
+#: An attempt so many points below the accuracy limit scores nothing for accuracy.
 HOPELESS = 10.0
 
 
 class Plan(NamedTuple):
-    """What is done to the trained network.
+    """How to compress the trained network.
 
     Args:
-        channels: the fraction of the channels of every layer that is removed.
-        weights: the fraction of the weights that is then set to zero.
-        int8: whether it is deployed in int8, or in float32.
-        epochs: the training after that, as a share of the recipe's epochs.
-        teacher: whether the whole network teaches it.
+        channels: the fraction of the channels of every layer to remove.
+        weights: the fraction of the remaining weights to set to zero.
+        int8: whether to deploy in int8 rather than in float32.
+        epochs: the training after pruning, as a fraction of the recipe's epochs.
+        teacher: whether to distill from the dense network.
     """
 
     channels: float = 0.0
@@ -62,10 +63,10 @@ class Plan(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """At most so many ``bytes``, this share of the dense ``time``, and at least this ``accuracy``.
+    """The most ``bytes`` and ``time``, and the least ``accuracy``.
 
-    Bytes are those of the file that the runtime reads; accuracy is in percent of the validation
-    pictures, because attempts are compared with each other.
+    Bytes are those of the file that the runtime reads; time is a fraction of the dense network's.
+    Accuracy is in percent, on the validation pictures, because attempts are compared.
     """
 
     bytes: int
@@ -80,7 +81,7 @@ class Limits(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What a plan reached, in the units of its limits, after so many ``seconds`` of training."""
+    """The result of a plan, in the units of its limits; ``seconds`` is the training time."""
 
     plan: Plan
     limits: Limits
@@ -91,10 +92,9 @@ class Attempt(NamedTuple):
 
     @property
     def parts(self) -> dict[str, float]:
-        """For each target from 0 to 1; 1 where it is met.
+        """The score of each target, from 0 to 1; 1 if it is met.
 
-        Bytes and time: what is allowed over what is used. Accuracy: 1 less a tenth for each point
-        that is missing.
+        Bytes and time: limit over result. Accuracy: 1 minus a tenth for each missing point.
         """
         missing = self.limits.accuracy - self.accuracy
         return {
@@ -105,7 +105,7 @@ class Attempt(NamedTuple):
 
     @property
     def score(self) -> float:
-        """The mean of its parts, of 100."""
+        """100 times the mean of its :attr:`parts`."""
         return 100 * fmean(self.parts.values())
 
     @property
@@ -154,7 +154,7 @@ def checked(plan: Plan) -> Plan:
 
 
 def drawn(seed: int, root: Path = DATA) -> Limits:
-    """Limits that a network of the course's recording keeps, with some room; from a ``seed``.
+    """Random limits, by ``seed``, that a network of the course's recording meets with a margin.
 
     Raises:
         RecordingError: the recording is damaged.
@@ -179,9 +179,9 @@ def run(
     data: Splits,
     progress: Callable[[Iterable], Iterable] = bar,
 ) -> Attempt:
-    """Carry out ``plan`` and measure what it gives: bytes, time beside the dense network, accuracy.
+    """Carry out ``plan`` and measure the result: bytes, time against the dense network, accuracy.
 
-    Says before it trains how long that will take.
+    Prints an estimate of the training time before it trains.
 
     Raises:
         PlanError: the plan cannot be carried out.
@@ -207,14 +207,14 @@ def run(
 
 
 def time_beside(dense: Path, mine: Path, data: Splits) -> float:
-    """The time that ``mine`` takes for a picture, as a share of what ``dense`` takes, in turns."""
+    """The time of ``mine`` per picture, as a fraction of that of ``dense``, timed in turns."""
     runs = {"dense": Deployed(dense), "yours": Deployed(mine)}
     found = compare(runs, data.test.images[:1], rounds=60, seconds=4, in_a_row=IN_A_ROW)
     return 1 / found.speedup("yours", over="dense").value
 
 
 def pruned(plan: Plan, data: Splits) -> nn.Module:
-    """The trained network without what ``plan`` removes, nothing retrained.
+    """The trained network after the pruning of ``plan``, not retrained.
 
     Raises:
         PlanError: the plan cannot be carried out.
@@ -231,10 +231,10 @@ def train(
     objective: Objective,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
-    """Train ``model`` in place; what is zero stays zero.
+    """Train ``model`` in place for ``epochs``; weights that are zero stay zero.
 
-    All of the recipe's learning rates are squeezed into the ``epochs``. With few channels left that
-    brings back more than the end of them (:func:`course_lib.experiments.distillation.train`).
+    The recipe's whole learning-rate schedule is compressed into ``epochs``. With few channels left,
+    that recovers more than its end (:func:`course_lib.experiments.distillation.train`).
     """
     if not epochs:
         return
@@ -253,13 +253,13 @@ def train(
 
 
 def estimate(plan: Plan, data: Splits, objective: Objective = to_labels) -> float:
-    """The seconds that the training of ``plan`` will take, from a few steps of it.
+    """The seconds that the training of ``plan`` will take, estimated from a few steps.
 
     Raises:
         PlanError: the plan cannot be carried out.
     """
     model, steps_per_epoch = pruned(plan, data), len(data.train.labels) // BATCH
-    for _ in range(2):  # the first time warms up
+    for _ in range(2):  # the first run is a warm-up
         start = time.perf_counter()
         train(model, TRIED / steps_per_epoch, data, objective)
         seconds = time.perf_counter() - start
@@ -268,7 +268,7 @@ def estimate(plan: Plan, data: Splits, objective: Objective = to_labels) -> floa
 
 @contextmanager
 def _objective(plan: Plan, data: Splits) -> Iterator[Objective]:
-    """What the training of ``plan`` makes small."""
+    """The training loss of ``plan``: from labels, or from a teacher as well."""
     if not plan.teacher:
         yield to_labels
         return
@@ -282,7 +282,8 @@ def _objective(plan: Plan, data: Splits) -> Iterator[Objective]:
 def remember(attempt: Attempt, folder: Path) -> list[Attempt]:
     """Add ``attempt`` to the board in ``folder``; return all for its limits, the best first.
 
-    A board that is damaged is set aside. One that cannot be stored is told, and the lesson goes on.
+    A damaged board is set aside. If the board cannot be stored, a message says so and the lesson
+    goes on.
     """
     from filelock import FileLock
 
@@ -302,31 +303,31 @@ def remember(attempt: Attempt, folder: Path) -> list[Attempt]:
 
 
 def board(folder: Path, limits: Limits) -> list[Attempt]:
-    """All attempts within ``limits`` so far, the best first.
+    """All attempts for ``limits`` so far, the best first.
 
-    Best is the highest score, and of equal ones that with the fewest epochs.
+    The best has the highest score and, of equal ones, the fewest epochs.
     """
     return _ranked(_read(board_file(folder)), limits)
 
 
 def board_file(folder: Path) -> Path:
-    """Where the board lies."""
+    """The file of the board in ``folder``."""
     return Path(folder) / "capstone.json"
 
 
 def table(attempts: Iterable[Attempt]) -> str:
-    """The board as text, an attempt in each line."""
+    """The board as text, one attempt per line."""
     lines = ["place   score  met       kB    time  accuracy   plan"]
     for place, one in enumerate(attempts, start=1):
         met = sum(part == 1 for part in one.parts.values())
         lines.append(
             f"{place:5d}   {one.score:5.1f}  {met} of 3  {one.bytes / 1000:6,.0f}  {one.time:.3f}  "
-            f"{one.accuracy:6.2f} %   {_told(one.plan)}"
+            f"{one.accuracy:6.2f} %   {_listed(one.plan)}"
         )
     return "\n".join(lines)
 
 
-def _told(plan: Plan) -> str:
+def _listed(plan: Plan) -> str:
     return ", ".join(f"{name}={value}" for name, value in plan._asdict().items())
 
 
@@ -336,36 +337,36 @@ def _ranked(attempts: Iterable[Attempt], limits: Limits) -> list[Attempt]:
 
 
 def _written(attempt: Attempt) -> dict:
-    """An entry of the board; its file calls the limits "budget", and boards last."""
+    """An entry of the board; "budget" is what existing boards call the limits."""
     entry = attempt._asdict()
     limits = entry.pop("limits")
     return entry | {"plan": attempt.plan._asdict(), "budget": limits._asdict()}
 
 
 def _read(file: Path) -> list[Attempt]:
-    """The attempts in ``file``; none, and it is set aside, where it is damaged."""
+    """The attempts in ``file``; none if it is damaged, and then it is set aside."""
     if not file.exists():
         return []
     try:
         return [_attempt(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError) as error:
         aside = recordings.set_aside(file)
-        say(f"The board was damaged ({error}). It is kept as {aside.name}, an empty one begins.")
+        say(f"The board was damaged ({error}). It is kept as {aside.name}; a new one begins.")
         return []
 
 
 def _attempt(entry: dict) -> Attempt:
-    """An entry of the board.
+    """The attempt of an entry of the board.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        ValueError, TypeError, KeyError: the entry is invalid.
     """
     plan, limits = checked(Plan(**entry["plan"])), Limits(**entry["budget"])
     rest = {name: value for name, value in entry.items() if name not in ("plan", "budget")}
     found = Attempt(plan, limits, **rest)
     numbers = (*limits, *found[2:])
     if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
-        raise ValueError("a number is none")
+        raise ValueError("a value is not a finite number")
     if min(found.bytes, found.time) <= 0:
         raise ValueError("a size or time is not above 0")
     return found

@@ -1,4 +1,4 @@
-"""The rules of :mod:`course_lib.decision.rules` as a picture: the path of one deployment is lit."""
+"""A figure of the rules of :mod:`course_lib.decision.rules`, with one deployment highlighted."""
 
 import textwrap
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from course_lib.decision.rules import HARDWARE, NOTHING, RULES, Advice, Expected, Step
 from course_lib.teaching.figures import COLOURS
 
-#: The idea, and so the colour, of each step.
+#: The idea of each step, which gives its colour.
 IDEAS = {
     NOTHING: "dense",
     "structured": "structured",
@@ -19,7 +19,7 @@ IDEAS = {
     "quantize": "quantized",
 }
 
-#: Where the columns of the picture begin: questions, steps, what is expected.
+#: The x coordinates of the columns: questions, steps, what to expect.
 QUESTION, STEP, PROMISE = 0.0, 5.0, 7.0
 
 FAINT = "#c8c8c8"
@@ -28,8 +28,8 @@ FAINT = "#c8c8c8"
 def picture(advice: Advice) -> Figure:
     """:data:`course_lib.decision.rules.RULES` from top to bottom, with the answers of ``advice``.
 
-    A step carries its place in the order in which the steps are taken, and what recorded networks
-    promise once it is done.
+    A step of the advice shows its number in the order of the steps, and what the recorded networks
+    let one expect after it.
     """
     figure, axes = plt.subplots(figsize=(11.6, 7.4))
     chosen = {step.step: (place, step) for place, step in enumerate(advice.steps, start=1)}
@@ -47,8 +47,8 @@ def picture(advice: Advice) -> Figure:
 
 
 def _verdict(advice: Advice) -> str:
-    """Whether the targets are met, which recordings say so, and what the hardware means for it."""
-    verdict = "it meets all targets" if advice.enough else "the nearest way; it misses a target"
+    """Whether the targets are met, by which recordings, and a note on the hardware."""
+    verdict = "it meets all targets" if advice.enough else "the closest choice; it misses a target"
     promises = [step.expected for step in advice.steps if step.expected]
     sources = ", ".join(dict.fromkeys(promise.source for promise in promises))
     note = HARDWARE[advice.brief.hardware].note
@@ -57,8 +57,12 @@ def _verdict(advice: Advice) -> str:
 
 def _question(axes: Axes, row: int, question: str, asked: bool, yes: bool) -> None:
     colour = "black" if asked else FAINT
-    box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": colour}
-    box["linewidth"] = 2.5 if yes else 1
+    box = {
+        "boxstyle": "round,pad=0.35",
+        "facecolor": "white",
+        "edgecolor": colour,
+        "linewidth": 2.5 if yes else 1,
+    }
     words = textwrap.fill(question, 40)
     axes.text(QUESTION + 0.1, row, words, va="center", fontsize=12, color=colour, bbox=box)
     if row:
@@ -67,20 +71,22 @@ def _question(axes: Axes, row: int, question: str, asked: bool, yes: bool) -> No
 
 
 def _step(axes: Axes, row: int, step: str, number: str, yes: bool) -> None:
-    colour = COLOURS[IDEAS[step]] if yes else FAINT
-    fill = {"facecolor": colour, "alpha": 0.45} if yes else {"facecolor": "white"}
-    box = {"boxstyle": "round,pad=0.35", "edgecolor": colour} | fill
-    words = {"va": "center", "fontsize": 12, "color": "black" if yes else FAINT}
-    axes.text(STEP, row, f"{number}{step}", bbox=box, **words)
-    arrow = {"arrowstyle": "-|>", "color": "black" if yes else FAINT}
+    idea = COLOURS[IDEAS[step]]
+    colour = "black" if yes else FAINT
+    box = {
+        "boxstyle": "round,pad=0.35",
+        "edgecolor": idea if yes else FAINT,
+        "facecolor": idea if yes else "white",
+        "alpha": 0.45 if yes else None,
+    }
+    axes.text(STEP, row, f"{number}{step}", bbox=box, va="center", fontsize=12, color=colour)
+    arrow = {"arrowstyle": "-|>", "color": colour}
     axes.annotate("", (STEP - 0.15, row), (STEP - 0.9, row), arrowprops=arrow)
-    axes.text(
-        STEP - 0.6, row - 0.1, "yes", ha="center", va="bottom", fontsize=10, color=arrow["color"]
-    )
+    axes.text(STEP - 0.6, row - 0.1, "yes", ha="center", va="bottom", fontsize=10, color=colour)
 
 
 def _promise(step: Step) -> str:
-    """What is expected after a step, in two short lines; the claims that say so."""
+    """What to expect after a step, in two short lines, and the claims that say so."""
     cited = f" ({', '.join(step.claims)})" if step.claims else ""
     if step.expected is None:
         return f"not recorded by itself{cited}"

@@ -1,9 +1,9 @@
-"""The claims of the textbooks, and the verdict that a measurement gives each of them.
+"""Textbook claims about pruning, and the verdicts that measurements give them.
 
-``data/claims.json`` holds the claims and their tests (a quantity and the range that it must lie
-in). A lesson measures and calls :func:`record`; the verdict is computed, never typed, and is kept
-in the learner's progress. ``python -m course_lib.teaching.claims publish MACHINE`` turns the
-author's own progress into the recording that every learner's card is compared with.
+``data/claims.json`` has the claims and their tests (a quantity and the range it must be in). A
+lesson measures and calls :func:`record`, which stores the measurements in the learner's progress;
+the verdict is computed, never typed. ``python -m course_lib.teaching.claims publish MACHINE`` turns
+the author's own measurements into the recording that the cards of all learners show beside theirs.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NotRequired, SupportsFloat, TypedDict
 
 import psutil
 import torch
@@ -26,11 +26,12 @@ from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_facts, processor
 from course_lib.networks.data import DATA, record_checksum
 from course_lib.teaching import progress
+from course_lib.teaching.progress import Measurement, Progress
 
-# Decimals that mean something; any other unit is shown with three significant digits.
+# Decimals by unit; values in other units are shown with three significant digits.
 DECIMALS = {"points": 1, "%": 1, "x": 2}
 
-# Sign and accent of a verdict: the sign and the words carry it, the colour only repeats it.
+# Sign and colour of a verdict; the colour only repeats what the sign and the words say.
 MARKS = {
     "holds": ("✔", "#1b7f5c"),
     "holds when": ("◑", "#b7791f"),
@@ -44,7 +45,7 @@ class ClaimError(ValueError):
 
 
 class Test(NamedTuple):
-    """One measurable condition of a claim: ``quantity``, in ``unit``, lies between the bounds.
+    """One measurable condition of a claim: ``quantity``, in ``unit``, is within the bounds.
 
     ``condition`` completes the sentence "the claim holds ..." ("at 90 % sparsity").
     """
@@ -58,7 +59,7 @@ class Test(NamedTuple):
     at_most: float | None = None
 
     def rounded(self, value: float) -> float:
-        """``value`` with the digits that are shown and judged, so that the two never disagree."""
+        """``value`` rounded to the digits that are shown, which are also those that are judged."""
         if self.unit in DECIMALS:
             return round(value, DECIMALS[self.unit])
         return float(f"{value:.3g}")
@@ -80,14 +81,14 @@ class Test(NamedTuple):
         return f"{self.at_least:g} to {self.at_most:g} {self.unit}"
 
     def passed(self, value: float) -> bool:
-        """Whether the rounded ``value`` lies in the range, bounds included."""
+        """Whether the rounded ``value`` is in the range, bounds included."""
         low = -math.inf if self.at_least is None else self.at_least
         high = math.inf if self.at_most is None else self.at_most
         return low <= self.rounded(value) <= high
 
 
 class Claim(NamedTuple):
-    """What the textbook says, the lessons that test it, and how."""
+    """A textbook statement, the lessons that test it, and its tests."""
 
     id: str
     textbook: str
@@ -106,11 +107,19 @@ class TestOutcome(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """``kind`` is a key of ``MARKS``; ``text`` says it in words and holds no measured number."""
+    """``kind`` is a key of ``MARKS``; ``text`` says it in words, without measured numbers."""
 
     kind: str
     text: str
     outcomes: tuple[TestOutcome, ...]
+
+
+class Recording(TypedDict):
+    """The published measurements of one machine, by claim and quantity."""
+
+    machine: dict[str, str]
+    date: str
+    claims: dict[str, dict[str, Measurement]]
 
 
 # Loading
@@ -120,7 +129,7 @@ def load(root: Path = DATA) -> dict[str, Claim]:
     """The claims of ``claims.json`` in the folder ``root``, by id.
 
     Raises:
-        ClaimError: the file is missing or wrong; the message names the claim and the key.
+        ClaimError: the file is missing or invalid; the message names the claim and the key.
     """
     entries = _json(Path(root) / "claims.json")
     if not isinstance(entries, list):
@@ -129,12 +138,12 @@ def load(root: Path = DATA) -> dict[str, Claim]:
     for position, entry in enumerate(entries, start=1):
         claim = _claim(entry, f"claim number {position}")
         if claim.id in claims:
-            raise ClaimError(f"claims.json: {claim.id} is there twice.")
+            raise ClaimError(f"claims.json: {claim.id} appears twice.")
         claims[claim.id] = claim
     return claims
 
 
-def _json(path: Path) -> object:
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -142,6 +151,29 @@ def _json(path: Path) -> object:
             f"{path} cannot be read ({error}). Restore it with 'git checkout -- "
             f"{path.parent.name}/{path.name}', or repair what you edited."
         ) from error
+
+
+class TestEntry(TypedDict):
+    """The fields of a test in ``claims.json``."""
+
+    quantity: str
+    unit: str
+    lesson: str
+    label: str
+    condition: str
+    at_least: NotRequired[float]
+    at_most: NotRequired[float]
+
+
+class ClaimEntry(TypedDict):
+    """The fields of a claim in ``claims.json``."""
+
+    id: str
+    textbook: str
+    lessons: list[str]
+    shows: str
+    sources: list[str]
+    tests: list[TestEntry]
 
 
 CLAIM_KEYS = {
@@ -155,29 +187,35 @@ CLAIM_KEYS = {
 TEST_KEYS = {"quantity": str, "unit": str, "lesson": str, "label": str, "condition": str}
 
 
-def _claim(entry: object, where: str) -> Claim:
-    if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-        where = f"claim {entry['id']}"
-    _check_keys(entry, CLAIM_KEYS, (), where)
+def _claim(content: Any, where: str) -> Claim:
+    if isinstance(content, dict) and isinstance(content.get("id"), str):
+        where = f"claim {content['id']}"
+    entry: ClaimEntry = _with_keys(content, CLAIM_KEYS, (), where)
     _require(re.fullmatch(r"C\d\d", entry["id"]), where, "id", "must look like 'C01'")
-    for key in ("lessons", "sources"):
-        words = all(isinstance(word, str) for word in entry[key])
-        _require(words, where, key, "must hold text only")
+    for key, words in (("lessons", entry["lessons"]), ("sources", entry["sources"])):
+        only_text = all(isinstance(word, str) for word in words)
+        _require(only_text, where, key, "must contain only text")
     _require(entry["lessons"], where, "lessons", "must name at least one lesson")
     tests = tuple(_test(test, where, entry["lessons"]) for test in entry["tests"])
     names = [test.quantity for test in tests]
     _require(len(set(names)) == len(names), where, "tests", "must not repeat a quantity")
-    lists = {key: tuple(entry[key]) for key in ("lessons", "sources")}
-    return Claim(**(entry | lists | {"tests": tests}))
+    return Claim(
+        id=entry["id"],
+        textbook=entry["textbook"],
+        lessons=tuple(entry["lessons"]),
+        shows=entry["shows"],
+        sources=tuple(entry["sources"]),
+        tests=tests,
+    )
 
 
-def _test(entry: object, claim: str, lessons: list[str]) -> Test:
+def _test(content: Any, claim: str, lessons: list[str]) -> Test:
     where = f"a test of {claim}"
-    if isinstance(entry, dict) and isinstance(entry.get("quantity"), str):
-        where = f"test {entry['quantity']!r} of {claim}"
+    if isinstance(content, dict) and isinstance(content.get("quantity"), str):
+        where = f"test {content['quantity']!r} of {claim}"
     bounds = ("at_least", "at_most")
-    _check_keys(entry, TEST_KEYS, bounds, where)
-    given = [entry[key] for key in bounds if key in entry]
+    entry: TestEntry = _with_keys(content, TEST_KEYS, bounds, where)
+    given = [content[key] for key in bounds if key in content]
     _require(given, where, "at_least", "or 'at_most' must be given")
     _require(all(type(bound) in (int, float) for bound in given), where, bounds, "must be numbers")
     _require(given == sorted(given), where, "at_least", "must not exceed 'at_most'")
@@ -185,7 +223,10 @@ def _test(entry: object, claim: str, lessons: list[str]) -> Test:
     return Test(**entry)
 
 
-def _check_keys(entry: object, required: dict[str, type], optional: tuple, where: str) -> None:
+def _with_keys(
+    entry: Any, required: Mapping[str, type], optional: tuple[str, ...], where: str
+) -> Any:
+    """``entry``, once it has the ``required`` keys, each of its type, and no unknown ones."""
     if not isinstance(entry, dict):
         raise ClaimError(f"claims.json: {where} must be an object with keys, not {entry!r}.")
     for key, kind in required.items():
@@ -194,6 +235,7 @@ def _check_keys(entry: object, required: dict[str, type], optional: tuple, where
         _require(right, where, key, f"must be a {kind.__name__} with content, not {entry[key]!r}")
     for key in entry.keys() - required.keys() - set(optional):
         raise ClaimError(f"claims.json: {where} has an unknown key {key!r}.")
+    return entry
 
 
 def _require(condition: object, where: str, key: object, message: str) -> None:
@@ -211,7 +253,7 @@ def judge(claim: Claim, measured: Mapping[str, float]) -> Verdict:
     *holds when*; none: *does not hold*; nothing measured: *untested*.
     """
     outcomes = tuple(_outcome(test, measured.get(test.quantity)) for test in claim.tests)
-    conditions = {}
+    conditions: dict[str, bool] = {}
     for outcome in outcomes:
         if outcome.passed is not None:
             name = outcome.test.condition
@@ -259,7 +301,7 @@ def record(name: str, measured: Mapping[str, float], context: str) -> "Card":
         context: what was measured, such as ``"SmallResNet, Fashion-MNIST, 10,000 test pictures"``.
 
     Raises:
-        ClaimError: no such claim, a quantity that is not one of its tests, or no finite number.
+        ClaimError: there is no such claim, it has no such quantity, or a value is not finite.
     """
     claims = load()
     if name not in claims:
@@ -276,7 +318,7 @@ def _quantities(claim: Claim) -> str:
     return ", ".join(test.quantity for test in claim.tests) or "not chosen yet (claims.json)"
 
 
-def _entry(claim: Claim, quantity: str, value: object, context: str) -> dict:
+def _entry(claim: Claim, quantity: str, value: SupportsFloat, context: str) -> Measurement:
     tests = {test.quantity: test for test in claim.tests}
     if quantity not in tests:
         raise ClaimError(
@@ -292,8 +334,8 @@ def _entry(claim: Claim, quantity: str, value: object, context: str) -> dict:
     }
 
 
-def _finite(value: object, what: str) -> float:
-    """``value`` as a float: a number of Python or NumPy, or a tensor of one element."""
+def _finite(value: SupportsFloat, what: str) -> float:
+    """``value`` as a float: a Python or NumPy number, or a tensor of one element."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -304,20 +346,21 @@ def _finite(value: object, what: str) -> float:
 
 
 def known(measured: Mapping[str, float]) -> dict[str, float]:
-    """``measured`` without what is NaN because it is not recorded."""
+    """``measured`` without the quantities that are NaN because they are not recorded."""
     return {name: value for name, value in measured.items() if not math.isnan(value)}
 
 
-def values(entries: Mapping[str, dict]) -> dict[str, float]:
+def values(entries: Mapping[str, Measurement]) -> dict[str, float]:
     """The measured numbers in the stored ``entries`` of one claim, by quantity."""
-    numbers = {
-        name: entry.get("value") for name, entry in entries.items() if isinstance(entry, dict)
-    }
     return {
-        name: float(number)
-        for name, number in numbers.items()
-        if type(number) in (int, float) and math.isfinite(number)
+        name: float(entry["value"])
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and _is_number(entry.get("value"))
     }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def cards() -> list["Card"]:
@@ -327,7 +370,10 @@ def cards() -> list["Card"]:
 
 
 def _card(
-    claim: Claim, learner: dict, recorded: dict[str, dict], here: Verdict | None = None
+    claim: Claim,
+    learner: Progress,
+    recorded: dict[str, Recording],
+    here: Verdict | None = None,
 ) -> "Card":
     entries = learner["claims"].get(claim.id, {})
     known = {test.quantity for test in claim.tests}
@@ -351,11 +397,11 @@ def _card(
 
 @dataclass(frozen=True, repr=False)
 class Card:
-    """A claim beside this machine's measurements and the course's recordings, with the verdict.
+    """A claim with this machine's measurements, the course's recordings and the verdicts.
 
-    ``verdict`` judges all that this machine measured so far. ``here`` judges only what this call of
-    :func:`record` was given: it does not depend on which lessons ran before, so it is what a lesson
-    prints where its output is compared. ``recorded`` holds the verdict of each recording.
+    ``verdict`` covers everything that this machine has measured, ``here`` only the measurements
+    passed to this call of :func:`record`. ``here`` does not depend on which lessons ran before, so
+    lessons print it where their output is compared. ``recorded`` has a verdict for each recording.
     """
 
     claim: Claim
@@ -387,7 +433,7 @@ class Card:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        # Code hosts strip every style: the table must read as well without them.
+        # Code hosts strip all styles: the table must be readable without them.
         accent = MARKS[self.verdict.kind][1]
         left = 'style="text-align: left; vertical-align: top; white-space: normal"'
         head = f"<tr><th {left}>{self.claim.id}</th><th {left}>{self.verdict.kind}</th></tr>"
@@ -414,11 +460,11 @@ def _line(outcome: TestOutcome) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What numbers depend on: processor, memory, graphics card, threads and versions."""
+    """What measurements depend on: processor, memory, graphics card, threads and versions."""
     return {**machine_facts(), "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB"}
 
 
-def recordings(root: Path = DATA) -> dict[str, dict]:
+def recordings(root: Path = DATA) -> dict[str, Recording]:
     """The published measurements in ``root/recordings/*/claims.json``, by the machine's name.
 
     Raises:
@@ -426,9 +472,9 @@ def recordings(root: Path = DATA) -> dict[str, dict]:
     """
     recorded = {}
     for path in sorted(Path(root).glob("recordings/*/claims.json")):
-        recording = _json(path)
+        recording: Recording = _json(path)
         if not isinstance(recording, dict) or not isinstance(recording.get("claims"), dict):
-            raise ClaimError(f"{path} is no recording: it must be an object with 'claims'.")
+            raise ClaimError(f"{path} is not a recording: it must be an object with 'claims'.")
         recorded[path.parent.name] = recording
     return recorded
 
@@ -437,14 +483,20 @@ def publish(name: str, root: Path = DATA) -> Path:
     """Write the learner's measurements to ``root/recordings/NAME/claims.json``; return its path.
 
     Raises:
-        ClaimError: a name that is no folder name, or nothing measured yet.
+        ClaimError: the name is not valid, or nothing has been measured yet.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ClaimError(f"{name!r} is no name for a machine: use a-z, 0-9 and -, as in {COURSE}.")
+        raise ClaimError(f"{name!r} is not a machine name: use a-z, 0-9 and -, as in {COURSE}.")
     measured = progress.read()["claims"]
     if not measured:
-        raise ClaimError(f"Nothing is measured in {progress.folder()} yet: run the lessons first.")
-    content = {"machine": machine(), "date": date.today().isoformat(), "claims": measured}
+        raise ClaimError(
+            f"There are no measurements in {progress.folder()} yet: run the lessons first."
+        )
+    content: Recording = {
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "claims": measured,
+    }
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     return write_whole(Path(root) / "recordings" / name / "claims.json", text)
 
@@ -453,7 +505,9 @@ def main(arguments: list[str] | None = None) -> int:
     """``publish MACHINE``: the author's command."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.teaching.claims")
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("publish", help="make this machine's measurements a recording")
+    command = commands.add_parser(
+        "publish", help="publish this machine's measurements as a recording"
+    )
     command.add_argument("machine", help=f"a name for the machine, such as {COURSE}")
     try:
         path = publish(parser.parse_args(arguments).machine)

@@ -1,7 +1,7 @@
-"""The interview drill: which question comes next, who judges an answer, and a mock interview.
+"""The interview drill: the schedule of the questions, grading, and a mock interview.
 
-A question comes back shortly before it would be forgotten, which the library ``fsrs`` foretells
-from the grades that it got (Ye, Su and Cao, 2022). The schedule lies with the learner's progress.
+A question comes back shortly before it would be forgotten, as the library ``fsrs`` predicts from
+its grades (Ye, Su and Cao, 2022). The schedule is stored in the learner's progress.
 ``python -m course_lib.teaching.drill`` asks in the terminal; ``drill_widgets`` asks in lesson 13.
 """
 
@@ -13,21 +13,23 @@ import textwrap
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fsrs import Card, Rating, Scheduler, State
 
 from course_lib.teaching import claims, progress, questions
-from course_lib.teaching.questions import KINDS, TOPICS, BankError, NumberFinder, Question
+from course_lib.teaching.progress import Answered, Progress
+from course_lib.teaching.questions import KINDS, TOPICS, BankError, Estimate, NumberFinder, Question
 
 GRADES = ("again", "hard", "good", "easy")
 SECONDS = 60  # for an answer in a mock interview
 
 Bank = Mapping[str, Question]
+Meaning = TypeVar("Meaning")
 
 
 class DrillError(ValueError):
-    """A choice that leaves no question; the message says what there is."""
+    """A selection without any question; the message says what there is."""
 
 
 # --- the schedule -------------------------------------------------------------------------------
@@ -41,7 +43,7 @@ def remember(name: str, grade: str, now: datetime) -> datetime:
         now: a time in UTC.
     """
 
-    def change(state: dict) -> None:
+    def change(state: Progress) -> None:
         card, _ = scheduler.review_card(_card(state["interview"], name, now), rating, now)
         state["interview"][name] = {"card": card.to_dict(), "grade": grade}
 
@@ -50,8 +52,8 @@ def remember(name: str, grade: str, now: datetime) -> datetime:
     return _card(progress.remember(change)["interview"], name, now).due
 
 
-def _card(entries: Mapping[str, dict], name: str, now: datetime) -> Card:
-    """The stored card of a question; a new one if there is none, or none that can be used."""
+def _card(entries: Mapping[str, Answered], name: str, now: datetime) -> Card:
+    """The stored card of a question; a new one if there is none or it is damaged."""
     try:
         card = Card.from_dict(entries[name]["card"])
     except (LookupError, TypeError, ValueError):
@@ -63,24 +65,24 @@ def _card(entries: Mapping[str, dict], name: str, now: datetime) -> Card:
 
 
 def asked(bank: Bank, now: datetime) -> dict[str, datetime]:
-    """When each question that was answered before is due, by id."""
+    """When each question that was answered before is due (UTC), by id."""
     entries = progress.read()["interview"]
     cards = {name: _card(entries, name, now) for name in bank if name in entries}
     return {name: card.due for name, card in cards.items() if card.last_review}
 
 
 def deck(bank: Bank, now: datetime, seed: int, new: int = 10) -> list[Question]:
-    """What to ask now: what is due, the longest overdue first, then ``new`` ones by all topics."""
+    """What to ask now: questions due, longest overdue first, then ``new`` ones of all topics."""
     before = asked(bank, now)
-    due = sorted((name for name in before if before[name] <= now), key=before.get)
+    due = sorted((name for name in before if before[name] <= now), key=lambda name: before[name])
     fresh = {name: question for name, question in bank.items() if name not in before}
     return [bank[name] for name in due] + (draw(fresh, new, seed) if fresh else [])
 
 
 class TopicRow(NamedTuple):
-    """A topic: its questions, how many were asked, of these how many are known, how many are due.
+    """The numbers of questions of a topic: all, asked before, known and due.
 
-    Known is what was graded good or easy when it was asked last.
+    A question is known if its last grade was good or easy.
     """
 
     topic: str
@@ -112,7 +114,7 @@ def choose(
     topics: Collection[str] = (),
     difficulties: Collection[int] = (),
 ) -> Bank:
-    """The questions of these lessons, topics and difficulties; an empty collection means all.
+    """The questions of these lessons, topics and difficulties; an empty selection means all.
 
     Raises:
         DrillError: there is none.
@@ -155,27 +157,23 @@ def balanced(topics: Sequence[str], count: int) -> list[int]:
 
 
 def rubric(question: Question, finder: NumberFinder) -> list[str]:
-    """What an answer is graded by: the strong answer's points, and first the number to guess."""
+    """What an answer is graded by: the number to guess, if any, and the strong points."""
     strong = [*questions.filled(question, finder).strong]
     if question.estimate is None:
         return strong
     truth = finder.number(question.estimate.value).value
-    return [f"a number {question.estimate.tolerance} of {amount(question, truth)}", *strong]
+    target = f"{questions.shown(truth)} {question.estimate.unit}"
+    return [f"a number {question.estimate.tolerance} of {target}", *strong]
 
 
-def amount(question: Question, value: float) -> str:
-    """A number with the unit of an estimate, such as ``"2.44 x"``."""
-    return f"{questions.shown(value)} {question.estimate.unit}"
-
-
-def judged(question: Question, guess: float, finder: NumberFinder) -> str:
+def judged(estimate: Estimate, guess: float, finder: NumberFinder) -> str:
     """The grade of a guess: "good" within the tolerance, else "again"."""
-    right = question.estimate.right(guess, finder.number(question.estimate.value).value)
+    right = estimate.right(guess, finder.number(estimate.value).value)
     return "good" if right else "again"
 
 
 def number(text: str) -> float | None:
-    """The number that somebody typed, such as ``"2,5 x"``; None if it is none."""
+    """The number that somebody typed, such as ``"2,5 x"``; None if it is not a number."""
     try:
         return float(text.strip().rstrip(" %x").replace(",", "."))
     except ValueError:
@@ -183,7 +181,7 @@ def number(text: str) -> float | None:
 
 
 class Answer(NamedTuple):
-    """An answer in a mock interview: which points of the rubric it made, and its seconds."""
+    """An answer in a mock interview: the points of the rubric that it made, and its seconds."""
 
     question: Question
     ticked: tuple[bool, ...]
@@ -191,7 +189,7 @@ class Answer(NamedTuple):
 
     @property
     def late(self) -> bool:
-        """Whether it took longer than an interviewer waits."""
+        """Whether it took longer than ``SECONDS``."""
         return self.seconds > SECONDS
 
     @property
@@ -202,7 +200,7 @@ class Answer(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A mock interview: points made and points there are, by topic; what to read again."""
+    """The result of a mock interview: points made and possible, by topic; what to read again."""
 
     points: dict[str, tuple[int, int]]
     late: int
@@ -218,13 +216,13 @@ class Summary(NamedTuple):
 
 
 def summary(answers: Sequence[Answer]) -> Summary:
-    """How a mock interview went.
+    """The result of a mock interview.
 
     Raises:
         DrillError: nothing was answered.
     """
     if not answers:
-        raise DrillError("Nothing was answered, so there is nothing to sum up.")
+        raise DrillError("Nothing was answered, so there is nothing to summarize.")
     points: dict[str, tuple[int, int]] = {}
     for answer in answers:
         made, there = points.get(answer.question.topic, (0, 0))
@@ -262,24 +260,26 @@ class Terminal(NamedTuple):
             raise Quit
         return line
 
-    def ask_until(self, prompt: str, understood: Callable[[str], object], help_: str) -> object:
-        """What the first line that can be ``understood`` (not None) means."""
+    def ask_until(
+        self, prompt: str, understood: Callable[[str], Meaning | None], help_: str
+    ) -> Meaning:
+        """Ask until a line is ``understood`` (not None), and return its meaning."""
         while (meaning := understood(self.ask(prompt))) is None:
             self.write(help_)
         return meaning
 
     def say(self, text: str, indent: str = "") -> None:
-        """Write ``text`` in lines that fit into the window."""
+        """Write ``text``, wrapped to the width of the window."""
         width = min(88, shutil.get_terminal_size().columns - 1)
         self.write(textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent))
 
     def head(self, place: int, count: int, question: Question) -> None:
-        """Which question it is of how many, of what kind, and its text."""
+        """Write the number and kind of the question, and its text."""
         self.write(f"\n{place} of {count}: {heading(question)}")
         self.say(questions.filled(question, self.finder).question)
 
     def show(self, question: Question) -> None:
-        """The answer, its strong points and the usual mistake."""
+        """Write the answer, its strong points and the usual mistake."""
         full = questions.filled(question, self.finder)
         self.say(full.answer)
         for point in full.strong:
@@ -289,12 +289,12 @@ class Terminal(NamedTuple):
 
 
 def heading(question: Question) -> str:
-    """What kind of question comes, such as ``"estimate, speed, difficulty 3 of 5"``."""
+    """The kind of the question, such as ``"estimate, speed, difficulty 3 of 5"``."""
     return f"{KINDS[question.kind]}, {question.topic}, difficulty {question.difficulty} of 5"
 
 
 def source(question: Question, finder: NumberFinder) -> str:
-    """What proves the answer, and where its number comes from."""
+    """Which lesson and claim support the answer, and where its number comes from."""
     proof = f"Proved in lesson {question.lesson}, claim {question.claim}"
     if question.estimate is None:
         return f"{proof}."
@@ -312,7 +312,7 @@ def comes_back(due: datetime, now: datetime) -> str:
 
 
 def practise(cards: Sequence[Question], terminal: Terminal, now: Callable[[], datetime]) -> int:
-    """Ask ``cards`` one after the other; each grade is stored at once. Returns how many."""
+    """Ask ``cards`` one by one and store each grade at once; return how many were answered."""
     for done, question in enumerate(cards):
         terminal.head(done + 1, len(cards), question)
         try:
@@ -324,7 +324,7 @@ def practise(cards: Sequence[Question], terminal: Terminal, now: Callable[[], da
 
 
 def _answered(question: Question, terminal: Terminal) -> str:
-    """Let the learner answer; the grade is the number's, or the learner's own."""
+    """Let the learner answer; an estimate is graded by its number, others by the learner."""
     if question.estimate is None:
         terminal.ask("Say it aloud, then press Enter for the answer: ")
         terminal.show(question)
@@ -333,8 +333,8 @@ def _answered(question: Question, terminal: Terminal) -> str:
         )
     unit = question.estimate.unit
     guess = terminal.ask_until(f"Your guess ({unit}): ", number, "Type a number such as 2.5.")
-    grade = judged(question, guess, terminal.finder)
-    terminal.say("Right." if grade == "good" else "Not near enough.")
+    grade = judged(question.estimate, guess, terminal.finder)
+    terminal.say("Right." if grade == "good" else "Not close enough.")
     terminal.show(question)
     return grade
 

@@ -1,7 +1,7 @@
 """The interview drill of lesson 13: cards, a mock interview with a countdown, and pictures.
 
-All of it works with the keyboard: buttons stand in the order of the Tab key and are pressed with
-Enter or Space, a guess is entered with Enter, and each step moves the focus to what comes next.
+Everything works with the keyboard: Tab moves through the buttons in order, Enter or Space presses
+one, Enter submits a guess, and each step moves the focus to what comes next.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import html
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -19,12 +20,12 @@ from course_lib.teaching import drill, questions, widgets
 from course_lib.teaching.drill import GRADES, SECONDS, Answer, Bank, TopicRow
 from course_lib.teaching.questions import KINDS, NumberFinder, Question
 
-# Not layouts: each widget makes one of its own, so that one can be hidden without the others.
+# Settings, not Layout objects: each widget gets its own, so that each can be hidden alone.
 WIDTH, WIDE = {"width": "44em"}, {"width": "100%"}
 
 
 def utc() -> datetime:
-    """The time in UTC, as the schedule wants it."""
+    """The time in UTC, which the schedule needs."""
     return datetime.now(UTC)
 
 
@@ -38,7 +39,7 @@ def question_html(question: Question, place: int, count: int, finder: NumberFind
 
 
 def answer_html(question: Question, finder: NumberFinder) -> str:
-    """The answer, a strong answer's points, the usual mistake and the proof, as HTML."""
+    """The answer, its strong points, the usual mistake and the source, as HTML."""
     full = questions.filled(question, finder)
     points = "".join(f"<li>{html.escape(point)}</li>" for point in full.strong)
     wrong = f"Often heard: <i>{html.escape(full.wrong.says)}</i> {html.escape(full.wrong.because)}"
@@ -62,7 +63,7 @@ def _visible(shown: bool, *parts: ipywidgets.DOMWidget) -> None:
 
 
 class Cards:
-    """Question, think, show the answer, grade; an estimate is graded by its number.
+    """Flash cards: think, show the answer, grade yourself; an estimate is graded by its number.
 
     Args:
         deck: the questions, in their order.
@@ -77,7 +78,7 @@ class Cards:
         self.guess = ipywidgets.Text(continuous_update=False, placeholder="a number, then Enter")
         self.guess.observe(lambda change: self._guessed(change["new"]), "value")
         self.show = _button("Show the answer", self._show)
-        self.grades = [_button(grade, lambda grade=grade: self._graded(grade)) for grade in GRADES]
+        self.grades = [_button(grade, partial(self._graded, grade)) for grade in GRADES]
         self.next = _button("Next question", self._next)
         self.choice = ipywidgets.HBox(self.grades)
         rows = [self.question, self.guess, self.show, self.answer, self.choice]
@@ -103,26 +104,27 @@ class Cards:
         _visible(True, self.guess if self.current.estimate else self.show)
 
     def _guessed(self, text: str) -> None:
-        if not text or self.current is None:
-            return  # the field was emptied for the next question
+        if not text or self.current is None or self.current.estimate is None:
+            return  # the field was cleared for the next question
         value = drill.number(text)
         if value is None:
             self._say("Type a number such as 2.5.")
             return
-        grade = drill.judged(self.current, value, self._finder)
+        grade = drill.judged(self.current.estimate, value, self._finder)
         self._show()
-        self._graded(grade, "Right. " if grade == "good" else "Not near enough. ")
+        self._graded(grade, "Right. " if grade == "good" else "Not close enough. ")
 
     def _show(self) -> None:
-        self.answer.value = answer_html(self.current, self._finder)
+        question = self._deck[self._place]
+        self.answer.value = answer_html(question, self._finder)
         _visible(False, self.show, self.guess)
         _visible(True, self.answer)
-        if self.current.estimate is None:
+        if question.estimate is None:
             _visible(True, self.choice)
             self.grades[GRADES.index("good")].focus()
 
     def _graded(self, grade: str, before: str = "") -> None:
-        due = drill.remember(self.current.id, grade, self._now())
+        due = drill.remember(self._deck[self._place].id, grade, self._now())
         self._say(before + drill.comes_back(due, self._now()))
         _visible(False, self.choice)
         _visible(True, self.next)
@@ -153,7 +155,7 @@ class Interview:
     Args:
         drawn: the questions, in their order.
         now, clock: the time of day in UTC, and seconds for the countdown.
-        spawn: what runs the countdown beside the kernel.
+        spawn: runs the countdown in the background.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class Interview:
 
     @property
     def current(self) -> Question:
-        """The question that is asked."""
+        """The question being asked."""
         return self._drawn[len(self.answers)]
 
     def _ask(self) -> None:
@@ -239,7 +241,7 @@ def interview(drawn: Sequence[Question], finder: NumberFinder) -> None:
 
 
 def bank_figure(bank: Bank) -> Figure:
-    """How many questions of each kind (down) each lesson (across) has."""
+    """The number of questions by kind (rows) and lesson (columns)."""
     lessons = sorted({question.lesson for question in bank.values()})
     pairs = [(question.kind, question.lesson) for question in bank.values()]
     counts = np.array([[pairs.count((kind, one)) for one in lessons] for kind in KINDS])
@@ -255,7 +257,7 @@ def bank_figure(bank: Bank) -> Figure:
 
 
 def topics_figure(rows: Sequence[TopicRow]) -> Figure:
-    """For each topic: questions there are, asked before, and known when they were asked last."""
+    """For each topic: all questions, those asked before, and those known the last time."""
     parts: Mapping[str, tuple[str, list[int]]] = {
         "not asked yet": ("white", [row.questions for row in rows]),
         "asked": ("#b5b5b5", [row.asked for row in rows]),
@@ -266,7 +268,7 @@ def topics_figure(rows: Sequence[TopicRow]) -> Figure:
         axes.barh(range(len(rows)), widths, color=shade, edgecolor="black", label=label)
     axes.set_yticks(range(len(rows)), [row.topic for row in rows])
     axes.set(xlabel="questions", ylim=(len(rows) - 0.5, -0.5))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=3, fontsize=12)
     return figure

@@ -1,4 +1,4 @@
-"""The look of every figure: one colour per idea, large type, a text for those who cannot see it.
+"""The style of all figures: one colour per idea, large type, and an alternative text.
 
 A lesson begins with ``plt.style.use(figures.STYLE)``.
 """
@@ -6,6 +6,7 @@ A lesson begins with ``plt.style.use(figures.STYLE)``.
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
 
 import matplotlib.pyplot as plt
 import torch
@@ -41,13 +42,17 @@ STYLE = {
 }
 
 
+#: What Jupyter displays: a picture, or the text where pictures are not shown.
+Picture = TypedDict("Picture", {"image/png": bytes, "text/plain": str})
+
+
 def show(figure: Figure, alt: str) -> None:
-    """Display ``figure`` as a PNG with ``alt`` as its text, and close it."""
+    """Display ``figure`` as a PNG with the alternative text ``alt``, and close it."""
     display(picture(figure, alt), raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def picture(figure: Figure, alt: str) -> dict:
-    """What Jupyter displays for ``figure``: the PNG, and ``alt`` where pictures are not shown."""
+def picture(figure: Figure, alt: str) -> Picture:
+    """``figure`` as Jupyter displays it: the PNG, or ``alt`` where pictures are not shown."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     plt.close(figure)
@@ -63,7 +68,7 @@ def lines(
     title: str = "",
     colours: Mapping[str, str] | None = None,
 ) -> Axes:
-    """One line per series over ``x``, labelled at its legend; returns the axes to add to."""
+    """One line per series over ``x``, labelled in the legend; returns the axes to add to."""
     _, axes = plt.subplots()
     for (label, y), marker in zip(series.items(), "os^Dv", strict=False):
         axes.plot(x, y, marker=marker, label=label, color=(colours or {}).get(label))
@@ -89,6 +94,9 @@ def wiring(graph: Graph, until: str) -> Figure:
     """One line per group of channels: filled where a layer makes them, open where one reads them.
 
     Shows the layers in the order of the forward pass, up to and including ``until``.
+
+    Raises:
+        ValueError: no layer ``until`` makes channels.
     """
     readers = {
         name: {
@@ -113,8 +121,8 @@ def wiring(graph: Graph, until: str) -> Figure:
         both = [*places[0], *places[1]]
         axes.plot(both, [row] * len(both), color=COLOURS["dense"], zorder=1)
         for x, colour, name in zip(places, (COLOURS["structured"], "white"), names, strict=True):
-            style = {"s": 110, "color": colour, "edgecolor": "black"}
-            axes.scatter(x, [row] * len(x), label=name if row == 0 else None, **style)
+            label = name if row == 0 else None
+            axes.scatter(x, [row] * len(x), s=110, color=colour, edgecolor="black", label=label)
     axes.set_xticks(range(len(order)), order, rotation=90, fontsize=11)
     lines = [f"{len(group.channels)} of {group.name}" for group in rows]
     axes.set_yticks(range(len(rows)), lines, fontsize=11)
@@ -128,7 +136,7 @@ def ruler(
 ) -> Figure:
     """A scale from ``low`` to ``high`` with the learner's guess and, once measured, the truth.
 
-    It is longer where a machine measured something beyond its ends.
+    The scale is extended to include a guess or a truth beyond its ends.
     """
     seen = [value for value in (guess, truth) if value is not None and math.isfinite(value)]
     low, high = min([low, *seen]), max([high, *seen])
@@ -140,8 +148,7 @@ def ruler(
         (truth, "measured", "black", -0.75),
     ):
         if value is not None:
-            dot = {"markerfacecolor": filling, "markeredgecolor": "black", "markeredgewidth": 2}
-            axes.plot(value, 0, "o", markersize=14, clip_on=False, **dot)
+            _dot(axes, value, filling)
             axes.text(value, place, f"{name}: {value:.3g} {unit}", ha=_side(value, low, high))
     axes.set(ylim=(-1, 1), xlim=(low, high), xlabel=unit)
     axes.set_yticks([])
@@ -149,6 +156,19 @@ def ruler(
     return figure
 
 
-def _side(value: float, low: float, high: float) -> str:
+def _dot(axes: Axes, value: float, filling: str) -> None:
+    axes.plot(
+        value,
+        0,
+        "o",
+        markersize=14,
+        markerfacecolor=filling,
+        markeredgecolor="black",
+        markeredgewidth=2,
+        clip_on=False,
+    )
+
+
+def _side(value: float, low: float, high: float) -> Literal["left", "center", "right"]:
     place = (value - low) / (high - low)
     return "left" if place < 0.2 else "right" if place > 0.8 else "center"

@@ -1,8 +1,8 @@
 """The lessons as notebooks: built by the author, run by the learner, checked by the tests.
 
 ``python -m course_lib.teaching.lessons build [NN ...]`` executes the scripts of ``notebooks/src``
-that changed and stores them as notebooks. ``run [NN ...]`` executes the lessons for a learner who
-wants no browser: copies in ``build/lessons``, and then the report.
+that changed and stores them as notebooks. ``run [NN ...]`` executes copies of the lessons in
+``build/lessons``, for a learner without a browser, and then writes the report.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from course_lib.files import write_whole
 from course_lib.teaching import claims, progress, report
 from course_lib.teaching.live import Live
 
-TODO = "TODO"  # what a draft says where its author has yet to write
-CELL_SECONDS = 600  # a cell that takes longer hangs: whole lessons are made to take 90 s
+TODO = "TODO"  # marks what is still to be written in a draft
+CELL_SECONDS = 600  # a cell that takes longer is stuck: a whole lesson takes about 90 s
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -180,7 +180,7 @@ def _keep_edits(stored: Path) -> None:
     if stored.exists() and not _as_built(stored):
         name = f"{stored.stem}.edited-{datetime.now():%Y%m%dT%H%M%S}.ipynb"
         kept = write_whole(progress.folder() / name, stored.read_text(encoding="utf-8"))
-        print(f"The notebook had been edited; it is kept as {kept}")
+        print(f"The notebook had been edited; a copy is kept as {kept}")
 
 
 def _as_built(stored: Path) -> bool:
@@ -199,8 +199,8 @@ def _cells_digest(notebook: NotebookNode) -> str:
 def run(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
     """Execute lessons into ``build/lessons`` with the learner's progress, then write the report.
 
-    A lesson that fails is shown and the others still run; 0, or 1 when one failed. In a clone that
-    is read-only all of it goes into the learner's folder.
+    The error of a lesson that fails is printed and the others still run; 0, or 1 if one failed. If
+    the project is read-only, everything is written to the learner's folder.
     """
     try:
         output = progress.output_folder(root)
@@ -219,7 +219,7 @@ def run(numbers: Iterable[str] = (), root: Path = PROJECT) -> int:
 
 
 def _executed(script: Path, notebook: NotebookNode, root: Path, state: Path | str) -> float | None:
-    """Seconds of the execution, told in one line; None, with the error shown, when it failed."""
+    """The seconds of the execution, printed in one line; None, and the error, if it failed."""
     print(f"{_title(script)} ... ", end="", flush=True)
     environment = {"PRUNING_COURSE_STATE": str(state), "COURSE_QUIET": "1"}
     try:
@@ -241,7 +241,7 @@ def _stored_digest(notebook: Path) -> str | None:
             "source_sha256"
         ]
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # no notebook, or none that a build stored
+        return None  # no notebook, or not stored by a build
 
 
 # Checks
@@ -281,12 +281,12 @@ HEADINGS = ("## Recap", "## Interview questions", "## Where next")
 #: The tags with which nbval does not compare an output.
 IGNORED = {"nbval-ignore-output", "nbval-skip"}
 
-#: The tag of a cell that reads something live and says what neither machine nor seed can move.
+#: The tag of a cell that reads something live, but whose output no machine or seed changes.
 STABLE = "stable"
 
 
 class Parts(NamedTuple):
-    """A lesson as the checks read it: ``code`` holds the code cells that are not empty."""
+    """A lesson as the checks read it: ``code`` has the code cells that are not empty."""
 
     number: str
     first: str
@@ -295,7 +295,7 @@ class Parts(NamedTuple):
 
 
 def missing_parts(notebook: Path) -> list[str]:
-    """What ``notebook`` lacks of the bones that every lesson shares; empty when it is complete."""
+    """The parts of every lesson that ``notebook`` lacks; empty when it is complete."""
     cells = nbformat.read(notebook, as_version=4).cells
     lesson = Parts(
         number=notebook.name[:2],
@@ -358,21 +358,21 @@ def _wrong_cells(lesson: Parts) -> list[str]:
 
 
 def _live(lesson: Parts) -> list[str]:
-    """Cells whose text is compared, though it comes from a time or from a training."""
+    """Cells whose text is compared, although it comes from a timing or a training."""
     live, found = Live(), []
     for number, cell in enumerate(lesson.code, start=1):
         name = live.reads(cell.source)
         free = {*IGNORED, STABLE} & set(cell.metadata.get("tags", []))
         if name and not free and any(map(_shows_text, cell.outputs)):
             found.append(
-                f"code cell {number} is compared, though {name} is timed or trained here: "
-                f'tag it "nbval-ignore-output", or "{STABLE}" if no machine and no seed moves it'
+                f"code cell {number} is compared, although {name} is timed or trained here: "
+                f'tag it "nbval-ignore-output", or "{STABLE}" if no machine and no seed changes it'
             )
     return found
 
 
 def _shows_text(output: NotebookNode) -> bool:
-    """Text, and not the text that stands for a picture."""
+    """Whether ``output`` has text other than the alternative text of a picture."""
     data = output.get("data", {})
     return "text" in output or ("text/plain" in data and "image/png" not in data)
 

@@ -1,13 +1,13 @@
-"""Which names of a lesson hold something that was timed or trained on this machine.
+"""Find the variables of a lesson that depend on what was timed or trained on this machine.
 
-Nothing of that may be compared with a stored output: it lies elsewhere on every machine.
+Outputs that depend on these *live* variables differ between machines, so they must not be compared
+with stored ones.
 """
 
 import ast
 from collections.abc import Iterator
 
-#: What times, trains, or runs in a runtime that chooses its routines by the processor, as lessons
-#: call it.
+#: The calls in lessons that time, train, or use a runtime that selects kernels by the processor.
 SOURCES = {"capstone.estimate", "capstone.run", "compare", "compression.score", "cost.roofline"}
 SOURCES |= {"distillation.teacher_cost", "distillation.train", "doctor.examine"}
 SOURCES |= {
@@ -21,18 +21,18 @@ SOURCES |= {"sparse.measure", "steps.apply_step", "time.perf_counter", "timing.c
 SOURCES |= {"timing.self_test", "training.fit", "transformer.one_shot", "widths.measure"}
 SOURCES |= {"widths.staircase"}
 
-#: Methods that put something into what they are called on.
+#: Methods that add to the object that they are called on.
 FILLING = {"append", "extend", "update", "setdefault"}
 
 
 class Live:
-    """Goes through the cells of a lesson, in order, and knows the live names so far."""
+    """Reads the cells of a lesson in order, and knows the live names so far."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
 
     def reads(self, source: str) -> str | None:
-        """The first live name or call in the cell ``source``; what it assigns from one is live."""
+        """The first live name or call in ``source``; what is assigned from it becomes live."""
         return self._first(ast.parse(source).body)
 
     def _first(self, statements: list[ast.stmt]) -> str | None:
@@ -50,7 +50,7 @@ class Live:
         return self._first(statement.body) or head
 
     def _note(self, read: ast.AST, bound: ast.AST | None) -> str | None:
-        """What ``read`` reads that is live; the names of ``bound`` become so, or cease to be."""
+        """The first live name in ``read``; if there is one, the names in ``bound`` become live."""
         local = set(_local(read))
         found = (name for name in _read(read) if name not in local)
         live = next((name for name in found if name in SOURCES | self.names), None)
@@ -68,7 +68,7 @@ def _names(node: ast.AST) -> list[str]:
 
 
 def _read(node: ast.AST) -> Iterator[str]:
-    """The names that are read, and the functions that are called, as they are written."""
+    """The names that are read and the functions that are called, as written."""
     for one in ast.walk(node):
         if isinstance(one, ast.Call):
             yield ast.unparse(one.func)
@@ -77,7 +77,7 @@ def _read(node: ast.AST) -> Iterator[str]:
 
 
 def _local(node: ast.AST) -> Iterator[str]:
-    """The names that mean something inside of ``node`` only: in comprehensions and functions."""
+    """The names that are local to comprehensions and functions in ``node``."""
     for one in ast.walk(node):
         if isinstance(one, ast.comprehension):
             yield from _names(one.target)
@@ -88,7 +88,7 @@ def _local(node: ast.AST) -> Iterator[str]:
 
 
 def _assigned(node: ast.AST | None) -> Iterator[str]:
-    """The names that mean something else afterwards."""
+    """The names that ``node`` assigns or defines."""
     for one in _walk(node):
         if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
             yield one.id
@@ -97,11 +97,12 @@ def _assigned(node: ast.AST | None) -> Iterator[str]:
 
 
 def _filled(node: ast.AST | None) -> Iterator[str]:
-    """The names of what gets an entry more, or is trained."""
+    """The names of objects that get another entry, or are trained."""
     for one in _walk(node):
         if isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store):
             yield from _names(one.value)
-        elif isinstance(one, ast.Call) and getattr(one.func, "attr", "") in FILLING:
-            yield from _names(one.func.value)
-        elif isinstance(one, ast.Call) and one.args and ast.unparse(one.func).endswith("fit"):
-            yield from _names(one.args[0])
+        elif isinstance(one, ast.Call):
+            if isinstance(one.func, ast.Attribute) and one.func.attr in FILLING:
+                yield from _names(one.func.value)
+            elif one.args and ast.unparse(one.func).endswith("fit"):
+                yield from _names(one.args[0])

@@ -1,7 +1,7 @@
-"""Begin a lesson: ``python -m course_lib.teaching.new_lesson 11_language_models``.
+"""Start a lesson: ``python -m course_lib.teaching.new_lesson 11_language_models``.
 
-The lesson is complete and runs; where it says TODO, it waits for its author. It is a draft as long
-as it does (:func:`.lessons.todos`). ``CONTRIBUTING.md`` says how to go on.
+The new lesson has all parts and runs. TODO marks what its author has to write; as long as there is
+one, it is a draft (:func:`.lessons.todos`). ``CONTRIBUTING.md`` has the next steps.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def begin(name: str, root: Path = PROJECT) -> list[Path]:
     """
     if not re.fullmatch(r"\d\d(_[a-z0-9]+)+", name):
         raise LessonError(
-            f"{name!r} is no name of a lesson: give a number and words in lower case, joined by _, "
+            f"{name!r} is not a lesson name: give a number and words in lower case, joined by _, "
             f"such as {free_numbers(root)[-1]}_language_models."
         )
     number, _, words = name.partition("_")
@@ -63,8 +63,8 @@ def _refuse_what_is_taken(name: str, number: str, files: Iterable[Path], root: P
         )
     if name in RENAMED:
         raise LessonError(
-            f"{name} is what {RENAMED[name]} was called before, and what is stored of it still has "
-            "that name: choose another."
+            f"{name} is the earlier name of {RENAMED[name]}, which stored progress may still use: "
+            "choose another."
         )
     for file in files:
         if file.exists():
@@ -72,7 +72,7 @@ def _refuse_what_is_taken(name: str, number: str, files: Iterable[Path], root: P
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Begin the lesson that is named, and build its notebook."""
+    """Start the lesson that is named, and build its notebook."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.teaching.new_lesson")
     parser.add_argument("name", help="number and words, such as 11_language_models")
     try:
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(*(f"wrote {file.relative_to(PROJECT)}" for file in files), sep="\n")
     failed = lessons.build([files[0].name[:2]])
-    print("The lesson is a draft as long as it says TODO. CONTRIBUTING.md says what comes next.")
+    print("The lesson is a draft as long as it says TODO. CONTRIBUTING.md has the next steps.")
     return failed
 
 

@@ -1,8 +1,8 @@
 """The bank of interview questions: read from ``data/interview``, checked, filled with numbers.
 
-A file holds the questions of one lesson; ``data/README.md`` describes their fields. A number that a
-machine measured is never typed there: a *look-up* says in which recording it stands, and
-:class:`NumberFinder` finds it in the learner's own recordings first, then in the course's.
+A file has the questions of one lesson; ``data/README.md`` describes their fields. Measured numbers
+are never typed there: a *look-up* says which recording has the number, and :class:`NumberFinder`
+looks in the learner's own recordings first, then in the course's.
 """
 
 import math
@@ -10,7 +10,7 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import yaml
 
@@ -20,6 +20,7 @@ from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA
 from course_lib.teaching import claims, progress
+from course_lib.teaching.progress import Measurement
 
 KINDS = {
     "recall": "recall",
@@ -48,13 +49,71 @@ class BankError(ValueError):
     """An invalid question, or a number that is not recorded; the message says which."""
 
 
-# --- what a file holds --------------------------------------------------------------------------
+# --- the fields of a file -----------------------------------------------------------------------
 
+
+class LookUp(TypedDict, total=False):
+    """One number: typed arithmetic, a measured claim, or a place in a recording.
+
+    ``over`` or ``minus`` compares it with another one.
+    """
+
+    number: float
+    claim: str
+    quantity: str
+    experiment: str
+    model: str
+    device: str
+    at: str
+    where: dict[str, str | float]
+    field: str
+    over: "LookUp"
+    minus: "LookUp"
+
+
+class EstimateEntry(TypedDict):
+    """The fields of a number to guess."""
+
+    value: LookUp
+    unit: str
+    factor: NotRequired[float]
+    within: NotRequired[float]
+
+
+class WrongEntry(TypedDict):
+    """The fields of a common wrong answer."""
+
+    says: str
+    because: str
+
+
+class QuestionEntry(TypedDict):
+    """The fields of a question."""
+
+    id: str
+    kind: str
+    topic: str
+    difficulty: int
+    claim: str
+    question: str
+    answer: str
+    strong: list[str]
+    wrong: WrongEntry
+    estimate: NotRequired[EstimateEntry]
+    numbers: NotRequired[dict[str, LookUp]]
+
+
+class QuestionFile(TypedDict):
+    """A file of ``data/interview``."""
+
+    lesson: str
+    questions: list[QuestionEntry]
+
+
+#: The same as a JSON schema, which also checks the values.
 TEXT = {"type": "string", "pattern": r"\S"}
 LOOK_UP = {"$ref": "#/$defs/look-up"}
 
-#: One number: typed arithmetic, a measured claim, or a place in a recording; perhaps compared
-#: with another one.
 DEFINITIONS = {
     "look-up": {
         "type": "object",
@@ -144,15 +203,15 @@ class Wrong(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number to guess: right within a ``factor`` of it, or ``within`` so many of its unit."""
+    """A number to guess: right within a ``factor`` of it, or ``within`` so many units of it."""
 
-    value: dict
+    value: LookUp
     unit: str
     factor: float | None = None
-    within: float | None = None
+    within: float = 0.0
 
     def right(self, guess: float, truth: float) -> bool:
-        """Whether ``guess`` is near enough to ``truth``."""
+        """Whether ``guess`` is close enough to ``truth``."""
         if self.factor is None:
             return abs(guess - truth) <= self.within
         return within_factor(guess, truth, self.factor)
@@ -166,10 +225,10 @@ class Estimate(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question of an interview, and all that is needed to judge an answer to it.
+    """An interview question, with all that is needed to grade an answer.
 
-    ``lesson`` and ``claim`` prove the answer. ``numbers`` are the look-ups of the {placeholders} in
-    its texts; :func:`filled` puts the measured numbers there.
+    ``lesson`` and ``claim`` support the answer. ``numbers`` has the look-ups of the {placeholders}
+    in the texts, which :func:`filled` replaces by the numbers.
     """
 
     id: str
@@ -183,7 +242,7 @@ class Question(NamedTuple):
     strong: tuple[str, ...]
     wrong: Wrong
     estimate: Estimate | None
-    numbers: dict[str, dict]
+    numbers: dict[str, LookUp]
 
     def texts(self) -> tuple[str, ...]:
         """All that a learner reads, in the order of reading."""
@@ -197,12 +256,12 @@ def load(root: Path = DATA) -> dict[str, Question]:
     """The questions of ``root/interview``, by id.
 
     Raises:
-        BankError: a file is missing or wrong; the message names file, question and field.
+        BankError: a file is missing or invalid; the message names file, question and field.
     """
     files = sorted(Path(root).glob("interview/*.yaml"))
     if not files:
         raise BankError(
-            f"{Path(root) / 'interview'} holds no questions. Restore it with 'git checkout -- "
+            f"{Path(root) / 'interview'} contains no questions. Restore it with 'git checkout -- "
             "data/interview' in the project's folder, or download the project again."
         )
     bank: dict[str, Question] = {}
@@ -227,22 +286,21 @@ def _questions(file: Path) -> Iterator[Question]:
         yield question
 
 
-def _parsed(file: Path) -> dict:
+def _parsed(file: Path) -> QuestionFile:
     from jsonschema import Draft202012Validator  # here, because it takes more than a second
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise BankError(f"{file} cannot be read: {error}. Repair or restore it.") from error
-    for error in Draft202012Validator(SCHEMA).iter_errors(content):
-        place = _place(content, [*error.absolute_path])
-        raise BankError(
-            f"{file.name}{place}: {error.message:.200}. data/README.md says what each field holds."
-        )
+    for problem in Draft202012Validator(SCHEMA).iter_errors(content):
+        place = _place(content, [*problem.absolute_path])
+        message = f"{problem.message:.200}. data/README.md says what each field holds."
+        raise BankError(f"{file.name}{place}: {message}")
     return content
 
 
-def _place(content: object, path: list) -> str:
+def _place(content: QuestionFile, path: list) -> str:
     """The question and the field that ``path`` leads to, in words."""
     if path[:1] != ["questions"] or len(path) < 2:
         return "".join(f", {step}" for step in path)
@@ -252,22 +310,26 @@ def _place(content: object, path: list) -> str:
     return f", question {name or f'number {path[1] + 1}'}{fields}"
 
 
-def _question(entry: dict, lesson: str) -> Question:
-    estimate = entry.get("estimate")
+def _question(entry: QuestionEntry, lesson: str) -> Question:
+    estimate, numbers = entry.get("estimate"), entry.get("numbers", {})
     return Question(
-        **{key: entry[key] for key in ("id", "kind", "topic", "difficulty", "claim")},
+        id=entry["id"],
+        kind=entry["kind"],
+        topic=entry["topic"],
+        difficulty=entry["difficulty"],
         lesson=lesson,
+        claim=entry["claim"],
         question=entry["question"].strip(),
         answer=entry["answer"].strip(),
         strong=tuple(entry["strong"]),
         wrong=Wrong(**entry["wrong"]),
         estimate=Estimate(**estimate) if estimate else None,
-        numbers=entry.get("numbers", {}) | ({"value": estimate["value"]} if estimate else {}),
+        numbers=numbers | {"value": estimate["value"]} if estimate else numbers,
     )
 
 
 def _problems(question: Question, known: dict[str, claims.Claim]) -> Iterator[str]:
-    """What no schema can see."""
+    """Problems that the schema does not cover."""
     if not question.id.startswith(question.lesson):
         yield f"its id must begin with its lesson, {question.lesson}."
     if question.claim not in known:
@@ -277,14 +339,14 @@ def _problems(question: Question, known: dict[str, claims.Claim]) -> Iterator[st
         yield f"the claim {question.claim} is tested in lesson {there}, not in {question.lesson}."
     missing = set(placeholders(question.texts())) - question.numbers.keys()
     if missing:
-        yield f"nothing says what {sorted(missing)} stand for; add them to 'numbers'."
+        yield f"there is no look-up for {sorted(missing)}; add them to 'numbers'."
     unread = question.numbers.keys() - {"value", *placeholders(question.texts())}
     if unread:
-        yield f"no text reads the numbers {sorted(unread)}; remove them."
+        yield f"no text uses the numbers {sorted(unread)}; remove them."
 
 
 def placeholders(texts: Iterable[str]) -> list[str]:
-    """The names in braces, in their order."""
+    """The names in braces, in order."""
     parts = (part for text in texts for part in string.Formatter().parse(text))
     return [name for _, name, _, _ in parts if name is not None]
 
@@ -300,19 +362,20 @@ class Number(NamedTuple):
 
 
 class NumberFinder:
-    """Where numbers are looked up: in the learner's own recordings first, then in the course's.
+    """Looks up numbers, in the learner's own recordings first, then in the course's.
 
     Args:
         root: the folder ``data``.
-        machine: the folder of the learner's own recordings; this machine's if None.
+        machine: the name of the folder of the learner's own recordings; None for this machine's.
     """
 
     def __init__(self, root: Path = DATA, machine: str | None = None):
         self._root = root
         self._machine = machine or machine_name()
-        self._recorded: dict[tuple, dict[str, dict]] = {}  # a recording is read once
+        # A recording is read once.
+        self._recorded: dict[tuple[str, str | None], dict[str, dict]] = {}
 
-    def number(self, look_up: dict) -> Number:
+    def number(self, look_up: LookUp) -> Number:
         """The number that ``look_up`` describes: all parts of it from one machine.
 
         Raises:
@@ -330,14 +393,14 @@ class NumberFinder:
             "data/recordings', or repair the look-up."
         )
 
-    def _origin(self, look_up: dict, own: bool) -> str:
+    def _origin(self, look_up: LookUp, own: bool) -> str:
         if "number" in look_up:
             return "by arithmetic"
         if "claim" in look_up and own:
             return "as you measured it"
         return f"recorded on {self._machine if own else COURSE}"
 
-    def _value(self, look_up: dict, own: bool) -> float:
+    def _value(self, look_up: LookUp, own: bool) -> float:
         value = self._base(look_up, own)
         if "over" in look_up:
             return value / self._value(look_up["over"], own)
@@ -345,7 +408,7 @@ class NumberFinder:
             return value - self._value(look_up["minus"], own)
         return value
 
-    def _base(self, look_up: dict, own: bool) -> float:
+    def _base(self, look_up: LookUp, own: bool) -> float:
         if "number" in look_up:
             return look_up["number"]
         if "claim" in look_up:
@@ -358,10 +421,10 @@ class NumberFinder:
         agree = [e for e in recording[look_up["at"]] if all(e[key] == what[key] for key in what)]
         return fmean([_field(entry, look_up["field"]) for entry in agree] or [math.nan])
 
-    def _measured(self, own: bool) -> dict:
+    def _measured(self, own: bool) -> dict[str, dict[str, Measurement]]:
         return progress.read()["claims"] if own else claims.recordings(self._root)[COURSE]["claims"]
 
-    def _recording(self, look_up: dict, own: bool) -> dict:
+    def _recording(self, look_up: LookUp, own: bool) -> dict:
         key = look_up["experiment"], look_up.get("model")
         if key not in self._recorded:
             self._recorded[key] = recordings.load(*key, self._root)
@@ -372,10 +435,9 @@ class NumberFinder:
 
 
 def _field(entry: dict, path: str) -> float:
-    """The number at ``path``, whose steps are parted by dots: ``"one thread.speedup"``."""
-    for step in path.split("."):
-        entry = entry[step]
-    return float(entry)
+    """The number at ``path``, whose steps are separated by dots: ``"one thread.speedup"``."""
+    first, _, rest = path.partition(".")
+    return _field(entry[first], rest) if rest else float(entry[first])
 
 
 def shown(value: float) -> str:
@@ -385,7 +447,11 @@ def shown(value: float) -> str:
 
 
 def filled(question: Question, finder: NumberFinder) -> Question:
-    """``question`` with the measured number in the place of every {placeholder}."""
+    """``question`` with the numbers in place of the {placeholders}.
+
+    Raises:
+        BankError: no recording has one of them.
+    """
     found = {name: shown(finder.number(each).value) for name, each in question.numbers.items()}
     return question._replace(
         question=question.question.format_map(found),
@@ -401,7 +467,7 @@ def filled(question: Question, finder: NumberFinder) -> Question:
 def within_factor(guess: float, truth: float, factor: float) -> bool:
     """Whether ``guess`` is at most ``factor`` times too large or too small. Built in lesson 13.
 
-    Never where the signs differ or the guess is zero.
+    False if the signs differ or the guess is zero.
     """
     if guess * truth <= 0:
         return False

@@ -1,6 +1,6 @@
-"""Reading recordings of :mod:`course_lib.experiments.drop_recovery`: what they hold and lack.
+"""Read recordings of :mod:`course_lib.experiments.drop_recovery`, complete or not.
 
-A recording may be half done. What it lacks is NaN, which a figure leaves out.
+Results that are not recorded are NaN, which a figure leaves out.
 """
 
 import math
@@ -15,7 +15,7 @@ from course_lib.networks.data import DATA
 
 
 def load(model: str, root: Path = DATA) -> dict:
-    """The fullest recording of ``model``, a GPU's where there is one; its folder is its ``name``.
+    """The recording of ``model`` with the most points (of equal ones, a GPU's), and its ``name``.
 
     Raises:
         RecordingError: there is none, or one is damaged.
@@ -24,7 +24,7 @@ def load(model: str, root: Path = DATA) -> dict:
     if not found:
         raise RecordingError(
             f"{root} has no recording of drop_recovery for {model}. Restore it with "
-            f"'git checkout -- data/recordings', or take one: python -m course_lib record "
+            f"'git checkout -- data/recordings', or make one: python -m course_lib record "
             f"drop_recovery --model {model}"
         )
     name = max(found, key=lambda name: (len(found[name]["points"]), on_gpu(found[name])))
@@ -32,12 +32,12 @@ def load(model: str, root: Path = DATA) -> dict:
 
 
 def on_gpu(recording: dict) -> bool:
-    """Whether a GPU took the ``recording``."""
+    """Whether the ``recording`` was made on a GPU."""
     return recording["machine"].get("CUDA GPU", "none") != "none"
 
 
 def about(recording: dict) -> str:
-    """Where a ``recording`` was taken, how much of its plan it holds, and with which seeds."""
+    """Where a ``recording`` was made, how much of its plan is done, and with which seeds."""
     machine, points = recording["machine"], recording["points"]
     device = machine["CUDA GPU"] if on_gpu(recording) else machine["processor"]
     planned = sum(len(run.epoch_fractions) for run in plan(recording["model"], on_gpu(recording)))
@@ -48,12 +48,12 @@ def about(recording: dict) -> str:
         f"  {len(points)} of {planned} planned points, seeds {seeds or 'none'}",
     ]
     if len(points) < planned:
-        lines.append("  it is not complete: what is missing is missing below as well")
+        lines.append("  it is not complete: what it lacks is missing below as well")
     return "\n".join(lines)
 
 
 def right_after(recording: dict, granularity: str, amount: float) -> float:
-    """Test accuracy right after pruning, in percent."""
+    """Test accuracy right after pruning, in percent; NaN if it is not recorded."""
     for pruned in recording["pruned"]:
         if (pruned["granularity"], pruned["amount"]) == (granularity, amount):
             return pruned["accuracy"]
@@ -72,7 +72,8 @@ def gaps(
     """Test accuracy still lost after retraining, in points, for each seed that is recorded.
 
     Args:
-        schedule: None takes the one that did best on the validation pictures.
+        schedule: None selects the one with the best accuracy on the validation pictures. Of several
+            learning rates of a schedule, the one that is best on them is selected, too.
     """
     what = {
         "granularity": granularity,
@@ -81,24 +82,28 @@ def gaps(
         "method": method,
     }
     found = recordings.points(recording, **what)
-    if schedule is None and found:
-        schedule = max(_by_schedule(found).items(), key=lambda item: fmean(item[1]))[0]
+    groups = _by_rates([point for point in found if schedule in (None, point["schedule"])])
+    best = max(groups.values(), key=_mean_validation, default=[])
     dense = recording["dense"]["accuracy"]
-    return [dense - point["accuracy"] for point in found if point["schedule"] == schedule]
+    return [dense - point["accuracy"] for point in best]
 
 
-def _by_schedule(points: list[dict]) -> dict[str, list[float]]:
-    """Validation accuracies by schedule."""
-    found: dict[str, list[float]] = {}
+def _mean_validation(points: list[dict]) -> float:
+    return fmean(point["validation"] for point in points)
+
+
+def _by_rates(points: list[dict]) -> dict[tuple[str, float], list[dict]]:
+    """The ``points`` by schedule and highest learning rate."""
+    found: dict[tuple[str, float], list[dict]] = {}
     for point in points:
-        found.setdefault(point["schedule"], []).append(point["validation"])
+        found.setdefault((point["schedule"], point["lr"]), []).append(point)
     return found
 
 
 def gap(
     recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
 ) -> float:
-    """The mean of :func:`gaps`."""
+    """The mean of :func:`gaps`, in points; NaN if none is recorded."""
     lost = gaps(recording, granularity, amount, epoch_fraction, **how)
     return fmean(lost) if lost else math.nan
 

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import matplotlib.pyplot as plt
 from markdown_it import MarkdownIt
@@ -20,10 +21,11 @@ from course_lib.files import write_whole
 from course_lib.teaching import claims, figures, progress
 from course_lib.teaching.claims import MARKS, Card, Verdict
 from course_lib.teaching.exercises import EXERCISES
+from course_lib.teaching.progress import Attempts, Prediction, Progress
 
 TITLE = "Pruning, Measured: my results"
 
-# Nothing from elsewhere: the page must open on a train and in ten years.
+# No external resources: the page must work offline, and still in ten years.
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --accent: #2166ac; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 0 auto; padding: 1em; }
@@ -46,8 +48,18 @@ td:nth-child(n+2) { min-width: 8em; }
 }
 """
 
-#: How a test that passed, that did not and that is not measured is drawn, and what it is called.
-DOTS = {
+
+class Dot(TypedDict):
+    """How Matplotlib draws a test, and its label in the legend."""
+
+    label: str
+    marker: str
+    color: str
+    markerfacecolor: NotRequired[str]
+
+
+#: A test that passed, one that did not, and one that is not measured.
+DOTS: dict[bool | None, Dot] = {
     True: {"label": "target reached", "marker": "o", "color": MARKS["holds"][1]},
     False: {"label": "target missed", "marker": "X", "color": MARKS["does not hold"][1]},
     None: {
@@ -75,7 +87,7 @@ def write(folder: Path = PROJECT / "build") -> Path:
 
 
 def summary(cards: Iterable[Card]) -> str:
-    """One line: how many claims are tested, and how they fared."""
+    """One line: how many claims are tested, and their verdicts."""
     kinds = Counter(card.verdict.kind for card in cards)
     tested = kinds.total() - kinds["untested"]
     fared = ", ".join(f"{kind} ({kinds[kind]})" for kind in MARKS if kind != "untested")
@@ -85,7 +97,7 @@ def summary(cards: Iterable[Card]) -> str:
 # The text
 
 
-def markdown(cards: list[Card], learner: dict, shown: Mapping[str, tuple[str, bytes]]) -> str:
+def markdown(cards: list[Card], learner: Progress, shown: Mapping[str, tuple[str, bytes]]) -> str:
     """The report as Markdown: the ``cards``, and what the ``learner`` did in the course.
 
     Args:
@@ -94,9 +106,9 @@ def markdown(cards: list[Card], learner: dict, shown: Mapping[str, tuple[str, by
     images = {name: f"![{alt}]({name})" for name, (alt, _) in shown.items()}
     sections = [
         f"# {TITLE}",
-        "Claims of the textbooks on neural-network pruning, tested by experiments on one machine, "
-        "which is described at the end. Every verdict is computed from the numbers beneath it; "
-        "the numbers of a recording are those of the machine that is named.",
+        "Textbook claims about neural-network pruning, tested by experiments on one machine, "
+        "which is described at the end. Every verdict is computed from the numbers below it; "
+        "the numbers of a recording are from the machine that it names.",
         f"**{summary(cards)}**",
         images[GLANCE],
         "## Claims",
@@ -115,8 +127,8 @@ def markdown(cards: list[Card], learner: dict, shown: Mapping[str, tuple[str, by
 
 
 def page(text: str, shown: Mapping[str, tuple[str, bytes]]) -> str:
-    """The Markdown ``text`` as one HTML page that needs no other file: pictures are inside."""
-    # HTML inside the text (a learner's own words) stays text.
+    """The Markdown ``text`` as one self-contained HTML page, with the pictures embedded."""
+    # HTML in the text (from a learner's own words) stays text.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     for name, (_, png) in shown.items():
         inside = f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -142,14 +154,14 @@ def _row(cells: Iterable[object]) -> str:
 def _claim(card: Card) -> str:
     """A claim's section: the verdict, and every number beside its target."""
     claim = card.claim
-    told = [
+    parts = [
         f"### {claim.id} {claim.textbook}",
         f"{MARKS[card.verdict.kind][0]} **{card.verdict.text}**",
         _numbers(card) if claim.tests else "",
         f"Measured on: {'; '.join(card.contexts)}." if card.contexts else "",
         f"Textbook and literature: {'; '.join(claim.sources)}." if claim.sources else "",
     ]
-    return "\n\n".join(filter(None, told))
+    return "\n\n".join(filter(None, parts))
 
 
 def _numbers(card: Card) -> str:
@@ -185,7 +197,7 @@ def _untested(cards: Iterable[Card]) -> str:
     return _table(("claim", "not measured", "lesson"), rows) if rows else "Nothing."
 
 
-def _exercises(attempted: dict[str, dict]) -> str:
+def _exercises(attempted: dict[str, Attempts]) -> str:
     """The exercises of every lesson: how many are solved, and which are not."""
     by_lesson = defaultdict(list)
     for name in EXERCISES:
@@ -199,30 +211,32 @@ def _exercises(attempted: dict[str, dict]) -> str:
 
 
 def _lesson_row(
-    lesson: str, names: list[str], solved: set[str], attempted: dict[str, dict]
+    lesson: str, names: list[str], solved: set[str], attempted: dict[str, Attempts]
 ) -> tuple[object, ...]:
-    attempts, hints = (
-        sum(attempted.get(name, {}).get(key, 0) for name in names) for key in ("attempts", "hints")
-    )
+    attempts = sum(attempted.get(name, {}).get("attempts", 0) for name in names)
+    hints = sum(attempted.get(name, {}).get("hints", 0) for name in names)
     done = solved.intersection(names)
     rest = ", ".join(f"{name} {EXERCISES[name].title}" for name in names if name not in done)
     return lesson, f"{len(done)} of {len(names)}", attempts, hints, rest or "-"
 
 
-def _predictions(predictions: dict[str, dict]) -> str:
-    """The guesses that the learner committed to, beside what was measured."""
+def _predictions(predictions: dict[str, Prediction]) -> str:
+    """The guesses that the learner committed to, and what was measured."""
     rows = [
-        (entry.get("question", name), _amount(entry, "guess"), _amount(entry, "truth"))
+        (
+            entry.get("question", name),
+            _amount(entry.get("guess"), entry),
+            _amount(entry.get("truth"), entry),
+        )
         for name, entry in sorted(predictions.items())
         if entry.get("guess") is not None
     ]
     return _table(("question", "my guess", "measured"), rows) if rows else "None made yet."
 
 
-def _amount(entry: dict, key: str) -> str:
-    if entry.get(key) is None:
+def _amount(number: float | None, entry: Prediction) -> str:
+    if number is None:
         return "not yet"
-    number = entry[key]
     shown = f"{number:.3g}" if isinstance(number, float) and abs(number) < 1000 else str(number)
     return f"{shown} {entry.get('unit', '')}".strip()
 
@@ -237,8 +251,8 @@ def _machine() -> str:
 GLANCE, GUESSES = "report-glance.png", "report-guesses.png"
 
 
-def pictures(cards: list[Card], predictions: dict[str, dict]) -> dict[str, tuple[str, bytes]]:
-    """By file name, what a picture shows in words, and its PNG."""
+def pictures(cards: list[Card], predictions: dict[str, Prediction]) -> dict[str, tuple[str, bytes]]:
+    """The figures of the report, by file name: a description in words, and the PNG."""
     guessed = {name: entry for name, entry in sorted(predictions.items()) if _is_ready(entry)}
     with plt.style.context(figures.STYLE):
         drawn = {GLANCE: (glance(cards), "The tests of every claim: target reached, or missed.")}
@@ -269,19 +283,19 @@ def _said(card: Card) -> str:
     return f"{card.claim.textbook}  {card.claim.id} {MARKS[card.verdict.kind][0]}"
 
 
-def _is_ready(entry: dict) -> bool:
+def _is_ready(entry: Prediction) -> bool:
     return all(entry.get(key) is not None for key in ("guess", "truth", "low", "high"))
 
 
-def guesses(guessed: dict[str, dict]) -> Figure:
-    """A line for each prediction, as long as its scale: the guess (open) and the truth (filled)."""
+def guesses(guessed: dict[str, Prediction]) -> Figure:
+    """A line for each prediction, on a scale from 0 to 1: guess (open) and truth (filled)."""
     figure, axes = plt.subplots(figsize=(9.6, 1.2 + 0.34 * len(guessed)))
-    dot = {"marker": "o", "markersize": 9, "color": "black", "linestyle": ""}
     for row, entry in enumerate(guessed.values()):
-        guess, truth = (_place(entry, key) for key in ("guess", "truth"))
-        axes.plot([guess, truth], [row, row], color=figures.COLOURS["dense"])
-        axes.plot(guess, row, markerfacecolor="white", label="guess" if not row else None, **dot)
-        axes.plot(truth, row, label="measured" if not row else None, **dot)
+        ends = _place(entry["guess"], entry), _place(entry["truth"], entry)
+        axes.plot(ends, [row, row], color=figures.COLOURS["dense"])
+        for place, name, fill in zip(ends, ("guess", "measured"), ("white", "black"), strict=True):
+            label = name if row == 0 else None
+            axes.plot(place, row, "ko", markersize=9, markerfacecolor=fill, label=label)
     axes.set_yticks(range(len(guessed)), guessed, fontsize=11)
     axes.set(ylim=(len(guessed) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="scale of the question")
     axes.set_xticks([0, 1], ["low end", "high end"])
@@ -289,7 +303,7 @@ def guesses(guessed: dict[str, dict]) -> Figure:
     return figure
 
 
-def _place(entry: dict, key: str) -> float:
-    """Where a number lies on the scale of its question, from 0 to 1; beyond it at the end."""
-    place = (entry[key] - entry["low"]) / (entry["high"] - entry["low"])
+def _place(number: float, entry: Prediction) -> float:
+    """The position of ``number`` on the scale of its question, clipped to 0 to 1."""
+    place = (number - entry["low"]) / (entry["high"] - entry["low"])
     return min(1.0, max(0.0, place))

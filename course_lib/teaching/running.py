@@ -1,7 +1,7 @@
-"""Run a learner's function on the cases of an exercise; the engine of the exercises judges.
+"""Run a learner's function on the cases of an exercise; ``exercises.engine`` judges the results.
 
-Apart from the exercises, because the grader runs a submission where no solution can be read
-(``course_lib.classroom``): this module needs nothing of the course.
+This module imports nothing else of the course: the grader (``course_lib.classroom``) uses it to run
+submissions in a process that cannot read the solutions.
 """
 
 import copy
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-SECONDS = 5.0  # what a learner's function may take for one case
+SECONDS = 5.0  # time limit of a learner's function for one case
 
 
 class Failure(NamedTuple):
@@ -27,11 +27,11 @@ class Result(NamedTuple):
     """What a function returned for a case: a value, ``...`` or a :class:`Failure`."""
 
     value: Any
-    changed: bool = False  # its arguments
+    changed: bool = False  # whether the function changed its arguments
 
     @property
     def ends(self) -> bool:
-        """Nothing is gained by running further cases."""
+        """Whether the remaining cases are skipped: no answer, changed arguments, or a time-out."""
         endless = isinstance(self.value, Failure) and self.value.error == "endless"
         return self.value is ... or self.changed or endless
 
@@ -53,7 +53,7 @@ def run(answer: Callable, cases: Iterable[tuple], seconds: float = SECONDS) -> l
 
 
 def call(function: Callable, arguments: tuple, seconds: float = SECONDS) -> Any:
-    """What ``function`` returns, or a :class:`Failure`; an endless loop is stopped."""
+    """What ``function`` returns, or a :class:`Failure`; it is stopped after ``seconds``."""
     box: list[Any] = []
 
     def work() -> None:
@@ -70,13 +70,13 @@ def call(function: Callable, arguments: tuple, seconds: float = SECONDS) -> Any:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
-    if thread.is_alive():
+    if thread.is_alive() and thread.ident is not None:
         # Python has no way to end a thread; an exception raised inside it stops an endless loop.
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(_Timeout)
         )
-        why = f"Your function still ran after {seconds:g} seconds and was stopped. Does a loop end?"
-        return Failure("endless", why)
+        why = f"Your function still ran after {seconds:g} seconds and was stopped."
+        return Failure("endless", f"{why} Does every loop end?")
     return box[0] if box else Failure("endless", "Your function was stopped.")
 
 
@@ -87,7 +87,7 @@ def _words(error: BaseException) -> str:
 
 
 def same(result: Any, expected: Any) -> bool:
-    """Equal, floats up to rounding; a type that the reference does not return is never equal."""
+    """Whether the two are equal, floats up to rounding; values of another type never are."""
     if isinstance(expected, torch.Tensor):
         if not isinstance(result, torch.Tensor) or result.dtype != expected.dtype:
             return False

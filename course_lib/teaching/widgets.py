@@ -1,4 +1,4 @@
-"""What the learner presses. Every widget has a picture beneath it that needs no kernel."""
+"""The widgets of the lessons. Below each widget is a picture that needs no kernel."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +8,14 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from course_lib.teaching import figures, progress
+from course_lib.teaching.figures import Picture
+from course_lib.teaching.progress import Prediction
 
 
 def predict(name: str, question: str, low: float, high: float, unit: str, step: float = 1) -> None:
     """Ask for a number before anything runs; the learner commits to it with a button.
 
-    The guess is kept with the learner's progress: :func:`reveal` shows it beside the truth.
+    The guess is stored in the learner's progress: :func:`reveal` shows it beside the truth.
     """
     earlier = guess(name)
     slider = ipywidgets.FloatSlider(
@@ -28,7 +30,8 @@ def predict(name: str, question: str, low: float, high: float, unit: str, step: 
     said = ipywidgets.HTML(_said(earlier, unit))
 
     def commit(_) -> None:
-        _remember(name, question=question, unit=unit, low=low, high=high, guess=slider.value)
+        scale: Prediction = {"unit": unit, "low": low, "high": high}
+        _remember(name, {"question": question, **scale, "guess": slider.value})
         said.value = _said(slider.value, unit)
         picture.update(_ruler(low, high, unit, slider.value, None), raw=True)
 
@@ -44,15 +47,15 @@ def guess(name: str) -> float | None:
 
 
 def reveal(name: str, truth: float, low: float, high: float, unit: str) -> None:
-    """Show the learner's guess beside the measured ``truth``, and keep both for the report."""
-    _remember(name, unit=unit, truth=truth)
+    """Show the learner's guess beside the measured ``truth``, and store both for the report."""
+    _remember(name, {"unit": unit, "truth": truth})
     display(_ruler(low, high, unit, guess(name), truth), raw=True)
 
 
 def explore(
     draw: Callable[[float], Figure], values: Sequence[float], start: float, label: str, alt: str
 ) -> None:
-    """A slider over ``values`` that redraws the picture beneath it.
+    """A slider over ``values`` that redraws the picture below it.
 
     Without a kernel the picture of ``start`` stays.
     """
@@ -72,7 +75,7 @@ def explore(
 
 
 def choose(draw: Callable[..., Figure], choices: Mapping[str, Sequence[str]], alt: str) -> None:
-    """A row of buttons for each of ``choices``; pressing one redraws the picture beneath them.
+    """A row of buttons for each of ``choices``; pressing one redraws the picture below.
 
     ``draw`` is called with one value of each row, in their order. Without a kernel the picture of
     the first values stays.
@@ -82,7 +85,7 @@ def choose(draw: Callable[..., Figure], choices: Mapping[str, Sequence[str]], al
         for label, values in choices.items()
     ]
 
-    def drawn() -> dict:
+    def drawn() -> Picture:
         return figures.picture(draw(*(row.value for row in rows)), alt)
 
     show(ipywidgets.VBox(rows))
@@ -97,11 +100,11 @@ def ask(
     judged: Callable[[str, tuple[str, ...]], str],
     answers: dict[str, tuple[str, ...]],
 ) -> None:
-    """One of the ``questions`` at a time, boxes to tick for its answer, and what the judge says.
+    """Show one question at a time, boxes to tick as its answer, and the verdict of ``judged``.
 
     Args:
-        questions: by name, what is asked.
-        judged: called with the name of the question and the options that were ticked.
+        questions: the texts, by name.
+        judged: the verdict on the name of a question and the options that were ticked.
         answers: gets what was ticked, by name, whenever the learner presses the button.
     """
     which = ipywidgets.Dropdown(options=[*questions], layout=ipywidgets.Layout(width="60%"))
@@ -124,12 +127,12 @@ def ask(
     show(ipywidgets.VBox([which, asked, ipywidgets.HBox(boxes), button, said]))
 
 
-def _remember(name: str, **entry) -> None:
+def _remember(name: str, entry: Prediction) -> None:
     progress.remember(lambda state: state["predictions"].setdefault(name, {}).update(entry))
 
 
 def show(widget: ipywidgets.Widget) -> None:
-    """Display ``widget`` with words that are the same in every run, for readers without it."""
+    """Display ``widget``, with a text for readers without a kernel that never changes."""
     words = {"text/plain": "(interactive: run this cell to use it)"}
     display(widget._repr_mimebundle_() | words, raw=True)
 
@@ -138,6 +141,6 @@ def _said(value: float | None, unit: str) -> str:
     return "No guess yet." if value is None else f"Your guess: <b>{value:.3g} {unit}</b>. Read on."
 
 
-def _ruler(low: float, high: float, unit: str, guess: float | None, truth: float | None) -> dict:
+def _ruler(low: float, high: float, unit: str, guess: float | None, truth: float | None) -> Picture:
     alt = f"A scale from {low:g} to {high:g} {unit} for your guess and the measured value."
     return figures.picture(figures.ruler(low, high, unit, guess, truth), alt)

@@ -51,7 +51,7 @@ print(doctor.report(findings))
 read(
     all(finding.ok for finding in findings),
     "This machine is ready.",
-    "**Something is to be repaired**: what the arrows above say. Most lessons run nevertheless.",
+    "**Something needs repair**: the arrows above say what to do. Most lessons run nevertheless.",
 )
 
 # %% [markdown]
@@ -60,10 +60,9 @@ read(
 #
 # ## Predict first
 #
-# Below waits a network that was trained to tell ten kinds of clothing apart. In a moment you will
-# set **half of all its weights to zero**, the half that is nearest to zero already, with no
-# training afterwards. Commit to a guess before you see the answer: a wrong guess is the best way
-# to remember.
+# The network below was trained to classify ten kinds of clothing. You will set **half of all its
+# weights to zero**, the half closest to zero already, with no training afterwards. Commit to a
+# guess before you see the answer: you remember best what you first guessed wrong.
 
 # %%
 predict(
@@ -75,13 +74,13 @@ predict(
 )
 
 # %% [markdown]
-# Your guess is kept on this machine, in the folder `.course` of the project, and nowhere else.
+# Your guess is stored on this machine, in the folder `.course` of the project, and nowhere else.
 #
 # ## Real data
 #
-# Fashion-MNIST: 70,000 grey pictures of clothing, 28 by 28 pixels, ten classes (Xiao, Rasul and
-# Vollgraf, 2017). They come in three parts. *Train* is for training, *validation* for every choice
-# that is made, and *test* is read once per result.
+# Fashion-MNIST has 70,000 greyscale pictures of clothing, 28 by 28 pixels, in ten classes (Xiao,
+# Rasul and Vollgraf, 2017). They come in three parts: *train* is for training, *validation* for
+# every choice, and *test* is read once per result.
 
 # %%
 pictures = data.fashion_mnist()
@@ -102,22 +101,22 @@ figures.show(figure, alt="One training picture of each of the ten kinds of cloth
 #
 # ## A real network
 #
-# `small_resnet` is a residual network (He et al., 2016) that the course trained by its own recipe:
-# `python -m course_lib train small_resnet` trains it again in a few minutes.
+# `small_resnet` is a residual network (He et al., 2016) trained for this course; `python -m
+# course_lib train small_resnet` trains it again in a few minutes.
 
 # %% tags=["nbval-ignore-output"]
 net = models.load_trained("small_resnet")
 dense = training.accuracy(net, pictures.test)
 low, high = quality.interval(dense, len(pictures.test.labels))
 print(f"{sum(weight.numel() for weight in net.parameters()):,} weights")
-print(f"{dense:.2f} % of the test pictures right (95 % interval {low:.1f} to {high:.1f})")
+print(f"{dense:.2f} % test accuracy (95 % interval {low:.1f} to {high:.1f})")
 
 # %%
-print("as good as its recipe promises:", dense >= 91.5)
+print("at least 91.5 %, as expected:", dense >= 91.5)
 
 # %% [markdown]
-# The *interval* is there because 10,000 pictures are a sample: a difference smaller than its width
-# may be luck.
+# The *interval* reflects that 10,000 pictures are only a sample: a difference smaller than its
+# width may be chance.
 #
 # ## The experiment: remove half of all weights
 #
@@ -128,7 +127,7 @@ print("as good as its recipe promises:", dense >= 91.5)
 half = masks.global_masks(net, sparsity=0.5)
 pruned = masks.pruned_copy(net, half)
 after = training.accuracy(pruned, pictures.test)
-print(f"sparsity {masks.sparsity(pruned):.3f}: {after:.2f} % right, before {dense:.2f} %")
+print(f"sparsity {masks.sparsity(pruned):.3f}: {after:.2f} % accuracy, {dense:.2f} % before")
 reveal("00.half", max(0.0, dense - after), low=0, high=80, unit="points")
 
 # %%
@@ -136,25 +135,25 @@ print("half of the weights are gone:", round(masks.sparsity(pruned), 3) == 0.5)
 print("and it lost less than one point:", dense - after < 1)
 
 # %% [markdown]
-# Nothing happens. Half of the multiplications now multiply by zero, and the network does not mind.
-# Is that because half of its weights never mattered, *whichever* half? Remove a random half.
+# Almost nothing happens. Half of the multiplications now multiply by zero, with hardly any effect
+# on the accuracy. Would *any* half of the weights do? Remove a random half.
 
 # %% tags=["nbval-ignore-output"]
 random_half = masks.global_masks(net, 0.5, score=masks.random_scores(net, seed=0))
 randomly = training.accuracy(masks.pruned_copy(net, random_half), pictures.test)
-print(f"a random half removed: {randomly:.1f} % right; guessing blindly gives 10 %")
+print(f"a random half removed: {randomly:.1f} % accuracy; guessing gives 10 %")
 
 # %%
 print("a random half destroys the network:", randomly < 40)
 
 # %% [markdown]
-# The same number of zeros, and the network is gone. So *which* weights go is everything. How to
-# choose them is lesson 01.
+# The same number of zeros, and the network is destroyed. What matters is *which* weights go. Lesson
+# 01 shows how to choose them.
 #
 # ## What did we gain?
 #
 # Every result in this course has four axes: accuracy, bytes on disk, multiply-accumulates (MACs),
-# and milliseconds. You have seen accuracy. Here are two more; lesson 01 measures the time.
+# and milliseconds. You have seen the accuracy. Here are two more; lesson 01 measures the time.
 
 # %%
 example = pictures.test.images[:1]
@@ -162,14 +161,14 @@ print("MACs  before", f"{cost.macs(net, example):,}", " after", f"{cost.macs(pru
 print("bytes before", f"{cost.stored_bytes(net):,}", " after", f"{cost.stored_bytes(pruned):,}")
 
 # %% [markdown]
-# Nothing at all: a zero is stored in as many bytes as any other number, and multiplied like any
-# other. This is the first surprise of the course, and half of the lessons are about it.
+# Nothing at all: a zero takes as many bytes as any other number, and is multiplied like any other.
+# This is the first surprise of the course, and half of the lessons are about it.
 #
 # ## Exercises check themselves
 #
-# **Exercise 00.1: sparsity.** Write the function, run the cell, read what the check says. It tries
-# your function on small and awkward inputs and shows the smallest one that fails. Stuck? Remove the
-# `#` before `hint` (as often as you like) or `solution`.
+# **Exercise 00.1: sparsity.** Write the function, run the cell, and read the result of the check.
+# It tries your function on small inputs and edge cases, and shows the smallest one that fails.
+# Stuck? Remove the `#` before `hint` (as often as you like) or `solution`.
 
 
 # %%
@@ -190,9 +189,9 @@ check("00.1", sparsity)
 #
 # ## Claims become cards
 #
-# These are the claims. Each lesson measures some, draws a card with your numbers beside the
-# textbook's words, and keeps it for your report. `make run` writes the report at any time, to
-# `build/report.html`.
+# These are the claims. Each lesson tests some of them, draws a card with your numbers next to the
+# textbook's words, and stores it for your report. `make run` runs all lessons and writes the report
+# to `build/report.html`.
 
 # %%
 for claim in claims.load().values():
@@ -235,9 +234,10 @@ for claim in claims.load().values():
 # ## Recap
 #
 # - *Sparsity* is the fraction of weights that are exactly zero.
-# - Half of the weights of a trained network can go without harm, if they are the right half.
-# - A mask alone saves no byte and no multiplication.
-# - Predict, measure, then believe.
+# - Half of the weights of a trained network can go without loss of accuracy, if it is the right
+#   half.
+# - A mask alone saves neither bytes nor multiplications.
+# - Predict first, then measure.
 #
 # ## Interview questions
 #
@@ -256,23 +256,23 @@ for claim in claims.load().values():
 #
 # <details><summary>Answer</summary>
 #
-# Not at all: stored densely, a zero takes as many bytes as any other number. You have just measured
-# it. A smaller file needs a format that leaves the zeros out, and such a format pays for saying
-# where the remaining weights are.
+# Not at all: stored densely, a zero takes as many bytes as any other number, as you have just
+# measured. A smaller file needs a format that leaves the zeros out, and such a format has to store
+# the positions of the remaining weights.
 #
 # </details>
 #
-# **3. Why is there a validation set beside the test set?**
+# **3. Why is there a validation set besides the test set?**
 #
 # <details><summary>Answer</summary>
 #
-# Every choice (which sparsity, which epoch, which learning rate) fits the data that it was made on
-# a little. Choose on the validation set, and the test set still tells the truth, as long as each
-# result reads it once.
+# Every choice (of sparsity, epoch or learning rate) slightly overfits the data that it was made on.
+# If you choose on the validation set, the test set remains unbiased, as long as each result reads
+# it once.
 #
 # </details>
 #
 # ## Where next
 #
-# **Lesson 01, magnitude pruning**: which weights can go, how many, and what brings a network back
-# that lost too much.
+# **Lesson 01, magnitude pruning**: which weights can go, how many, and how a network recovers that
+# lost too much accuracy.

@@ -6,8 +6,8 @@
 # You will be able to
 # - build magnitude masks, for a layer and for a network, with exactly the sparsity asked for,
 # - say when small weights are the unimportant ones, and break the rule on purpose,
-# - bring a network back that lost nine tenths of its weights, without reviving any of them,
-# - say what a mask saves (and what not), and prove it.
+# - fine-tune a network that lost nine tenths of its weights, and keep all of them at zero,
+# - say what a mask saves and what it does not, and measure it.
 #
 # **Time**: 60 minutes of reading and exercises, under 90 s of compute
 #
@@ -40,16 +40,15 @@ print(masks.coverage(net))
 
 # %% [markdown]
 # A sparsity is a share of *something*: here of the weights of linear layers and convolutions.
-# Biases and BatchNorm are few and stay. Always ask which share of the whole network a sparsity
-# speaks of.
+# Biases and BatchNorm parameters are few and stay. Always ask which weights a sparsity refers to.
 #
-# We look at curves on 2,000 validation pictures, which is quick, and read the test set only for the
-# final numbers.
+# Curves are measured on 2,000 validation pictures, which is quick; the test set is for the final
+# numbers only.
 #
 # ## Predict
 #
-# In lesson 00 half of the weights went unnoticed. Keep removing the smallest weights that are left,
-# with no training in between.
+# In lesson 00 half of the weights could be removed at hardly any loss. Keep removing the smallest
+# weights that are left, with no training in between.
 
 # %%
 predict(
@@ -63,7 +62,7 @@ predict(
 # %% [markdown]
 # ## Most weights are small
 #
-# Here is every weight of the network. Move the slider: the blue part goes.
+# The histogram shows all weights of the network. Move the slider: the blue part is pruned.
 
 # %%
 weights = torch.cat([weight.detach().flatten() for weight in masks.prunable(net).values()])
@@ -95,14 +94,14 @@ print(f"half of all weights are smaller than {weights.abs().median():.3f} in siz
 print(f"the largest is {weights.abs().max():.2f}")
 
 # %% [markdown]
-# The weights crowd around zero, and the band that holds half of them is narrow beside the largest.
-# That is why removing the small half moves the network so little.
+# Most weights are close to zero: the band that contains half of them is narrow compared with the
+# largest. That is why removing the smaller half changes the network so little.
 #
 # ## Build it: a magnitude mask
 #
 # **Exercise 01.1.** True keeps a weight, False prunes it. A threshold looks natural, but equal
-# weights fall on the same side of it together. Prune *exactly* `round(sparsity * n)` weights; among
-# equals, the earlier one goes first.
+# weights always fall on the same side of it. Prune *exactly* `round(sparsity * n)` weights; among
+# equal ones, the earlier goes first.
 
 
 # %%
@@ -136,7 +135,8 @@ check("01.2", global_masks)
 
 # %% [markdown]
 # From here on the library's `masks.global_masks(network, sparsity)` does this. It gives the same
-# masks, also for 100 million weights, without sorting them: it counts the bits of the magnitudes.
+# masks, even for 100 million weights, and does not sort them: it selects by the bits of the
+# magnitudes.
 #
 # ## Smallest, random, largest
 #
@@ -172,11 +172,12 @@ axes = figures.lines(
     colours=dict(zip(curves, colours, strict=True)),
 )
 axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
-figures.show(axes.figure, alt="Accuracy over sparsity: smallest first stays high and falls late.")
+figures.show(axes.figure, alt="Accuracy against sparsity: smallest first stays high, falls late.")
 
 # %% [markdown]
-# Removed smallest first, the network keeps its accuracy up to a cliff. A random fifth already hurts
-# badly, and the largest weights are missed at once. The dotted line is blind guessing.
+# If the smallest weights go first, the network keeps its accuracy up to a cliff. Removing a random
+# fifth already does a lot of damage, and removing the largest destroys it at once. The dotted line
+# is random guessing.
 #
 # Where is the cliff, and how good was your guess?
 
@@ -191,8 +192,8 @@ print("ten points are lost between 65 and 90 % sparsity:", 65 < cliff < 90)
 # %% [markdown]
 # ## Per layer or global?
 #
-# A **global** ranking lets all weights compete. **Per layer**, each layer loses the same fraction.
-# The sparsity of the network is the same; where the zeros are is not.
+# A **global** ranking compares all weights of the network. **Per layer**, each layer loses the same
+# fraction. The sparsity of the network is the same; the distribution of the zeros is not.
 
 # %%
 everywhere = masks.global_masks(net, 0.8)
@@ -218,8 +219,8 @@ print(*(f"{name:10s} {score:.1f} %" for name, score in scores.items()), sep="\n"
 print("global keeps at least 20 points more:", scores["global"] - scores["per layer"] > 20)
 
 # %% [markdown]
-# The wide last layers hold most of the weights and give up most of them. The narrow first layers
-# are spared; per layer they would have to lose four weights of five, and the network falls apart.
+# The wide last layers have most of the weights and lose most of them. The narrow first layers are
+# spared; with per-layer pruning they have to lose four weights of five, and the accuracy collapses.
 #
 # ## How sensitive is each layer?
 #
@@ -239,13 +240,13 @@ early, late = (sum(lost[name] for name in half) for half in (layers[:7], layers[
 print("the first seven layers lose more than the last nine:", early > late)
 
 # %% [markdown]
-# The tall bars are the layers that a global ranking spared. It never saw an accuracy: the weights
-# of these layers are simply larger.
+# The tall bars are the layers that the global ranking spared. It does not know the accuracy: the
+# weights of these layers are simply larger.
 #
 # ## Bring it back: fine-tuning
 #
 # At 90 % sparsity the network is destroyed. Can a short training repair it? The pruned weights must
-# stay zero, though, and an optimizer does not know that. Momentum moves a weight whose gradient is
+# stay zero, but the optimizer does not know that: momentum moves even a weight whose gradient is
 # zero.
 #
 # **Exercise 01.3.** One step of SGD with momentum and weight decay that leaves every pruned weight
@@ -275,8 +276,9 @@ predict(
     step=0.5,
 )
 
-# %% [markdown] `masks.enforce_masks` does what you just wrote, around any optimizer. The recipe
-# took twelve epochs; here are 0.4 of one.
+# %% [markdown]
+# `masks.enforce_masks` does what you just wrote, around any optimizer. The recipe took twelve
+# epochs; this is 0.4 of one.
 
 # %% tags=["nbval-ignore-output"]
 ninety = masks.global_masks(net, 0.9)
@@ -300,23 +302,24 @@ print("over forty points come back:", back > 40)
 # %% tags=["nbval-ignore-output"]
 read(
     gap < 2,
-    f"From rubble to within {gap:.1f} points of the dense network, with one weight in ten.",
-    f"Most of it is back, but {gap:.1f} points stay lost in so short a training.",
+    f"Back to within {gap:.1f} points of the dense network, with one weight in ten.",
+    f"Most of the accuracy is back, but {gap:.1f} points are still lost after so short a training.",
 )
 
 # %% [markdown]
-# Every zero is still in place. Lesson 04 follows this over all sparsities and budgets.
+# Every zero is still in place. Lesson 04 measures this for many sparsities and training budgets.
 #
 # ## Breaking the rule
 #
 # "Small weights contribute little" hides an assumption: that the inputs they read are of similar
-# size. A small weight on a loud input matters. After a ReLU, a channel can be made ten times louder
-# and the weights that read it ten times smaller; the network computes *exactly* the same function.
+# size. A small weight on a large input matters. After a ReLU, you can make a channel ten times
+# larger and the weights that read it ten times smaller; the network computes *exactly* the same
+# function.
 
 
 # %%
 def rescaled(network, seed, spread):
-    """The same function: louder channels inside each block, read by smaller weights."""
+    """The same function: larger channels inside each block, read by smaller weights."""
     twin = masks.pruned_copy(network, {})
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -334,7 +337,7 @@ difference = (twin(some.images[:100]) - net(some.images[:100])).abs().max().item
 print("the same function, up to rounding:", difference < 1e-3)
 
 # %% [markdown]
-# Magnitude now ranks these weights by how the channels happen to be scaled. **Wanda** (Sun et al.,
+# Magnitude now ranks these weights by the arbitrary scale of their channels. **Wanda** (Sun et al.,
 # 2023) multiplies each magnitude by the norm of the input that the weight reads.
 #
 # **Exercise 01.4.** `weight` has shape (out, in), `input_norm` has shape (in,). Return the scores.
@@ -354,7 +357,7 @@ check("01.4", wanda)
 
 # %% [markdown]
 # Prune the second convolution of every block to 60 %, in both networks, by both scores. Wanda needs
-# to see some inputs: 512 training pictures.
+# some inputs: 512 training pictures.
 
 # %% tags=["nbval-ignore-output"]
 second = {name: 0.6 for name in everywhere if "conv2" in name}
@@ -382,10 +385,10 @@ print(
 )
 
 # %% [markdown]
-# The function is the same, and magnitude fails on it: it deletes small weights that read loud
-# channels. Wanda does not notice the rescaling. As trained, this network does not need it: plain
-# magnitude does as well. Sun et al. made it for large language models, where a few channels are far
-# louder than the rest.
+# The function is the same, but magnitude fails: it removes small weights that read large channels.
+# Wanda is unaffected by the rescaling. The network as trained does not need it: plain magnitude
+# does as well. Sun et al. designed Wanda for large language models, where a few channels are far
+# larger than the rest.
 #
 # ## What a mask does not do
 #
@@ -403,17 +406,16 @@ for name, network in (("dense", net), ("masked", repaired)):
 print(f"on {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 # %% tags=["stable"]
-bytes_ratio = cost.stored_bytes(repaired) / cost.stored_bytes(net)  # zeros take as many
+bytes_ratio = cost.stored_bytes(repaired) / cost.stored_bytes(net)
 time_ratio = 1 / times.speedup("masked", over="dense").value
 print(f"bytes, masked over dense: {bytes_ratio:.3f}")
 
 # %% tags=["nbval-ignore-output"]
 read(
     0.8 <= time_ratio <= 1.25,
-    "Same bytes, same MACs, same time. The processor multiplies by zero as diligently as by "
-    "anything else.",
-    f"Same bytes and MACs, but {time_ratio:.2f} times the time: the same products are done, so "
-    "something else disturbed one of the two. Run the cell again.",
+    "Same bytes, same MACs, same time. The processor multiplies zeros like any other numbers.",
+    f"Same bytes and MACs, but {time_ratio:.2f} times the time: the arithmetic is the same, so "
+    "something disturbed one of the two timings. Run the cell again.",
 )
 
 # %% [markdown]
@@ -459,13 +461,13 @@ print(
 )
 
 # %% [markdown]
-# Half of the weights every time (the first layer has one input channel, so 2:4 leaves it dense).
-# The less freedom a mask has to put its zeros where they do no harm, the more it costs.
-# Lesson 05 measures what the hardware gives back.
+# Each mask removes half of the weights (the first layer has one input channel, so 2:4 leaves it
+# dense). The less freedom a mask has in placing its zeros, the more accuracy it costs. Lesson 05
+# measures what the hardware gains from it.
 #
 # ## The verdicts
 #
-# Four claims, your numbers, all from the test pictures. First C01: the rule beside its
+# Four claims with your numbers, all accuracies from the test pictures. First C01: the rule and its
 # counterexample.
 
 
@@ -490,7 +492,7 @@ card01
 print(card01.here.text)
 
 # %% [markdown]
-# The rule holds where its assumption does. C02: is the fine-tune essential?
+# The rule holds where its assumption holds. C02: is fine-tuning essential?
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -513,7 +515,7 @@ card13 = claims.record("C13", measured, context)
 card13
 
 # %% [markdown]
-# The textbook's number leaves out its condition, the fine-tune. C14: what does a mask save?
+# The textbook's number omits its condition, fine-tuning. C14: what does a mask save?
 
 # %% tags=["nbval-ignore-output"]
 measured = {"masked_time_ratio": time_ratio, "masked_bytes_ratio": bytes_ratio}
@@ -521,16 +523,17 @@ card14 = claims.record("C14", measured, context)
 card14
 
 # %% [markdown]
-# The textbook says "memory only", and a mask saves no memory either: for that, a format has to
-# leave the zeros out. Lessons 05 and 07 look for one.
+# The textbook says "memory only", but a mask does not even save memory: for that, a format has to
+# leave the zeros out. Lessons 05 and 07 measure such formats.
 #
 # ## Recap
 #
-# - Small weights go first, and up to a cliff nobody misses them. Random ones are missed at once.
+# - Removing the smallest weights costs hardly any accuracy up to a cliff. Removing random ones
+#   costs accuracy at once.
 # - A global ranking spares narrow layers; the same fraction everywhere does not.
-# - After a short fine-tune, one weight in ten is enough here. Hold the zeros, or gradients and
-#   momentum revive them.
-# - Magnitude is only as good as the inputs are alike; Wanda multiplies by the input's norm.
+# - After a short fine-tune, one weight in ten is enough here. Enforce the masks, or gradients and
+#   momentum make pruned weights nonzero again.
+# - Magnitude works only where inputs are of similar size; Wanda multiplies it by the input's norm.
 # - A mask saves neither bytes nor time.
 #
 # ## Interview questions
@@ -539,11 +542,11 @@ card14
 #
 # <details><summary>Answer</summary>
 #
-# What a weight adds to an output is weight times input. If the inputs of a layer are of similar
-# size, the small weights add little, so removing them changes the output least. Normalisation
-# makes the inputs similar. Where inputs differ (after a rescaling, or with the outlier channels of
-# language models), a small weight on a loud input matters; scores that include the input, such as
-# Wanda's, repair that.
+# The contribution of a weight is weight times input. If the inputs of a layer are of similar size,
+# small weights contribute little, so removing them changes the output least. Normalisation makes
+# the inputs similar. Where inputs differ (after a rescaling, or with the outlier channels of
+# language models), a small weight on a large input matters; scores that include the input, such as
+# Wanda's, correct for that.
 #
 # </details>
 #
@@ -551,10 +554,10 @@ card14
 #
 # <details><summary>Answer</summary>
 #
-# Global usually keeps more accuracy at the same sparsity, since large redundant layers give more.
-# The danger: at high sparsity it can empty a layer of small weights altogether, which cuts the
-# network. And a global ranking compares magnitudes between layers of different scale, which means
-# something only when their scales are comparable.
+# Global usually keeps more accuracy at the same sparsity, since large redundant layers lose more.
+# The danger: at high sparsity it can remove all weights of a layer whose weights are small, which
+# cuts the network. And a global ranking compares magnitudes between layers, which is meaningful
+# only if their scales are comparable.
 #
 # </details>
 #
@@ -580,5 +583,5 @@ card14
 #
 # ## Where next
 #
-# Single zeros gave no speed. **Lesson 02** asks which whole channels matter, and **lesson 03**
-# removes them. **Lesson 05** asks when a sparse format does pay.
+# Single zeros gave no speed-up. **Lesson 02** measures which whole channels matter, and **lesson
+# 03** removes them. **Lesson 05** shows when a sparse format does pay.

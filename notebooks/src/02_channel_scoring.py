@@ -4,8 +4,8 @@
 # *Which channels matter, and does L1 know?*
 #
 # You will be able to
-# - score channels by L1, L2, BatchNorm scale and Taylor, and say what each looks at,
-# - measure what a channel really costs, and how sure that measurement is,
+# - score channels by L1, L2, BatchNorm scale and Taylor, and say what each is computed from,
+# - measure what a channel really costs, and how certain that measurement is,
 # - say where L1 is right, where it is not, and how to fool it,
 # - say why the best choice of one channel is not the best choice of many.
 #
@@ -38,22 +38,22 @@ plt.style.use(figures.STYLE)
 # %%
 pictures = data.fashion_mnist()
 net = models.load_trained("small_resnet")
-found = graph.trace(net, pictures.train.images[:1])  # which channels there are; lesson 03 explains
+found = graph.trace(net, pictures.train.images[:1])  # the groups of channels; see lesson 03
 first, second, judging = (
     data.Images(*(tensor[start:stop] for tensor in pictures.validation))
     for start, stop in ((0, 500), (500, 1000), (1000, 3000))
 )
-print(sum(len(group.channels) for group in found.free.values()), "channels could go")
+print(sum(len(group.channels) for group in found.free.values()), "channels can be removed")
 
 # %% [markdown]
-# We measure channels on 1,000 validation pictures, in two halves, and judge choices on 2,000
-# others: no choice is judged by the pictures that made it.
+# Channels are measured on 1,000 validation pictures, in two halves, and choices are evaluated on
+# 2,000 others: no choice is evaluated on the pictures that it was made on.
 #
 # ## Predict
 #
 # The network has nine residual blocks. Inside each, `conv1` makes channels that only `conv2` reads:
-# 16 in the first blocks, 64 in the last. Remove the quarter of them that has the smallest weights,
-# in every block, and train nothing.
+# 16 in the first blocks, 64 in the last. In every block, remove the quarter of them with the
+# smallest weights, without any training.
 
 # %% tags=["nbval-ignore-output"]
 print(f"the whole network: {training.accuracy(net, judging):.1f} %")
@@ -61,7 +61,7 @@ print(f"the whole network: {training.accuracy(net, judging):.1f} %")
 # %%
 predict(
     "02.quarter",
-    "How many percent of the pictures does it still get right?",
+    "What accuracy is left?",
     low=0,
     high=100,
     unit="%",
@@ -70,9 +70,9 @@ predict(
 # %% [markdown]
 # ## The L1 norm of a channel
 #
-# A convolution makes each of its channels with one filter. A filter of small numbers makes a faint
-# channel, so the textbook rule is: sum the absolute weights of each filter, and remove the channels
-# with the lowest sums (Li et al., 2017).
+# A convolution makes each of its channels with one filter. A filter of small weights makes a
+# channel of small values, so the textbook rule is: sum the absolute weights of each filter, and
+# remove the channels with the lowest sums (Li et al., 2017).
 #
 # **Exercise 02.1.** `weight` has shape (out, in, height, width), or (out, in) for a linear layer.
 # Return one number for each output channel.
@@ -91,9 +91,10 @@ check("02.1", l1_scores)
 # solution("02.1")
 
 # %% [markdown]
-# **Exercise 02.2.** Now choose. `round(ratio * channels)` go, the lowest scores first. Hardware
-# likes layers whose width is a multiple of 8 or 16, so the number that *stays* is rounded up to a
-# multiple. At least one channel stays. Return the list of positions that go, lowest score first.
+# **Exercise 02.2.** Now choose. `round(ratio * channels)` channels go, the lowest scores first.
+# Hardware runs best on layers whose width is a multiple of 8 or 16, so round the number that
+# *stays* up to a multiple of `multiple`. At least one channel stays. Return the list of positions
+# to remove, lowest score first.
 
 
 # %%
@@ -109,7 +110,8 @@ check("02.2", channels_to_remove)
 # solution("02.2")
 
 # %% [markdown]
-# The library has both, for all layers at once. Here is one layer in the order of its L1 norm.
+# The library has both, for all layers at once. Here are the channels of one layer, ordered by L1
+# norm.
 
 # %%
 l1 = channels.l1(net, found)
@@ -127,22 +129,22 @@ print("they would go:", gone)
 print(f"the largest is {l1[name].max() / l1[name].min():.1f} times the smallest")
 
 # %% [markdown]
-# Orange would go. The norms do not differ by much: no channel has faded away by itself.
+# The orange channels would go. The norms do not differ much: no channel is close to zero.
 #
 # ## What does a channel really cost?
 #
-# No theory is needed to find out. Remove one channel, measure the loss, put it back. The **cost**
-# of a channel is by how much the mean loss rises.
+# You can measure it: remove one channel, measure the loss, and put the channel back. The **cost**
+# of a channel is the rise of the mean loss.
 #
 # **Exercise 02.3.** A small network: `hidden = torch.relu(inputs @ make.T + shift)` makes the
 # channels, `hidden @ read.T` reads them and gives the logits. Return the cost of one channel: how
-# much the mean cross-entropy (`F.cross_entropy(logits, labels)`) rises when no weight reads that
-# channel any more.
+# much the mean cross-entropy (`F.cross_entropy(logits, labels)`) rises when the weights that read
+# that channel are zero.
 
 
 # %%
 def removal_cost(inputs, make, shift, read, labels, channel):
-    """Rise of the mean loss, a float; negative where the network is better off without."""
+    """Rise of the mean loss, a float; negative where the loss falls without the channel."""
     return ...
 
 
@@ -153,8 +155,8 @@ check("02.3", removal_cost)
 # solution("02.3")
 
 # %% [markdown]
-# Two layers of the real network, one bar a channel. The channels stand in the order of their L1
-# norm, the lowest at the left. If L1 knew the costs, the bars would rise like a staircase.
+# Two layers of the real network, with one bar per channel. The channels are ordered by L1 norm, the
+# lowest on the left. If L1 predicted the costs, the bars would rise like a staircase.
 
 # %%
 shown = ("blocks.2.conv1", "blocks.0.conv1")
@@ -173,18 +175,17 @@ figures.show(
 # %%
 for name, cost in stairs.items():
     costlier = (cost > cost[0]).sum().item()
-    print(f"{name}: most of the others cost more than the channel of the lowest L1: {costlier > 7}")
+    print(f"{name}: most channels cost more than the one with the lowest L1: {costlier > 7}")
 
 # %% [markdown]
-# On the left there is something of a staircase. On the right there is none: the first channel to go
-# is one of the most expensive. (A *nat* is the unit of the loss, with natural logarithms.)
+# On the left the bars roughly rise. On the right they do not: the first channel to go is one of the
+# most expensive. (A *nat* is the unit of the loss, with natural logarithms.)
 #
 # ## One number for the agreement
 #
-# Only the order matters for choosing, so we compare orders. The **rank correlation** (Spearman,
-# 1904) is 1 for the same order, -1 for the opposite one, and about 0 where the two have nothing to
-# do with each other. Replace every value by its rank, then take the ordinary correlation. Equal
-# values share the mean of their ranks.
+# Only the order matters for choosing, so compare orders. The **rank correlation** (Spearman, 1904)
+# is 1 for the same order, -1 for the opposite one, and about 0 for unrelated ones. Replace every
+# value by its rank, then take the ordinary correlation. Equal values share the mean of their ranks.
 #
 # **Exercise 02.4.** Return the rank correlation of two tensors of the same length.
 
@@ -213,16 +214,16 @@ print("L1 follows the costs on the left, not on the right:", *(v > 0.5 for v in 
 # %% [markdown]
 # ## Other scores
 #
-# Four rivals. **L2** takes the root of the summed squares. **BatchNorm scale** looks at the number
-# that the BatchNorm behind a channel multiplies it with (Liu et al., 2017, who also push it towards
-# zero while they train; nobody did here). **Random** looks at nothing. **Taylor** asks the loss
-# (Molchanov et al., 2019): the gradient says how the loss changes when a weight moves a little, and
-# removing a channel moves all weights that read it to zero. To first order the loss changes by the
-# sum of `-weight * gradient` over these weights.
+# There are four alternatives. **L2** is the root of the summed squares. **BatchNorm scale** is the
+# factor by which the BatchNorm after a channel multiplies it (Liu et al., 2017, who also push it
+# towards zero during training, which was not done here). **Random** uses no information. **Taylor**
+# uses the loss (Molchanov et al., 2019): the gradient says how the loss changes when a weight
+# changes a little, and removing a channel sets all weights that read it to zero. To first order the
+# loss changes by the sum of `-weight * gradient` over these weights.
 #
-# **Exercise 02.5.** `weight` (out, in) reads the channels, `gradients` (batches, out, in) holds one
-# gradient for each batch of pictures. For each channel: the sum over what reads it, its absolute
-# value in each batch, the mean over the batches.
+# **Exercise 02.5.** `weight` (out, in) reads the channels, `gradients` (batches, out, in) has one
+# gradient for each batch of pictures. For each channel, sum over the weights that read it, take the
+# absolute value in each batch, and average over the batches.
 
 
 # %%
@@ -248,14 +249,14 @@ scores = {
 }
 
 # %% [markdown]
-# Taylor is the only one that looks at pictures. Many small batches are better than one large one:
-# at the end of a training the gradients of all pictures together are nearly zero.
+# Taylor is the only score that needs pictures. Many small batches are better than one large one: at
+# the end of training the mean gradient over all pictures is nearly zero.
 #
 # ## Channels that several layers make
 #
-# A residual network adds: the output of a block is its input plus what the block made. So channel 5
-# of a stage is written by several layers, and it can only go from all of them at once. Such a
-# channel has one score: the sum over all the layers that make it.
+# In a residual network, the output of a block is the sum of its input and of what its layers
+# computed. So channel 5 of a stage is written by several layers, and can only be removed from all
+# of them at once. Such a channel has one score: the sum over all layers that make it.
 
 # %%
 print(found)
@@ -268,13 +269,13 @@ print(", ".join(makers))
 print("scored together:", torch.allclose(by_hand, l1["stem"]))
 
 # %% [markdown]
-# Each line is a group of channels to choose among: three **streams** that several layers write, and
-# the inside of each of the nine blocks. The last group holds the classes and stays. Lesson 03 shows
+# Each line is a group of channels to choose from: three **streams** that several layers write, and
+# the inside of each of the nine blocks. The last group has the classes and stays. Lesson 03 shows
 # how the groups are found.
 #
 # ## Every channel of the network
 #
-# Now remove every one of them, alone, and look at each of the 1,000 pictures.
+# Now remove each of them alone, and record the loss of each of the 1,000 pictures.
 
 # %%
 changes = {
@@ -286,7 +287,7 @@ print(sum(len(change) for change in changes.values()), "channels on 1,000 pictur
 
 # %%
 def against(truth):
-    """Rank correlation with `truth` in every group, for each score and for the truth itself."""
+    """Rank correlation with `truth` in every group, for each score and the truth itself."""
     pairs = {name: (truth(c[:, :500]), truth(c[:, 500:])) for name, c in changes.items()}
     rows = {"other half": [channels.rank_correlation(*pair) for pair in pairs.values()]}
     for label, score in scores.items():
@@ -330,19 +331,20 @@ print(*(f"{label:10s} median {median(row):.2f}" for label, row in by_cost.items(
 
 # %%
 print("L1 agrees with the cost, in the median, by less than 0.7:", median(by_cost["L1"]) < 0.7)
-print("and so does the cost itself:", median(by_cost["other half"]) < 0.7)
+print("the cost agrees with itself by less than 0.7:", median(by_cost["other half"]) < 0.7)
 
 # %% [markdown]
 # Look at the first row before you judge L1. It compares the cost on 500 pictures with the cost on
 # 500 others, and in the last blocks even these two hardly agree. A single channel there costs so
-# little that 1,000 pictures cannot tell which costs more. Where the truth does not know, no score
-# can be right. The row of random scores shows how far luck alone goes with so few channels.
+# little that 1,000 pictures are too few to tell which costs more. Where even the truth is
+# uncertain, no score can agree with it. The row of random scores shows how far chance alone gets
+# with so few channels.
 #
 # ## Only what is certain
 #
-# So let us be fair, and ask only about pairs of channels whose costs certainly differ: by more than
-# three standard errors. (There are ten thousand pairs, so two standard errors would let in hundreds
-# by luck.) Which of the two would you rather lose?
+# To be fair to the scores, consider only pairs of channels whose costs certainly differ: by more
+# than three standard errors. (There are ten thousand pairs, so two standard errors would admit
+# hundreds by chance.) Which of the two would you rather lose?
 
 
 # %%
@@ -364,27 +366,27 @@ right = {
 # %% tags=["nbval-ignore-output"]
 share = {label: 100 * hits.double().mean().item() for label, hits in right.items()}
 possible = sum(len(change) * (len(change) - 1) // 2 for change in changes.values())
-print(f"{len(right['L1'])} of {possible} pairs are certain; in the right order are")
+print(f"{len(right['L1'])} of {possible} pairs are certain; share in the right order:")
 print(*(f"{label:10s} {percent:.0f} %" for label, percent in share.items()), sep="\n")
 
 # %%
-print("L1 orders nine of ten rightly:", share["L1"] >= 90)
+print("L1 orders nine of ten correctly:", share["L1"] >= 90)
 
 # %% [markdown]
-# A coin would be right about half of the time (only about: a few costly channels are in many of
-# these pairs). L1 is far better than a coin. But of pairs this clear, the importance itself would
-# get hardly any wrong.
+# Chance would order about half of them correctly (not exactly half, as a few costly channels are in
+# many of these pairs). L1 is far better than chance. But of such clear pairs, the true importance
+# would get hardly any wrong.
 #
 # ## How far does a channel move the loss?
 #
 # Why is the cost so hard to measure? Without the channel, the loss of some pictures rises and that
-# of others falls. In the mean most of it cancels. What does not cancel is *how far* the loss of a
-# picture moves, up or down: call the mean of that the **effect** of a channel.
+# of others falls. In the mean most of that cancels. The size of the change, up or down, does not
+# cancel: its mean is the **effect** of a channel.
 
 
 # %%
 def effect(change):
-    """Mean distance, in nats, by which the loss of a picture moves, for each channel."""
+    """Mean absolute change of the loss of a picture, in nats, for each channel."""
     return change.abs().mean(1)
 
 
@@ -404,20 +406,20 @@ print(
     median(by_effect["other half"]) > 0.9,
 )
 print("L1 agrees with it, in the median, by over 0.6:", median(by_effect["L1"]) > 0.6)
-print("in most groups by over a half:", sum(value > 0.5 for value in by_effect["L1"]) > 6)
+print("in most groups by over 0.5:", sum(value > 0.5 for value in by_effect["L1"]) > 6)
 print("in the worst by less than 0.3:", min(by_effect["L1"]) < 0.3)
-print("Taylor agrees with it in every group by over a half:", min(by_effect["Taylor"]) > 0.5)
+print("Taylor agrees with it in every group by over 0.5:", min(by_effect["Taylor"]) > 0.5)
 
 # %% [markdown]
-# The first row is now nearly perfect: the effect is a thing that can be measured. L1 follows it
-# well in most groups, and not at all in those next to the picture, on the left. Taylor follows it
-# everywhere. So L1 knows something: how much a channel *does*, in most layers. Whether the network
-# is worse without, it knows less well.
+# The first row is now nearly perfect: the effect can be measured precisely. L1 follows it well in
+# most groups, but not at all in those closest to the input, on the left. Taylor follows it
+# everywhere. So in most layers L1 predicts how much a channel *does*. It predicts less well whether
+# the network is worse without the channel.
 #
 # ## What it means in accuracy
 #
-# Back to your prediction: inside every block, a quarter of the channels goes. To see what each
-# layer does to the sum, we leave the first block whole in a second row of bars.
+# Back to your prediction: inside every block, a quarter of the channels goes. To see how much
+# depends on one layer, a second set of bars leaves the first block whole.
 
 # %%
 inside = [name for name in found.free if name.endswith("conv1")]
@@ -436,7 +438,7 @@ def chosen(score, names=inside):
 
 
 def without(removed, network=net):
-    """A copy of the network in which nobody reads the removed channels."""
+    """A copy of the network in which no weight reads the removed channels."""
     return surgery.zero_readers(copy.deepcopy(network), found, removed)
 
 
@@ -480,20 +482,20 @@ read(
 )
 
 # %% [markdown]
-# Leave that one block alone, and L1 recovers. One layer in which a score is blind is enough to ruin
-# the network, however good it is elsewhere. That is also why the rank correlation in a typical
-# layer does not tell you the accuracy: compare Taylor with BatchNorm in both pictures.
+# If that one block is left alone, L1 does much better. One layer in which a score fails is enough
+# to ruin the network, however good the score is elsewhere. That is also why the rank correlation in
+# a typical layer does not predict the accuracy: compare Taylor with BatchNorm in both pictures.
 #
 # The effect takes a pass over the pictures for every channel; L1 takes none.
 #
-# Only accuracy here: channels that nobody reads are still stored and computed. Lesson 03 removes
-# them for good, and lesson 06 measures the time.
+# This lesson measures accuracy only: channels that no weight reads are still stored and computed.
+# Lesson 03 removes them, and lesson 06 measures the time.
 #
 # ## Costs do not add up
 #
-# One bar is odd. The cost *is* the truth about each channel, and yet it chooses badly. Here is what
-# the costs promise for all removed channels together, and what really happens, on the very pictures
-# that they were measured on.
+# One bar is surprising. The cost *is* the truth about each single channel, and yet it is a bad
+# basis for choosing many. Compare the sum of the costs of all removed channels with the measured
+# change of the loss, on the same pictures that the costs were measured on.
 
 
 # %%
@@ -513,27 +515,28 @@ for label in ("cost", "effect"):
         for kind in ("cost", "effect")
     )
     happened[label] = loss_of(without(removed)) - loss_of(net)
-    print(f"{label:6s} promised {promised[label]:+.3f} nats, happened {happened[label]:+.3f} nats")
+    print(f"{label:6s} sum {promised[label]:+.3f} nats, measured {happened[label]:+.3f} nats")
 
 # %%
-print("chosen by cost, the loss is promised to fall:", promised["cost"] < 0)
-print("it rises, by more than if chosen by effect:", happened["cost"] > happened["effect"] > 0)
+print("chosen by cost, the sum predicts a lower loss:", promised["cost"] < 0)
+print("it rises, by more than when chosen by effect:", happened["cost"] > happened["effect"] > 0)
 print("the effects of these channels are larger:", pushed["cost"] > 1.2 * pushed["effect"])
 
 # %% [markdown]
 # The lowest costs are negative: without such a channel the loss falls a little, *as long as all
-# others stay*. These channels move single pictures further than those of the smallest effect; their
-# rises and falls happened to cancel. Remove them all at once, and nothing promises that they still
-# do. Channels of small effect are safer: whichever way they push, they do not push far.
+# others stay*. These channels change the loss of single pictures more than those of the smallest
+# effect do; their rises and falls happened to cancel. When all of them are removed at once, they
+# need not cancel any more. Channels of small effect are safer: whatever the direction of the
+# change, it is small.
 #
 # ## Breaking the rule
 #
-# "The L1 norm is the importance" hides an assumption: that the size of a filter means something.
-# Behind it comes a BatchNorm, which subtracts the mean and divides by the standard deviation. Make
-# a filter ten times larger, and its BatchNorm divides by ten times more.
+# "The L1 norm is the importance" hides an assumption: that the size of a filter is meaningful. A
+# BatchNorm follows, which subtracts the mean and divides by the standard deviation. Make a filter
+# ten times larger, and its BatchNorm divides by ten times more.
 #
 # **Exercise 02.6.** Multiply each filter of `weight` (out, in, height, width) by its own positive
-# `factor` (out,), and change the running `mean` and `var` of the BatchNorm such that what leaves it
+# `factor` (out,), and change the running `mean` and `var` of the BatchNorm such that its output
 # stays the same. Return all three.
 
 
@@ -550,8 +553,8 @@ check("02.6", rescaled_filters)
 # solution("02.6")
 
 # %% [markdown]
-# With this freedom we can give every filter any norm that we like. Let us turn the order around:
-# the largest filter of each `conv1` becomes the smallest, and the smallest the largest.
+# So every filter can be given any norm. Reverse the order: the largest filter of each `conv1`
+# becomes the smallest, and the smallest the largest.
 
 # %%
 twin = copy.deepcopy(net)
@@ -589,23 +592,24 @@ for label in ("L1", "Taylor"):
     print(f"{label:6s} all but the first block: {rest[label]:.1f} % before, {after:.1f} % after")
 
 # %%
-print("L1 now says the opposite of the effect:", upside_down < -0.5)
-print("chosen by L1, at least 10 points are lost by it:", fall["L1"] >= 10)
-print("chosen by Taylor, less than one:", abs(fall["Taylor"]) < 1)
+print("L1 now ranks opposite to the effect:", upside_down < -0.5)
+print("chosen by L1, the accuracy falls by at least 10 points:", fall["L1"] >= 10)
+print("chosen by Taylor, by less than one:", abs(fall["Taylor"]) < 1)
 
 # %% [markdown]
-# The same function, the opposite advice. L2 is fooled as well. Taylor and the BatchNorm scale give
-# the same answer as before, because they look at what comes after the division.
+# The function is the same, but the ranking is reversed. L2 is fooled as well. Taylor and the
+# BatchNorm scale give the same ranking as before, because they are computed from what comes after
+# the division.
 #
-# Then why did L1 work at all? Nobody had turned the filters, and training leaves a trace in their
-# size: in front of a BatchNorm every gradient step makes a filter a little longer, weight decay
-# makes all of them shorter, and those with larger gradients stay longer (van Laarhoven, 2017). That
-# is a habit of one way of training, not a law. Take a network that was trained in another way, and
-# you have to measure again.
+# Then why did L1 work at all? The filters had not been rescaled, and training leaves a trace in
+# their norms: before a BatchNorm every gradient step makes the norm of a filter a little larger,
+# weight decay makes all norms smaller, and filters with larger gradients stay larger (van
+# Laarhoven, 2017). That is a property of one way of training, not a law. For a network trained in
+# another way, measure again.
 #
 # ## The verdict
 #
-# C05 says that the L1 norm *is* the importance. We hold it against what we measured; the accuracies
+# C05 says that the L1 norm *is* the importance. Compare it with the measurements; the accuracies
 # are now from the test pictures.
 
 # %% tags=["nbval-ignore-output"]
@@ -630,16 +634,17 @@ card = claims.record("C05", measured, context)
 card
 
 # %% [markdown]
-# A good guess about how much a channel does, in most layers of a network that was trained this way.
-# Not its importance.
+# In most layers of a network trained this way, the L1 norm is a good estimate of how much a channel
+# does. It is not its importance.
 #
 # ## Recap
 #
-# - L1 sums the absolute weights that make a channel. It looks at no picture and costs nothing.
+# - L1 sums the absolute weights that make a channel. It needs no pictures and costs nothing.
 # - The true cost of one channel is the rise of the loss without it. Most costs are so small that
 #   many pictures are needed to rank them.
-# - The effect, how far the loss of single pictures moves, is measured far more surely, and L1
-#   follows it in most layers. One blind layer is enough to ruin the choice.
+# - The effect, the mean absolute change of the loss of single pictures, can be measured far more
+#   precisely, and L1 follows it in most layers. One layer in which it fails is enough to ruin the
+#   choice.
 # - Costs of single channels do not add up. Small effects are the safer choice.
 # - In front of a BatchNorm, the size of a filter is arbitrary. BatchNorm's scale and Taylor are not
 #   fooled.
@@ -653,7 +658,7 @@ card
 # BatchNorm divides each channel by its standard deviation. Multiply the filter by ten: mean and
 # deviation grow by ten, and the output is the same. So the norm can be anything without changing
 # the function. That it often works is a trace of training: weight decay and gradients leave filters
-# with larger gradients larger. Scores that look behind the normalisation (its scale) or at the loss
+# with larger gradients larger. Scores computed after the normalisation (its scale) or from the loss
 # (Taylor) do not have this weakness.
 #
 # </details>
@@ -665,8 +670,8 @@ card
 # Remove the channels of a layer one at a time on validation data, record how the loss of each
 # picture changes, and rank-correlate with the score, layer by layer. First correlate the truth with
 # itself on other pictures: it bounds what any score can reach. Compare with random choices. Then
-# remove many at once and look at the accuracy, since single costs do not add up and one bad layer
-# decides.
+# remove many at once and measure the accuracy, since single costs do not add up and one bad layer
+# can ruin the result.
 #
 # </details>
 #
@@ -676,8 +681,8 @@ card
 #
 # Without a channel, the weights that read it are zero. The gradient times that step, summed over
 # these weights, is the change of the loss to first order. At the end of training the mean gradient
-# over all data is nearly zero, so one large batch says little. The absolute value in each small
-# batch keeps what would cancel.
+# over all data is nearly zero, so one large batch says little. Taking the absolute value in each
+# small batch keeps what would otherwise cancel.
 #
 # </details>
 #
@@ -687,14 +692,14 @@ card
 # <details><summary>Answer</summary>
 #
 # No. The changes interact: a channel can be cheap because another does the same, and then both go.
-# Negative costs belong to channels that push far in a direction that happened to help; together
-# they overshoot. Either remove a few, measure again and repeat, or prefer channels with a small
+# Negative costs belong to channels with a large effect that happened to help; removed together,
+# they need not. Either remove a few, measure again and repeat, or prefer channels with a small
 # effect.
 #
 # </details>
 #
 # ## Where next
 #
-# Here nobody read the removed channels, but they were still computed. **Lesson 03** takes them out
-# of every layer, skip connections included, and proves that the smaller network is the same.
-# **Lesson 04** brings the accuracy back.
+# Here no weight read the removed channels, but they were still computed. **Lesson 03** removes them
+# from every layer, skip connections included, and verifies that the smaller network computes the
+# same. **Lesson 04** recovers the accuracy.

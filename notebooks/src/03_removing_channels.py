@@ -5,7 +5,7 @@
 #
 # You will be able to
 # - remove a channel from every tensor that it touches, and say which tensors these are,
-# - prove that the smaller network computes what it should, to the last digits,
+# - verify that the smaller network computes what it should, to rounding error,
 # - say why some channels can only go together, and read a dependency graph,
 # - say how many multiplications are left, and prune any network of torchvision in one call.
 #
@@ -41,12 +41,13 @@ print(f"ResNet-18: {cost.macs(net, one):,} multiply-accumulates for one picture"
 # %% [markdown]
 # ## Predict
 #
-# Lesson 01 wrote zeros into a network, and nothing became smaller. Now the channels really go.
+# Lesson 01 wrote zeros into a network, and nothing became smaller. This lesson really removes
+# channels.
 
 # %%
 predict(
     "03.macs",
-    "Half of the channels of every layer are removed. What share of the multiplications is left?",
+    "Half of the channels of every layer are removed. What share of the MACs is left?",
     low=0,
     high=100,
     unit="%",
@@ -86,7 +87,7 @@ check("03.1", remove_hidden)
 
 # %% [markdown]
 # Half of the channels of `conv1` are half of *two* weights. Here is what is left of both, drawn to
-# scale (one square of the filter only).
+# scale (for one position of the kernel).
 
 # %%
 example = torch.zeros(1, 1, 28, 28)
@@ -111,13 +112,13 @@ figures.show(
 )
 
 # %% [markdown]
-# Grey is what was there, orange is what stays: half of the rows of `conv1`, half of the columns of
-# `conv2`. Both are dense tensors, so any hardware gains.
+# Grey is the original weight, orange what is left: half of the rows of `conv1`, half of the columns
+# of `conv2`. Both are dense tensors, so any hardware gains.
 #
 # ## Is it the same network?
 #
-# The smaller network should compute what the old one computes *without these channels*. But what
-# is a network "without" channels? The natural idea: set the filters that make them to zero.
+# The smaller network should compute what the old one computes *without these channels*. But what is
+# a network "without" channels? A natural idea is to set the filters that make them to zero.
 
 # %%
 ten = pictures.test.images[:10].double()
@@ -125,7 +126,7 @@ gone = half[name]
 
 
 def distance(network):
-    """Largest difference to the smaller network's outputs, relative to their size."""
+    """Largest difference from the smaller network's outputs, relative to their size."""
     with torch.no_grad():
         reference = smaller.double()(ten)
         return ((network.double()(ten) - reference).abs().max() / reference.abs().max()).item()
@@ -138,20 +139,18 @@ with torch.no_grad():
 print("filters set to zero: the same output?", distance(zeroed) < 1e-9)
 
 # %% [markdown]
-# It is not. The next layer is a BatchNorm: it turns the zeros into its own shift, and ReLU lets a
-# positive shift pass. The channel is not zero, it is constant.
+# It is not. The next layer is a BatchNorm, which turns the zeros into its own shift, and ReLU
+# passes a positive shift on. The channel is not zero but constant.
 
 # %% tags=["nbval-ignore-output"]
 norm = net.layer3[0].bn1
 shift = (
     norm.bias - norm.weight * norm.running_mean / (norm.running_var + norm.eps).sqrt()
 ).detach()
-print(
-    f"what {len(gone)} zeroed channels send on: {shift[gone].min():.2f} to {shift[gone].max():.2f}"
-)
+print(f"values of {len(gone)} zeroed channels: {shift[gone].min():.2f} to {shift[gone].max():.2f}")
 
 # %% [markdown]
-# The reference has to be: nobody *reads* the channel. The weights of `conv2` that would read it are
+# In the right reference, no weight *reads* the channel: the weights of `conv2` that read it are
 # zero.
 
 # %%
@@ -165,7 +164,7 @@ print("readers set to zero: the same output?", distance(unread) < 1e-9)
 # the same as zeroing the weights that read it.** Every removal in this course is tested against
 # that.
 #
-# The reader can also sit behind a flatten: then one channel is many columns.
+# The reader can also come after a flatten: then one channel is read by many columns.
 #
 # **Exercise 03.2.** Pictures of shape (channels, height, width) are flattened and read by a linear
 # layer. Which of its columns read the given channels? Return a list in rising order.
@@ -184,16 +183,16 @@ check("03.2", reading_columns)
 # solution("03.2")
 
 # %% [markdown]
-# DenseNet and Inception concatenate: there, channel 3 of the second tensor is read in another
-# place.
+# DenseNet and Inception concatenate tensors: there, channel 3 of the second tensor is read at
+# another position.
 #
 # **Exercise 03.3.** Tensors with `widths` channels are concatenated. `kept` lists, for each of
-# them, the channels that stay. Which places of the *old* concatenated tensor stay?
+# them, the channels that stay. Which positions of the *old* concatenated tensor stay?
 
 
 # %%
 def kept_after_concat(widths, kept):
-    """Places in the concatenated tensor, in rising order."""
+    """Positions in the concatenated tensor, in rising order."""
     return ...
 
 
@@ -206,9 +205,9 @@ check("03.3", kept_after_concat)
 # %% [markdown]
 # ## The residual stream
 #
-# ResNet adds: `out = conv2(...) + x`. Channel 7 of the sum is channel 7 of both. Remove it from
-# one side only, and the shapes no longer fit. So channel 7 goes from *every* layer that adds to
-# this stream, or from none.
+# ResNet adds: `out = conv2(...) + x`. Channel 7 of the sum is the sum of both channels 7. If it is
+# removed from one side only, the shapes no longer match. So channel 7 goes from *every* layer that
+# adds to this stream, or from none.
 #
 # **Exercise 03.4.** There are `count` channels, numbered from 0. Each pair in `pairs` has to stay
 # or go together. Return the lists of channels that go together, each in rising order, ordered by
@@ -228,9 +227,9 @@ check("03.4", coupled)
 # solution("03.4")
 
 # %% [markdown]
-# That is the heart of a **dependency graph** (Fang et al., 2023). `graph.trace` runs the network
+# That is the core of a **dependency graph** (Fang et al., 2023). `graph.trace` runs the network
 # once on labels instead of numbers: a layer that makes channels gives each a new label, an addition
-# unites the labels that meet, and a reader notes which label it reads in which place.
+# merges the labels of its operands, and each reader records which label it reads at which position.
 
 # %%
 small = models.load_trained("small_resnet")
@@ -245,21 +244,21 @@ figures.show(
 
 # %% [markdown]
 # Each line is one group of channels, running from the layers that make it (filled) to those that
-# read it (open). Inside a block a group has one maker and one reader. The residual streams are the
-# long lines: four layers add to each of them, so each of their channels is a row in four filters at
-# once. Lesson 02 scored such channels together.
+# read it (open). Inside a block, one layer makes a group and one reads it. The residual streams are
+# the long lines: four layers add to each of them, so each of their channels is a row of four
+# weights at once. Lesson 02 scored such channels together.
 #
-# The last group cannot go: its channels are the classes.
+# The last group cannot be pruned: its channels are the classes.
 #
 # ## How much is left?
 #
 # Each layer loses outputs *and* inputs. In the middle of the network, with a fraction $r$ of the
-# channels gone, a weight keeps $(1-r)$ of its rows and $(1-r)$ of its columns. The first layer and
-# the last lose on one side only.
+# channels gone, a weight keeps $(1-r)$ of its rows and $(1-r)$ of its columns. The first layer
+# loses outputs only, and the last inputs only.
 #
 # **Exercise 03.5.** A chain of layers with `widths` [in, hidden, ..., hidden, out], all on maps of
-# the same size. A layer costs inputs times outputs. Of every hidden width, `round(ratio * width)`
-# are removed. Which share of the cost is left?
+# the same size. The cost of a layer is inputs times outputs. From every hidden width, `round(ratio
+# * width)` channels are removed. What share of the cost is left?
 
 
 # %%
@@ -291,12 +290,12 @@ axes = figures.lines(
     colours=dict(zip(left, ["#bbbbbb", grey, orange, "#8f5d00"], strict=True)),
 )
 figures.show(
-    axes.figure, alt="MACs left over ratio: both networks follow the square, not the line."
+    axes.figure, alt="MACs left against ratio: both networks follow the square, not the line."
 )
 
 # %% [markdown]
-# Both networks follow the square closely. The ends of the network, which lose on one side only, are
-# a small part of it. How good was your guess?
+# Both networks follow the square closely: the first and the last layer, which lose on one side
+# only, are a small part of them. How good was your guess?
 
 # %% tags=["nbval-ignore-output"]
 half_left = left["ResNet-18"][ratios.index(0.5)]
@@ -306,12 +305,13 @@ reveal("03.macs", 100 * half_left, low=0, high=100, unit="%")
 print(f"half of the channels: {100 * half_left:.1f} % of the multiplications are left")
 
 # %% [markdown]
-# Fewer multiplications are not yet less time: lesson 06 measures that.
+# Fewer MACs do not necessarily mean less time: lesson 06 measures that.
 #
 # ## Any network, in one call
 #
 # `surgery.shrink` traces, scores, chooses and removes. Here are three networks of torchvision with
-# random weights, their BatchNorms shaken so that no shift hides behind a zero.
+# random weights. Their BatchNorms get random values, because an error in a shift cannot be seen
+# while it is zero.
 
 
 # %%
@@ -328,7 +328,7 @@ def shaken(network):
 
 # %%
 def error(network, wiring, removed, picture):
-    """Relative difference to the network whose readers are zero, in double precision."""
+    """Relative difference from the network with zeroed readers, in double precision."""
     pruned = surgery.prune(network, wiring, removed).double()
     unread = surgery.zero_readers(copy.deepcopy(network), wiring, removed).double()
     with torch.no_grad():
@@ -350,20 +350,20 @@ for build in bar((resnet18, mobilenet_v2, densenet121)):
     print(f"{build.__name__:13s} {len(traced.free):3d} groups, {100 * macs:.0f} % of the MACs left")
 
 # %%
-print("removed equals zeroed readers in all three:", max(errors) < 1e-9)
+print("same output as with zeroed readers, in all three:", max(errors) < 1e-9)
 
 # %% [markdown]
-# MobileNetV2 has depthwise convolutions, where a channel of the output and its channel of the
-# input are one; DenseNet concatenates everything with everything. The graph has a small rule for
-# each kind of layer, and no rule for a particular network.
+# MobileNetV2 has depthwise convolutions, in which each output channel is coupled to its input
+# channel; in DenseNet every layer reads the concatenated outputs of all earlier ones in its block.
+# The graph has a small rule for each kind of layer, and no rule for a particular network.
 #
-# What if it meets something that it does not know? Guessing would be the worst answer: a network
-# that is silently wrong.
+# What if it meets an operation that it does not know? Guessing would be the worst choice: the
+# network would be silently wrong.
 
 
 # %%
 class Odd(nn.Module):
-    """Sorts its channels by size, so no channel has a fixed place."""
+    """Sorts its channels by size, so no channel has a fixed position."""
 
     def __init__(self):
         super().__init__()
@@ -379,15 +379,15 @@ except graph.UnknownOperation as error_message:
     print(error_message)
 
 # %% [markdown]
-# It refuses, and names the operation. Other channels it leaves alone, with the reason: those that a
-# LayerNorm normalises together, for instance, because their mean and variance change when one goes.
-# No zero anywhere would give the same output.
+# It refuses, and names the operation. Some other channels it leaves in place, and gives the reason:
+# for instance those that a LayerNorm normalises together, because their mean and variance change
+# when one is removed. No choice of zeroed weights would give the same output.
 #
 # ## Keep it
 #
 # A pruned network is saved with its *plan*, the list of what was kept of each tensor, as readable
-# text. To load it, build the network anew, cut it by the plan, and fill in the weights. Nothing is
-# unpickled.
+# text. To load it, build the original network, prune it by the plan, and fill in the weights.
+# Nothing is unpickled.
 
 # %%
 from pathlib import Path
@@ -404,8 +404,8 @@ print("loaded, it computes the same:", torch.equal(again(one), half_net(one)))
 print(f"the file is {100 * size:.0f} % of the dense one")
 
 # %% [markdown]
-# And the accuracy? All four axes, half of the channels, nothing trained since (milliseconds are the
-# subject of lesson 06):
+# And the accuracy? Here are three of the four axes with half of the channels and no retraining
+# (lesson 06 measures the milliseconds):
 
 # %% tags=["nbval-ignore-output"]
 some = data.Images(*(tensor[:2000] for tensor in pictures.validation))
@@ -421,13 +421,13 @@ for label, network in (("dense", net.float()), ("half of the channels", half_net
 print("no better than guessing one of ten classes:", accuracy["half of the channels"] < 15)
 
 # %% [markdown]
-# The network is a quarter of its size, and it has forgotten nearly everything. Lesson 04 brings it
-# back.
+# The network is a quarter of its size, and no better than guessing. Lesson 04 recovers the
+# accuracy.
 #
 # ## The verdict
 #
-# C09 says that removing channels shrinks the matrices. Measured: the weights of the two layers at
-# the cut, the multiplications of the whole network, and the error of the removal.
+# C09 says that removing channels shrinks the matrices. Measured are the weights of the two layers
+# at the cut, the MACs of the whole network, and the error of the removal.
 
 # %% tags=["nbval-ignore-output"]
 at_the_cut = [
@@ -446,18 +446,19 @@ card09
 print(card09.here.text)
 
 # %% [markdown]
-# It holds, and the textbook is modest: 256 to 128 in one layer halves two weights, and everywhere
-# it leaves a quarter.
+# It holds, and the textbook understates it: going from 256 to 128 channels in one layer halves two
+# weights, and in all layers it leaves a quarter of each.
 #
 # ## Recap
 #
-# - A channel is a row of the weight that makes it, a number in each BatchNorm on the way, and a
+# - A channel is a row of the weight that makes it, an entry in each BatchNorm on the way, and a
 #   column of every weight that reads it.
-# - Removing a channel equals zeroing its readers: the reference has zeros where the channel is
-#   *read*. Zeros where it is made leave BatchNorm's shift behind.
-# - What is added, or multiplied value by value, is coupled: it goes together or stays.
-# - With a fraction $r$ of all channels gone, about $(1-r)^2$ of the multiplications are left.
-# - A tool that guesses prunes wrongly in silence. Ask for the proof, or for the refusal.
+# - Removing a channel equals zeroing the weights that *read* it. Zeroing the weights that make it
+#   leaves BatchNorm's shift.
+# - Channels that are added, or multiplied element by element, are coupled: they go together or
+#   stay.
+# - With a fraction $r$ of all channels gone, about $(1-r)^2$ of the MACs are left.
+# - A tool that guesses can be silently wrong. It should verify its result, or refuse.
 #
 # ## Interview questions
 #
@@ -465,10 +466,11 @@ print(card09.here.text)
 #
 # <details><summary>Answer</summary>
 #
-# The bias of that layer, the scale, shift, mean and variance of the BatchNorm behind it, and the
+# The bias of that layer, the scale, shift, mean and variance of the BatchNorm after it, and the
 # input side of every layer that reads its output: columns of the next convolution, or blocks of
-# columns of a linear layer behind a flatten. If the output is added to another tensor, the layers
-# that make the other tensor too, and all who read the sum. And the sizes that the modules remember.
+# columns of a linear layer after a flatten. If the output is added to another tensor, also the
+# layers that make the other tensor, and all layers that read the sum. And the sizes stored in the
+# modules.
 #
 # </details>
 #
@@ -476,9 +478,10 @@ print(card09.here.text)
 #
 # <details><summary>Answer</summary>
 #
-# First, nothing becomes smaller: a dense kernel multiplies zeros at full price. Second, it is not
+# First, nothing becomes smaller: a dense kernel multiplies zeros at full cost. Second, it is not
 # the same function: BatchNorm turns the zero channel into the constant shift - scale * mean / std,
-# which the next layer reads. The removed network corresponds to zeroing the weights that read it.
+# which the next layer reads. The smaller network corresponds to zeroing the weights that read the
+# channel.
 #
 # </details>
 #
@@ -493,19 +496,18 @@ print(card09.here.text)
 #
 # </details>
 #
-# **4. Half of the channels are removed everywhere. How much computation is left, and why is it not
-# half?**
+# **4. Half of the channels are removed in every layer. How much computation is left, and why is it
+# not half?**
 #
 # <details><summary>Answer</summary>
 #
-# About a quarter. A convolution costs inputs times outputs, and both were halved. Only the first
-# layer (its input is the picture) and the last (its output is the classes) keep one side. Depthwise
-# convolutions keep a half, since each of their outputs reads one input.
+# About a quarter. The cost of a convolution is proportional to inputs times outputs, and both were
+# halved. Only the first layer (its input is the picture) and the last (its output is the classes)
+# keep one side. Depthwise convolutions keep a half, since each of their outputs reads one input.
 #
 # </details>
 #
 # ## Where next
 #
-# The smaller network has forgotten nearly everything. **Lesson 04** measures how far it falls, and
-# what brings it back. **Lesson 06** asks whether a quarter of the multiplications is a quarter of
-# the time.
+# The smaller network lost nearly all of its accuracy. **Lesson 04** measures the drop, and what
+# recovers it. **Lesson 06** measures whether a quarter of the MACs takes a quarter of the time.

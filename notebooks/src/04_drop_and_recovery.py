@@ -50,7 +50,7 @@ print(f"Its recipe: {recipe.epochs} epochs, learning rates up to {recipe.lr}")
 # %% [markdown]
 # ## Predict
 #
-# Lesson 01 set single weights to zero, lesson 03 removed whole channels. What does either cost?
+# Lesson 01 set single weights to zero, lesson 03 removed whole channels. What does each cost?
 
 # %%
 predict(
@@ -64,7 +64,7 @@ predict(
 # %%
 predict(
     "04.gap",
-    "90 % of the weights go; then it trains a tenth of its epochs. How many points stay lost?",
+    "90 % of the weights go, a tenth of the epochs of retraining: how many points are still lost?",
     low=0,
     high=20,
     unit="points",
@@ -74,9 +74,9 @@ predict(
 # %% [markdown]
 # ## Three words
 #
-# Say a network gets 90 % of the pictures right. Pruned, it gets 30 %; retrained, 88 %. It *dropped*
-# by 60 points, *recovered* 58, and a *gap* of 2 is left. **Points** are plain differences of
-# percentages. "It lost 2 %" is unclear: two points, or two percent *of* the 90?
+# Say a network has an accuracy of 90 %, 30 % after pruning, and 88 % after retraining. The *drop*
+# is 60 points, the *recovery* 58, and a *gap* of 2 is left. **Points** are differences of
+# percentages. "It lost 2 %" is ambiguous: two points, or two percent *of* the 90?
 #
 # **Exercise 04.1.** All three accuracies are in percent.
 
@@ -96,8 +96,8 @@ check("04.1", drop_recovery_gap)
 # %% [markdown]
 # ## How far does it fall?
 #
-# Remove more and more, with no training in between: the weights nearest zero in the whole network,
-# or the channels of the lowest L1 norm in every layer.
+# Remove more and more, with no training in between: the weights closest to zero in the whole
+# network, or the channels with the lowest L1 norm in every layer.
 
 # %% tags=["nbval-ignore-output"]
 removed = {
@@ -122,11 +122,11 @@ axes.axhspan(dense_some - 15, dense_some - 5, color="#d9d9d9", label="5 to 15 po
 axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
 axes.set(xlabel="removed (%)", ylabel="accuracy (%)", title="Right after pruning", ylim=(0, 100))
 axes.legend(loc="center", bbox_to_anchor=(0.48, 0.45))
-figures.show(figure, alt="Accuracy over what is removed: channels fall at once, weights late.")
+figures.show(figure, alt="Accuracy against share removed: channels fall at once, weights late.")
 
 # %% [markdown]
-# Both curves end at blind guessing (dotted), and on the way there they are steep. The grey band is
-# the textbook's 5 to 15 points. Where does each curve cross it?
+# Both curves end at random guessing (dotted), and they fall steeply. The grey band is the
+# textbook's 5 to 15 points. Where does each curve cross it?
 
 # %% tags=["nbval-ignore-output"]
 window = {}
@@ -143,10 +143,10 @@ print("the window is under a tenth of the weights:", width["weights"] < 10)
 print("and under a twentieth of the channels:", width["channels"] < 5)
 
 # %% [markdown]
-# "5 to 15" is true in a narrow window. Remove a little less, and little happens; a little more, and
-# the network is lost. The sentence lacks its condition: how much of what.
+# "5 to 15" is true in a narrow window. Remove slightly less, and little happens; slightly more, and
+# the network only guesses. The claim omits its condition: how much is removed, and of what.
 #
-# Final numbers come from the test pictures. How good was your guess?
+# The final numbers are from the test pictures. How good was your guess?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -170,18 +170,18 @@ print("with half of the channels it only guesses:", dense - drops["channels", 0.
 # %% [markdown]
 # ## Broken, or out of date?
 #
-# Why do channels fall so fast? BatchNorm subtracts each channel's mean and divides by its
-# deviation. Both were measured in the *whole* network. With channels missing in front of it, it
-# subtracts a mean that is no longer true. So does the next layer, and the next.
+# Why does removing channels cost so much? BatchNorm subtracts each channel's mean and divides by
+# its standard deviation. Both were measured in the *whole* network. With input channels missing,
+# the mean that it subtracts is out of date, and so are those of all layers that follow.
 #
-# That needs no training to repair: show the network some pictures and measure the means and
-# deviations anew. No labels, no gradients, not one weight changes. This is **BatchNorm
+# Repairing that needs no training: run some pictures through the network and measure the means and
+# deviations again. It needs no labels and no gradients, and no weight changes. This is **BatchNorm
 # recalibration** (Li et al., 2020, EagleEye).
 
 
 # %%
 def measured_anew(network, batches=10):
-    """A copy whose BatchNorms have the means and deviations that they really see."""
+    """A copy whose BatchNorms have the means and variances of their present inputs."""
     fresh = copy.deepcopy(network)
     for layer in fresh.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -197,37 +197,39 @@ def measured_anew(network, batches=10):
 # %% tags=["nbval-ignore-output"]
 anew = {
     each: training.accuracy(measured_anew(network), some)
-    for each, network in bar(pruned.items(), "measured anew")
+    for each, network in bar(pruned.items(), "recalibrated")
 }
 for each in (("channels", 0.25), ("channels", 0.5), ("weights", 0.9)):
-    print(f"{named(*each):20s} {fallen[each]:.1f} %, measured anew {anew[each]:.1f} %")
+    print(f"{named(*each):20s} {fallen[each]:.1f} %, recalibrated {anew[each]:.1f} %")
 
 # %%
 back = {each: anew[each] - fallen[each] for each in anew}
 print("a quarter of the channels: over 50 points come back:", back["channels", 0.25] > 50)
-print("half: over 20 points stay lost:", dense_some - anew["channels", 0.5] > 20)
+print("half: over 20 points are still lost:", dense_some - anew["channels", 0.5] > 20)
 
 # %%
 figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
 for axes, (granularity, amounts) in zip(pair, removed.items(), strict=True):
     x = [100 * amount for amount in amounts]
-    for label, line, accuracies in (("as it is", "--", fallen), ("measured anew", "o-", anew)):
+    for label, line, accuracies in (
+        ("right after pruning", "--", fallen),
+        ("recalibrated", "o-", anew),
+    ):
         percent = [accuracies[granularity, amount] for amount in amounts]
         axes.plot(x, percent, line, color=COLOUR[granularity], label=label)
     axes.set(title=granularity, xlabel="removed (%)", ylim=(0, 100))
 pair[0].set_ylabel("accuracy (%)")
 pair[0].legend(loc="lower left")
-figures.show(figure, alt="Accuracy before and after measuring BatchNorm anew: channels gain most.")
+figures.show(figure, alt="Accuracy before and after recalibrating BatchNorm: channels gain most.")
 
 # %% [markdown]
-# Much of the drop was no lost knowledge, only wrong means and deviations. So a "drop right after
-# pruning" says little until you know whether they were measured anew. What is lost beyond that has
-# to be trained.
+# Much of the drop was due to wrong means and deviations only. So a "drop right after pruning" says
+# little unless you know whether BatchNorm was recalibrated. The rest of the loss needs training.
 #
 # ## Bring it back
 #
-# 90 % of the weights are gone. Retrain for a twentieth of the recipe's epochs, at a small constant
-# learning rate (it was chosen on validation pictures), and look often.
+# Remove 90 % of the weights, retrain for a twentieth of the recipe's epochs at a small constant
+# learning rate (chosen on validation pictures), and measure the accuracy often.
 
 # %% tags=["nbval-ignore-output"]
 repaired, kept = prune(net, "weights", 0.9, net)
@@ -239,7 +241,7 @@ def look(epoch, loss):
 
 
 how = {
-    "optimizer": training.SGD(lr=drop_recovery.CONSTANT_FACTOR * recipe.lr),
+    "optimizer": training.SGD(lr=drop_recovery.CONSTANT_FACTORS[-1] * recipe.lr),
     "schedule": training.Constant(),
     "watch": training.Watch(bar, look, marks=[0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6]),
 }
@@ -250,7 +252,7 @@ with masks.enforce_masks(repaired, kept):
 
 # %% tags=["stable"]
 early, end = (looks[epoch] - looks[0.0] for epoch in (0.1, 0.6))
-print("a tenth of an epoch brings over three quarters of what comes back:", early > 0.75 * end)
+print("over three quarters of the recovery within 0.1 epochs:", early > 0.75 * end)
 
 # %%
 axes = figures.lines(
@@ -263,20 +265,20 @@ axes = figures.lines(
 )
 axes.axhline(dense_some, color=figures.COLOURS["dense"], linestyle="--")
 axes.set_ylim(0, 100)
-figures.show(axes.figure, alt="Accuracy over epochs of retraining, and of the dense network.")
+figures.show(axes.figure, alt="Accuracy against epochs of retraining; dashed: the dense network.")
 
 # %% [markdown]
-# The dashed line is the dense network. Most of the way back takes less time than one look at all
-# the pictures. The last points are slow, and the rest of this lesson is about them.
+# The dashed line is the dense network. Most of the recovery takes less than one epoch. The last
+# points are slow, and the rest of this lesson is about them.
 #
 # ## Which learning rate?
 #
-# The recipe warms up, peaks, and falls to nearly zero; the trained network stands at its end. To
-# retrain it you can stay at a **small constant** rate (Han et al., 2015). Or you **rewind** the
-# learning rate and run the end of the recipe once more (Renda, Frankle and Carbin, 2020).
+# The learning rate of the recipe warms up, peaks, and falls to nearly zero. To retrain the trained
+# network, you can use a **small constant** rate (Han et al., 2015), or you can **rewind** the
+# learning rate and run the end of the schedule once more (Renda, Frankle and Carbin, 2020).
 #
 # **Exercise 04.2.** `rates` lists the learning rate of every step of the recipe. The retraining has
-# `round(budget * len(rates))` steps. Which rates does it use when it is rewound?
+# `round(epoch_fraction * len(rates))` steps. Which rates does it use when it is rewound?
 
 
 # %%
@@ -292,8 +294,8 @@ check("04.2", rewound_rates)
 # solution("04.2")
 
 # %% [markdown]
-# From here on `training.fit(..., schedule=Rewound(of_epochs=...))` does this. Here is how a fifth
-# of the epochs can be spent.
+# From here on `training.fit(..., schedule=Rewound(of_epochs=...))` does this. Here are three ways
+# to use a fifth of the epochs.
 
 # %%
 steps = 100 * recipe.epochs
@@ -310,26 +312,26 @@ for _ in range(steps):
 # %%
 last = steps // 5
 x = np.arange(steps) / 100
-small_rate = drop_recovery.CONSTANT_FACTOR * recipe.lr
+small_rate = drop_recovery.CONSTANT_FACTORS[-1] * recipe.lr
 figure, axes = plt.subplots()
 axes.plot(x, rates, color=figures.COLOURS["dense"], label="the recipe")
 axes.plot(x[-last:], rates[-last:], color="black", linewidth=5, label="rewound")
 axes.plot(x[-last:], [small_rate] * last, "--", color="black", label="small constant")
-axes.plot(x[-last:], rates[::5], ":", color="black", label="squeezed")
+axes.plot(x[-last:], rates[::5], ":", color="black", label="compressed")
 axes.set(xlabel="epoch of the recipe", ylabel="learning rate", title="A fifth of the epochs")
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=12)
-figures.show(figure, alt="The recipe's learning rate, its end rewound, a constant, and squeezed.")
+figures.show(figure, alt="Learning rates: the recipe, its end rewound, constant, compressed.")
 
 # %% [markdown]
-# Rewound, the retraining begins above the constant rate and ends below it. The dotted line squeezes
-# the whole recipe into the budget. That suits a network that starts from nothing; a trained one
-# may lose on the way up what it knew.
+# The rewound schedule begins above the constant rate and ends below it. The dotted line compresses
+# the whole schedule into the budget. That suits a network with fresh weights; a trained one may
+# lose accuracy while the rate rises.
 #
 # ## The recorded sweep
 #
 # All amounts, schedules and budgets together take hours, so the course recorded them. A *budget* is
-# a share of the recipe's epochs. To record them on your own machine, call
-# `python -m course_lib record drop_recovery`.
+# a share of the recipe's epochs. To record them on your own machine, run `python -m course_lib
+# record drop_recovery`.
 
 # %% tags=["nbval-ignore-output"]
 small, large = recovery.load("small_resnet"), recovery.load("resnet18")
@@ -346,14 +348,14 @@ PRUNED = [
 RETRAINING = {
     "rewound": ("one-shot", "rewound"),
     "small constant": ("one-shot", "constant"),
-    "in steps": ("iterative", "rewound"),
+    "in steps": ("gradual", "rewound"),
     "from scratch": ("scratch", "one-cycle"),
 }
 
 
 # %%
 def panels(ylabel, ylim, xlabel="removed (%)"):
-    """A picture for each granularity of pruning, weights to the left."""
+    """A panel for each granularity of pruning, weights on the left."""
     figure, pair = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
     for axes, granularity in zip(pair, drop_recovery.AMOUNTS, strict=True):
         axes.set(title=granularity, xlabel=xlabel, ylim=ylim)
@@ -399,7 +401,7 @@ choose(
         "retraining": [*RETRAINING],
         "epoch_fraction": epoch_fractions,
     },
-    alt="Recorded test accuracy over what is removed, with intervals; the dense network dashed.",
+    alt="Recorded test accuracy against share removed, with intervals; dense is dashed.",
 )
 
 # %%
@@ -411,19 +413,19 @@ print(
 )
 
 # %% [markdown]
-# Dashed is the dense network, bars are 95 % intervals. Crosses are the network right after pruning;
-# most of them lie far below the picture. Try the buttons: how deep a network falls hardly tells how
-# far it comes back.
+# The dashed line is the dense network, bars are 95 % intervals. Crosses are the accuracies right
+# after pruning; most of them are far below the visible range. Try the buttons: the drop hardly
+# predicts the recovery.
 #
 # ## How many epochs?
 #
-# The same points seen from the other side: the gap over the budget. Solid is rewound, dashed is the
-# small constant rate. Grey is the textbook's "within 2".
+# The same points as a function of the budget: the gap that is left. Solid lines are rewound, dashed
+# ones use the small constant rate. The grey band is the textbook's "within 2".
 
 
 # %%
 def over_budget(axes, granularity, amount, strength):
-    """Gap over budget with both schedules."""
+    """Gap against budget with both schedules."""
     look = {"marker": "o", "color": COLOUR[granularity], "alpha": strength}
     x = [100 * epoch_fraction for epoch_fraction in drop_recovery.EPOCH_FRACTIONS]
     for schedule, line, label in (
@@ -450,7 +452,7 @@ for granularity, axes in panel.items():
     axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     axes.minorticks_off()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, **NARROW)
-figures.show(figure, alt="Gap over budget; the more is removed, the more epochs it takes.")
+figures.show(figure, alt="Gap against budget; the more is removed, the more epochs it takes.")
 
 # %%
 for epoch_fraction, words in ((0.05, "a twentieth"), (0.2, "a fifth")):
@@ -462,9 +464,9 @@ for epoch_fraction, words in ((0.05, "a twentieth"), (0.2, "a fifth")):
 
 # %% [markdown]
 # The darker the line, the more was removed. Below zero a pruned network beats the dense one, which
-# is no fair contest: the dense one had no extra training. See where dashed and solid cross: a short
-# rewound schedule is only the very end of the recipe, with rates of nearly zero. A badly damaged
-# network cannot move with them. With a fifth of the epochs it can.
+# is not a fair comparison: the dense one had no extra training. See where dashed and solid lines
+# cross: a short rewound schedule is only the very end of the recipe, with rates of nearly zero, too
+# small to repair a badly damaged network. With a fifth of the epochs they are large enough.
 #
 # Are more epochs always better?
 
@@ -478,12 +480,12 @@ for amount in (0.7, 0.85):
     print("  with half of them:", half < fifth - 1, "  with all:", all_ < fifth - 1)
 
 # %% [markdown]
-# A longer rewound schedule begins at higher rates. Here half of the recipe is no gain over a fifth
-# of it, and all of it is. So "train longer" is a claim to test as well.
+# A longer rewound schedule begins at higher rates. Here half of the epochs gain nothing over a
+# fifth of them, but all of them do. So "train longer" is a claim to test as well.
 #
-# So which budget is enough?
+# Which budget is enough?
 #
-# **Exercise 04.3.** `gaps` maps budgets, in any order, to the gaps that they left. Return the
+# **Exercise 04.3.** `gaps` maps budgets, in any order, to the gaps that are left. Return the
 # smallest budget whose gap is at most `tolerance`, or None.
 
 
@@ -520,8 +522,8 @@ print("98 % of the weights: 20 % is not:", gaps["weights", 0.98] > 2)
 
 # %% [markdown]
 # These are the smallest recorded budgets that come within two points. "10 to 20 % of the epochs" is
-# more than half of the weights need, and less than nearly all of them do. Your guess was about a
-# row in between.
+# more than needed when half of the weights are removed, and less than needed when nearly all are.
+# Your guess was about a row in between.
 
 # %% tags=["nbval-ignore-output"]
 gap = recovery.gap(small, "weights", 0.9, epoch_fraction=0.1)
@@ -534,9 +536,10 @@ print("it is under two points:", gap < 2)
 # %% [markdown]
 # ## Is the recording true?
 #
-# The retraining that you watched above is one of its points: 90 % of the weights, a twentieth of
-# the epochs. With the same processor and threads, even the digits can be the same. Elsewhere sums
-# round differently and the training drifts. Within **one point** is agreement.
+# The retraining that you ran above is one of its points: 90 % of the weights, a twentieth of the
+# epochs. With the same processor and number of threads, even the digits can agree. On other
+# machines sums are rounded differently and the trainings diverge. Within **one point** counts as
+# agreement.
 
 # %% tags=["nbval-ignore-output"]
 what = {"granularity": "weights", "amount": 0.9, "method": "one-shot", "seed": 0}
@@ -549,19 +552,19 @@ print(f"threads: here {torch.get_num_threads()}, recorded {small['machine']['thr
 read(
     abs(tested - there["accuracy"]) < 1,
     "They agree within one point.",
-    "They differ by more than a point: on this processor the short training went another way.",
+    "They differ by more than a point: on this processor the short training ended differently.",
 )
 
 # %% [markdown]
 # ## Does a difference mean anything?
 #
-# Two networks get 91.6 % and 91.2 % right. Is the first one better? Two kinds of luck are in it:
-# *which pictures* the test set happens to hold, and *which seed* the training had. First the
-# pictures.
+# Two networks have accuracies of 91.6 % and 91.2 %. Is the first one better? Chance enters in two
+# ways: *which pictures* are in the test set, and *which seed* the training had. First the pictures.
 #
-# **Exercise 04.4.** Two accuracies in percent, each measured on `n` pictures of its own. Return the
-# 95 % interval of `first - second` in points, as (low, high). An accuracy $p$ (a fraction) has the
-# variance $p(1-p)/n$. Go 1.96 standard deviations to each side.
+# **Exercise 04.4.** `first` and `second` are accuracies in percent, measured on two separate sets
+# of `n` pictures. Return the 95 % interval of `first - second` in points, as (low, high). An
+# accuracy $p$ (a fraction) has the variance $p(1-p)/n$. The interval extends 1.96 standard
+# deviations to each side.
 
 
 # %%
@@ -577,9 +580,9 @@ check("04.4", difference_interval)
 # solution("04.4")
 
 # %% [markdown]
-# If the interval holds zero, the pictures cannot tell the two apart. But our networks saw the
-# *same* pictures, which helps: most are easy for both. Only those that one gets right and the other
-# wrong say anything (McNemar, 1947).
+# If the interval contains zero, the pictures are too few to distinguish the two networks. But our
+# networks saw the *same* pictures, which helps: most are easy for both. Only those that exactly one
+# of them gets right count (McNemar, 1947).
 
 
 # %%
@@ -599,16 +602,16 @@ apart = quality.difference_interval(dense, tested, len(whole))
 paired = quality.paired_interval(only_whole, only_sparse, len(whole))
 print(f"only dense is right: {only_whole} pictures, only pruned: {only_sparse}")
 print(f"dense minus pruned: {dense - tested:.2f} points")
-print(f"on pictures of their own: {apart[0]:.2f} to {apart[1]:.2f}")
-print(f"on the same pictures:     {paired[0]:.2f} to {paired[1]:.2f}")
+print(f"on separate pictures: {apart[0]:.2f} to {apart[1]:.2f}")
+print(f"on the same pictures: {paired[0]:.2f} to {paired[1]:.2f}")
 
 # %% tags=["stable"]
 print("the same pictures give a narrower interval:", np.ptp(paired) < np.ptp(apart))
 
 # %% [markdown]
-# Same pictures, sharper answer. The second kind of luck is the seed: it orders the pictures, and
-# another order gives another network. Here are the gaps after a fifth of the
-# epochs, with as many seeds as are recorded.
+# The same pictures give a narrower interval. The second source of chance is the seed: it sets the
+# order of the pictures, and another order gives another network. Here are the gaps after a fifth of
+# the epochs, for all recorded seeds.
 
 # %% tags=["nbval-ignore-output"]
 deviation = {}
@@ -625,9 +628,9 @@ most = [named(*each).strip() for each in sorted(deviation, key=deviation.get)][-
 print(f"{len(deviation)} rows with several seeds; they differ most at", *most)
 
 # %% [markdown]
-# One run is a sample of one: where much was removed, another seed can tell another story. Is
-# rewinding really better than a small constant rate? The differences, with the interval of your
-# exercise:
+# One run is a sample of one: where much was removed, another seed can give another result. Is
+# rewinding really better than a small constant rate? Here are the differences, with the interval of
+# your exercise:
 
 # %% tags=["nbval-ignore-output"]
 clear = {}
@@ -645,14 +648,14 @@ print("rewound, half of the weights:", clear["weights", 0.5])
 print("rewound, 85 % of the channels:", clear["channels", 0.85])
 
 # %% [markdown]
-# With this budget rewinding helps most where most was removed. In other rows zero lies inside the
-# interval: the winner may have been lucky. A table without intervals hides which rows are which.
+# With this budget rewinding helps most where most was removed. In other rows the interval contains
+# zero: the difference may be chance. A table without intervals hides which rows are which.
 #
 # ## In steps, or from scratch?
 #
-# The same budget can be spent in two more ways. **In steps**, iteratively: prune a little, train a
+# The same budget can be used in two more ways. **In steps**, iteratively: prune a little, train a
 # little, prune again. **From scratch**: draw new random weights for the pruned network, and
-# squeeze a whole recipe into the budget.
+# compress the whole schedule of the recipe into the budget.
 #
 # **Exercise 04.5.** In steps, each round often prunes a share of the weights *that are left*.
 # Return the sparsity after each round.
@@ -674,11 +677,11 @@ check("04.5", iterative_sparsities)
 left, rounds = 1.0, 0
 while left > 0.1:
     left, rounds = 0.8 * left, rounds + 1
-print(f"{rounds} rounds of 20 % take away 90 %")
+print(f"{rounds} rounds of 20 % remove 90 %")
 
 # %% [markdown]
-# Few rounds go far. The recording takes four, within the first half of the budget. Here are the
-# three ways, each with a fifth of the recipe's epochs.
+# A few rounds remove a lot. The recording uses four, within the first half of the budget. Here are
+# the three ways, each with a fifth of the recipe's epochs.
 
 
 # %%
@@ -701,7 +704,7 @@ for granularity, axes in panel.items():
         x = [100 * amount for amount in drop_recovery.AMOUNTS[granularity]]
         axes.plot(x, mean_gaps(small, granularity, way), line, color=colour, label=way)
     axes.legend(loc="upper left")
-figures.show(figure, alt="Gap over what is removed: rewound, in steps and from scratch.")
+figures.show(figure, alt="Gap against share removed: rewound, in steps and from scratch.")
 
 # %%
 trained, fresh = (mean_gaps(small, "channels", way) for way in ("rewound", "from scratch"))
@@ -715,8 +718,8 @@ print("85 % of the channels: they are worth less than that:", worth[3] < worth[1
 # (2019) gave training from scratch the *full* budget, and with channels removed it then did as well
 # as pruning. Recordings taken with a GPU have that point (button "100 %" above).
 #
-# In steps is no clear winner with so short a budget: each of the four rounds gets only a small part
-# of it.
+# Pruning in steps is not clearly better with so short a budget: each of the four rounds gets only a
+# small part of it.
 #
 # ## Where is the cliff?
 #
@@ -736,7 +739,7 @@ curves = {
 }
 for name, lost in curves.items():
     at = np.interp(3, lost, x, left=np.nan, right=np.nan)
-    print(f"{name}: 3 points", f"at {at:.0f} %" if at > 0 else "lie outside of what is recorded")
+    print(f"{name}: 3 points", f"at {at:.0f} %" if at > 0 else "are outside the recording")
 
 # %%
 colours = [COLOUR["channels"], "#8f5d00", figures.COLOURS["dense"]]
@@ -749,20 +752,20 @@ axes = figures.lines(
     colours=dict(zip(curves, colours, strict=True)),
 )
 axes.axhline(3, color="#999999", linestyle="--", linewidth=1.5)
-figures.show(axes.figure, alt="Gap over channels removed, in three networks: ever steeper.")
+figures.show(axes.figure, alt="Gap against channels removed, in three networks: ever steeper.")
 
 # %%
 steep = [b - a for a, b in zip(curves["small_resnet"], curves["small_resnet"][1:], strict=False)]
-print("each part costs small_resnet more than the one before:", steep == sorted(steep))
+print("each step costs small_resnet more than the one before:", steep == sorted(steep))
 
 # %% [markdown]
-# Every part of the way costs more than the one before. Four amounts are too few to say that there
-# is an edge, at 70 % or elsewhere. Dashed are three points: see where each network crosses them.
+# Every step costs more than the one before. Four amounts are too few to say that there is a cliff,
+# at 70 % or elsewhere. The dashed line is a gap of three points: see where each network crosses it.
 #
 # ## The verdicts
 #
-# All from the test pictures: live, or recorded where the card says so. C03, the drop right after
-# pruning:
+# All accuracies are from the test pictures, measured here, or recorded where the card says so. C03,
+# the drop right after pruning:
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -775,8 +778,8 @@ card03
 print(card03.here.text)
 
 # %% [markdown]
-# The textbook's sentence is true at one amount, and false on both sides of it. C04: does it come
-# back to within 2 points, with a fifth of the epochs?
+# The textbook's claim is true at one amount, and false below and above it. C04: does the accuracy
+# come back to within 2 points, with a fifth of the epochs?
 
 # %% tags=["nbval-ignore-output"]
 wanted = PRUNED[2:8]  # neither the easiest nor the hardest
@@ -792,8 +795,7 @@ card04
 print(card04.here.text)
 
 # %% [markdown]
-# It does up to a point, and where that point lies the textbook does not say. C02: is the fine-tune
-# essential?
+# It does, up to an amount that the textbook does not mention. C02: is fine-tuning essential?
 
 # %% tags=["nbval-ignore-output"]
 what |= {"granularity": "channels", "amount": 0.5}
@@ -809,8 +811,8 @@ card02
 print(card02.here.text)
 
 # %% [markdown]
-# It is, once something is broken; lesson 01 saw that at 50 % sparsity nothing is. Of what came back
-# with half of the channels, remember that a part was BatchNorm. C13: what do 95 % of the weights
+# It is, once accuracy is lost; lesson 01 showed that at 50 % sparsity there is hardly any loss.
+# Part of the recovery with half of the channels was BatchNorm. C13: what do 95 % of the weights
 # cost?
 
 # %% tags=["nbval-ignore-output"]
@@ -825,8 +827,8 @@ card13
 print(card13.here.text)
 
 # %% [markdown]
-# Retraining is the condition: lesson 01 showed 90 % without it. C11, the half of it that is about
-# accuracy (lesson 06 measures the time):
+# Retraining is the condition: lesson 01 showed 90 % without it. C11, the part about accuracy
+# (lesson 06 measures the time):
 
 # %% tags=["nbval-ignore-output"]
 networks = {"small_resnet": small, "resnet18": large}
@@ -841,8 +843,8 @@ card11
 print(card11.here.text)
 
 # %% [markdown]
-# The same share of the channels, in a narrow and in a wide network. C12, the cliff: at most 3
-# points lost up to 70 %, and at least 3 more from there to 85 %?
+# That is the same share of the channels, in a narrow and in a wide network. C12, the cliff: are at
+# most 3 points lost up to 70 %, and at least 3 more from there to 85 %?
 
 # %% tags=["nbval-ignore-output"]
 measured = {}
@@ -856,11 +858,11 @@ card12
 print(card12.here.text)
 
 # %% [markdown]
-# The fall is there, but 70 % is no law. What you are willing to lose says where to stop, and so
-# does the network.
+# The accuracy does fall, but not at 70 % in every network. Where to stop depends on the network and
+# on how much you are willing to lose.
 #
-# How firm are these verdicts? Your interval tells. Where it holds the limit, another test set might
-# turn the verdict.
+# How certain are these verdicts? Use your interval: where it contains the threshold, another test
+# set might change the verdict.
 
 # %% tags=["nbval-ignore-output"]
 close = []
@@ -876,14 +878,14 @@ for card in (card02, card03, card04, card11, card12, card13):
 print("some are close:", len(close) > 0)
 
 # %% [markdown]
-# These are the ones to measure again before you build on them.
+# Measure these again before you rely on them.
 #
 # ## Recap
 #
-# - Drop, recovery and gap are three numbers, in points. Without the amount, the budget and the
-#   schedule none of them says much.
-# - After channels are removed, measure BatchNorm anew before you judge.
-# - Most of the way back takes a fraction of an epoch. The last points take the rest.
+# - Drop, recovery and gap are given in points. Without the amount, the budget and the schedule none
+#   of them says much.
+# - After you remove channels, recalibrate BatchNorm before you judge the accuracy.
+# - Most of the recovery takes a fraction of an epoch. The last points take the rest.
 # - Rewinding the learning rate beats a small constant one where much was removed, unless the budget
 #   is tiny.
 # - A difference needs an interval, and more than one seed.
@@ -894,11 +896,11 @@ print("some are close:", len(close) > 0)
 #
 # <details><summary>Answer</summary>
 #
-# Ask back: right after pruning or after retraining? Weights or channels, how many, in which
-# network, with how many epochs? Right after pruning it is anything from nothing to everything, and
-# nearly all of that happens within a narrow window of amounts. After retraining, most of the single
-# weights can go at little cost. Channels cost more, and a wide network can spare more of them than
-# a narrow one.
+# It depends: right after pruning or after retraining? Weights or channels, how many, in which
+# network, with how many epochs? Right after pruning the loss is anything from nothing to
+# everything, and nearly all of the change happens within a narrow window of amounts. After
+# retraining, most of the single weights can go at little cost. Channels cost more, and a wide
+# network can spare more of them than a narrow one.
 #
 # </details>
 #
@@ -907,9 +909,9 @@ print("some are close:", len(close) > 0)
 # <details><summary>Answer</summary>
 #
 # Not necessarily. The means and variances that BatchNorm stores belong to the whole network. Run
-# some batches in training mode without gradients, so that they are measured anew, and look again.
-# Only what is still missing needs training. And whoever compares ways of choosing channels must do
-# this first, or compares how well they fit the old statistics.
+# some batches in training mode without gradients, so that they are measured again, and test again.
+# Only the remaining loss needs training. When you compare ways of choosing channels, do this first;
+# otherwise you compare how well they fit the old statistics.
 #
 # </details>
 #
@@ -919,8 +921,8 @@ print("some are close:", len(close) > 0)
 #
 # With some budget, rewind: repeat the end of the original schedule (Renda, Frankle and Carbin,
 # 2020). It starts high enough to move and ends low enough to settle. With a tiny budget that end
-# has rates of nearly zero, and a small constant rate gets further. The whole schedule squeezed into
-# a short budget may throw away what the network knew. Whatever you choose, choose it on
+# has rates of nearly zero, and a small constant rate gets further. The whole schedule compressed
+# into a short budget may destroy what the network has learned. Whatever you choose, choose it on
 # validation data.
 #
 # </details>
@@ -930,9 +932,9 @@ print("some are close:", len(close) > 0)
 # <details><summary>Answer</summary>
 #
 # On a small budget the trained weights are worth a lot: prune. On a full budget it depends. Liu et
-# al. (2019) found that with channels removed, training from scratch does as well, so what pruning
-# gives there is the *architecture*. With single weights removed, from scratch often fell short. And
-# if there is no trained network yet, its training is part of the price of pruning.
+# al. (2019) found that with channels removed, training from scratch does as well, so the benefit of
+# pruning there is the *architecture*. With single weights removed, training from scratch often fell
+# short. And if there is no trained network yet, its training is part of the cost of pruning.
 #
 # </details>
 #
@@ -940,14 +942,14 @@ print("some are close:", len(close) > 0)
 #
 # <details><summary>Answer</summary>
 #
-# Near 92 %, the interval of such a difference is wider than that if each saw pictures of its own.
-# On the same pictures, count those that only one of them gets right; does the paired interval hold
-# zero? Then train both with a few more seeds: that luck no test set shows. If the difference does
-# not survive, ship the cheaper one.
+# Near 92 %, the interval of such a difference is wider than that if the two saw separate sets of
+# pictures. On the same pictures, count those that only one of them gets right; does the paired
+# interval contain zero? Then train both with a few more seeds, since no test set shows the
+# variation between seeds. If the difference does not persist, ship the cheaper one.
 #
 # </details>
 #
 # ## Where next
 #
-# You know what pruning costs. **Lesson 05** asks what single zeros earn: why is a network with 90 %
-# zeros not ten times faster? **Lesson 06** asks the same of channels.
+# You know what pruning costs. **Lesson 05** measures what single zeros gain: why is a network with
+# 90 % zeros not ten times faster? **Lesson 06** does the same for channels.

@@ -4,7 +4,7 @@
 # *Why is 90 % sparse not 10x faster?*
 #
 # You will be able to
-# - time two programs so that the ratio can be believed,
+# - time two programs so that you can trust their ratio,
 # - say what CSR, COO, blocks and 2:4 store, and how many bytes that takes,
 # - find the break-even sparsity of a machine, for a vector and for a batch,
 # - explain it with two ceilings: memory and arithmetic.
@@ -74,8 +74,8 @@ predict(
 # %% [markdown]
 # ## An honest timer
 #
-# Close what else keeps this machine busy: a neighbour on the second core does not slow down all
-# products alike. Now the same product, two hundred times in a row:
+# Close other programs that keep this machine busy: a process on another core does not slow down all
+# products equally. Then time the same product two hundred times in a row:
 
 # %% tags=["nbval-ignore-output"]
 product = partial(torch.matmul, weight)
@@ -89,12 +89,12 @@ figure, axes = plt.subplots()
 axes.plot(trace.milliseconds, ".", color=figures.COLOURS["dense"])
 axes.axhline(trace.median, color="black", linewidth=1.5)
 axes.set(xlabel="round", ylabel="milliseconds", ylim=(0, None), title="One product, 200 times")
-figures.show(figure, alt="Times of 200 runs: most lie close to the median, some far above it.")
+figures.show(figure, alt="Times of 200 runs: most are close to the median, some far above it.")
 
 # %% [markdown]
-# Nothing changed between the dots, and yet they differ. If one candidate is timed in a quiet moment
-# and the other in a busy one, the ratio is about the moments. So time them **in turns**: A B A B.
-# And one number of each is the **median**, which a few slow rounds do not move.
+# Nothing changed between the runs, yet their times differ. If one candidate is timed while the
+# machine is idle and the other while it is busy, their ratio is meaningless. So time them **in
+# turns**: A B A B. To summarize each, take the **median**, which a few slow rounds do not move.
 #
 # **Exercise 05.1.** `candidates` maps names to functions, `clock()` gives seconds. Run each
 # candidate once without counting, then in `rounds` rounds, in turns. Return the median
@@ -114,11 +114,11 @@ check("05.1", median_times)
 # solution("05.1")
 
 # %% [markdown]
-# `timing.compare` does this, and more: it repeats what is too short for the clock, draws the order
-# of every round anew (who comes second finds the cache warm), refuses to time zeros, and gives an
-# interval of the ratio. On a GPU it waits until the work is really done. What would take minutes it
-# runs once, and says so. Does it tell the truth? Time a thing against itself, and against doing it
-# twice.
+# `timing.compare` does this, and more: it repeats calls that are too short for the clock, shuffles
+# the order in every round (the second candidate finds the cache warm), refuses to time inputs of
+# zeros, and gives an interval for the ratio. On a GPU it waits until the work has finished. A call
+# that would take minutes is run only once, and the result says so. Can you trust it? Time a product
+# against itself, and against doing it twice.
 
 # %% tags=["nbval-ignore-output"]
 test = timing.self_test()
@@ -129,26 +129,26 @@ print(f"against doing twice: {test.twice}")
 read(
     abs(test.same.value - 1) < 0.15 and abs(test.twice.value - 2) < 0.4,
     "About one, and about two: the ratios are right.",
-    "**These should be 1 and 2.** Something else keeps this machine busy: close it and run the "
-    "lesson again, or do not believe the times that follow.",
+    "**These should be 1 and 2.** Other programs keep this machine busy: close them and run the "
+    "lesson again, or do not trust the times that follow.",
 )
 
 # %% [markdown]
-# You need not repeat this test before every measurement. `timing.compare` gives its quickest
-# candidate a second turn in each round, and asks the system how long its threads were ready but had
-# no processor. If the repeat disagrees with itself, or if there was waiting, the machine is
-# **disturbed**: whenever that happens in a lesson, a line says so, and its times are not to be
-# believed.
+# You need not repeat this test before every measurement. `timing.compare` runs its quickest
+# candidate a second time in each round, and reads from the operating system how long its threads
+# were ready but had no processor. If the two runs disagree, or if threads had to wait, the machine
+# is **disturbed**: whenever that happens in a lesson, a printed line says so, and you should not
+# trust those times.
 
 # %% tags=["nbval-ignore-output"]
 quick = timing.compare({"dense": product}, vector, rounds=60)
 print("disturbed:", quick.disturbance is not None)
-print(f"seconds of waiting for a processor in each second: {quick.waited:.2f}")
+print(f"seconds per second spent waiting for a processor: {quick.waited:.2f}")
 
 # %% [markdown]
 # ## A mask gives nothing
 #
-# Set 90 % to zero and leave the matrix as it is.
+# Set 90 % of the weights to zero and store the matrix as before.
 
 # %% tags=["nbval-ignore-output"]
 held = sparse.to_formats(weight, 0.9, ["masked", "CSR", "COO"])
@@ -159,9 +159,9 @@ for name, found in rows.items():
 # %% tags=["nbval-ignore-output"]
 read(
     all(abs(found["masked"].ratio - 1) < 0.3 for found in rows.values()),
-    "A mask gives no speed: the processor multiplies zeros like everything else.",
-    "A mask changed the time here by more than a third, which zeros alone do not explain: the same "
-    "products are done. Was the machine disturbed?",
+    "A mask gives no speed-up: the processor multiplies zeros like any other numbers.",
+    "A mask changed the time here by more than 30 %, which zeros alone do not explain: the "
+    "arithmetic is the same. Was the machine disturbed?",
 )
 
 # %% [markdown]
@@ -169,9 +169,9 @@ read(
 #
 # ## Stored without zeros
 #
-# **CSR**, compressed sparse rows, walks through the rows and keeps three lists: the *values* that
-# are not zero, the *column* of each, and where each row *starts* in the two lists (with a last
-# entry that says where the last row ends).
+# **CSR**, compressed sparse row, stores three lists, row by row: the nonzero *values*, the *column*
+# of each, and the index at which each row *starts* in these two lists (with a final entry for the
+# end of the last row).
 #
 # **Exercise 05.2.** Build the three lists from a matrix given as a list of rows.
 
@@ -194,7 +194,7 @@ print(sparse.csr(little).values(), sparse.csr(little).col_indices())
 print(sparse.csr(little).crow_indices())
 
 # %% [markdown]
-# **COO** keeps a row and a column for each value.
+# **COO** stores a row index and a column index for each value.
 #
 # **Exercise 05.3.** How many bytes does CSR take?
 
@@ -216,9 +216,9 @@ for name in ("dense", "masked", "CSR", "COO"):
     print(f"{name:7s} {held[name].bytes / 2**20:5.1f} MiB at {held[name].sparsity:.0%} sparsity")
 
 # %% [markdown]
-# A 32-bit value with a 32-bit column is twice as large as a value alone. So CSR saves memory only
-# beyond 50 % sparsity. (Torch's COO has 64-bit indices, two for each value.) Lesson 07 packs far
-# tighter; but these formats can be *multiplied* as they are.
+# A 32-bit value with a 32-bit column index takes twice the space of the value alone, so CSR saves
+# memory only above 50 % sparsity. (Torch's COO has two 64-bit indices for each value.) The formats
+# of lesson 07 are far smaller, but these can be *multiplied* as they are.
 #
 # Now the time.
 
@@ -232,8 +232,8 @@ reveal("05.csr", csr_vector, low=0, high=10, unit="x")
 # %% tags=["nbval-ignore-output"]
 read(
     csr_vector > 9,
-    "A tenth of the weights, and about a tenth of the time: the naive promise is kept here.",
-    f"A tenth of the weights, and {1 / csr_vector:.0%} of the time: the promise was a tenth.",
+    "A tenth of the weights takes about a tenth of the time: the naive estimate is right here.",
+    f"A tenth of the weights takes {1 / csr_vector:.0%} of the time, not a tenth of it.",
 )
 read(
     rows["one vector"]["COO"].ratio < csr_vector,
@@ -244,7 +244,7 @@ read(
 # %% [markdown]
 # ## Find the break-even
 #
-# How sparse must it be? The same for more sparsities.
+# How sparse must the matrix be? Repeat the measurement at more sparsities.
 
 # %%
 speedups = {(name, kind): [] for name in INPUTS for kind in ("CSR", "COO")}
@@ -278,17 +278,18 @@ for axes, name in zip(pair, INPUTS, strict=True):
     axes.set_title(name)
 pair[0].set_ylabel("times faster than dense")
 pair[0].legend(loc="lower right")
-figures.show(figure, alt="Speed-up of CSR and COO over sparsity, the dense product, and the ideal.")
+figures.show(figure, alt="Speed-up of CSR and COO against sparsity, with dense and the ideal.")
 
 # %% [markdown]
-# Grey is the dense product, dotted is the naive hope: a tenth of the weights, ten times faster.
-# How far a measured line runs below the dotted one says how many times what a dense weight costs
-# each weight costs that is left. Where a line crosses the grey one is its **break-even**.
+# The grey line is the dense product, the dotted one the naive estimate: a tenth of the weights, ten
+# times faster. The distance of a measured line below the dotted one shows how many times more a
+# remaining weight costs than a weight of the dense product. The point where a line crosses the grey
+# one is its **break-even**.
 
 # %% tags=["nbval-ignore-output"]
 even = {key: sparse.break_even(sweep.SPARSITIES, values) for key, values in speedups.items()}
 for (name, kind), at in even.items():
-    print(f"{kind}, {name:14s} " + ("never faster" if at is None else f"from {at:.1%} on"))
+    print(f"{kind}, {name:14s} " + ("never faster" if at is None else f"faster above {at:.1%}"))
 at = even[f"a batch of {COLUMNS}", "CSR"]
 reveal("05.even", 100 * (1 if at is None else at), low=0, high=100, unit="%")
 
@@ -296,9 +297,9 @@ reveal("05.even", 100 * (1 if at is None else at), low=0, high=100, unit="%")
 crossings = [even[name, "CSR"] or 1 for name in INPUTS]
 read(
     abs(crossings[0] - crossings[1]) > 0.05,
-    "CSR crosses at one place for the vector and at another for the batch.",
-    "CSR crosses at nearly the same place for the vector and for the batch here. The recorded "
-    "shapes further down do not agree so well.",
+    "The break-even of CSR is not the same for the vector and for the batch.",
+    "CSR breaks even at nearly the same sparsity for the vector and for the batch here. The "
+    "recorded shapes further down agree less well.",
 )
 
 # %% [markdown]
@@ -306,25 +307,26 @@ read(
 #
 # ## Two ceilings
 #
-# Why is a tenth of the weights not a tenth of the time? A product has two jobs: *move* the weights
-# from memory, and *multiply*. A machine has a ceiling for each (the roofline of Williams, Waterman
-# and Patterson, 2009). First measure both: copying a lot, and multiplying large dense matrices.
+# Why is a tenth of the weights not a tenth of the time? A product has to *move* the weights from
+# memory and to *multiply* them. A machine has a ceiling for each (the roofline of Williams,
+# Waterman and Patterson, 2009). Measure both: by copying a large array, and by multiplying large
+# dense matrices.
 
 # %% tags=["nbval-ignore-output"]
 roof = cost.roofline()
 print(f"memory     {roof.bandwidth / 1e9:6.1f} GB/s")
 print(f"arithmetic {roof.rate / 1e9:6.1f} GMAC/s (matrices of {roof.size} x {roof.size})")
-print(f"in the time of one byte it could do {roof.ridge:.1f} MACs")
+print(f"in the time it takes to move one byte, it could do {roof.ridge:.1f} MACs")
 
 # %% [markdown]
-# **Exercise 05.4.** At these ceilings, what is the least time that a product can take? Moving and
-# multiplying happen at the same time. Return the seconds, and which of the two is the limit:
+# **Exercise 05.4.** Given these ceilings, what is the least time that a product can take? Moving
+# and multiplying happen at the same time. Return the seconds, and which of the two is the limit:
 # "memory" or "arithmetic".
 
 
 # %%
 def least_time(macs, moved, rate, bandwidth):
-    """Seconds, and the name of what limits."""
+    """Seconds, and the name of the limit."""
     return ...
 
 
@@ -335,9 +337,9 @@ check("05.4", least_time)
 # solution("05.4")
 
 # %% [markdown]
-# MACs per byte is the **arithmetic intensity**. A vector uses every weight once: a fraction of a
-# MAC per byte. A batch of 64 uses every weight 64 times. Only MACs with weights that are *not* zero
-# count as useful here.
+# The number of MACs per byte is the **arithmetic intensity**. A vector uses every weight once: a
+# fraction of a MAC per byte. A batch of 64 uses every weight 64 times. Only MACs with nonzero
+# weights count as useful here.
 
 
 # %%
@@ -357,7 +359,7 @@ points = {
 }
 for (kind, name), (intensity, rate) in points.items():
     share = rate / roof.attainable(intensity)
-    print(f"{kind:6s} {name:14s} {intensity:5.2f} MACs a byte, {rate / 1e9:5.1f} GMAC/s", end="")
+    print(f"{kind:6s} {name:14s} {intensity:5.2f} MACs/byte, {rate / 1e9:5.1f} GMAC/s", end="")
     print(f", {share:.0%} of the roof")
 
 # %%
@@ -370,11 +372,11 @@ for (kind, name), (intensity, rate) in points.items():
     axes.plot(intensity, rate / 1e9, marker, color=colour, markersize=11, label=f"{kind}, {name}")
 axes.set(xscale="log", yscale="log", xlabel="useful MACs per byte", ylabel="useful GMAC/s")
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
-figures.show(figure, alt="Roofline with the dense and the CSR products, a vector and a batch.")
+figures.show(figure, alt="Roofline with the dense and CSR products, for a vector and a batch.")
 
 # %% [markdown]
-# Left of the bend a product is memory-bound, right of it compute-bound. (A point *above* the slope
-# found its matrix in a cache, which is faster than memory.) The batch is the clearer case:
+# Left of the bend a product is memory-bound, right of it compute-bound. (For a point *above* the
+# slope the matrix was in a cache, which is faster than memory.) The batch is the clearer case:
 
 # %% tags=["nbval-ignore-output"]
 share = {key: rate / roof.attainable(intensity) for key, (intensity, rate) in points.items()}
@@ -382,7 +384,7 @@ by_batch = f"a batch of {COLUMNS}"
 shares = f"{share['dense', by_batch]:.0%} of the roof dense, {share['CSR', by_batch]:.0%} in CSR."
 read(
     share["dense", by_batch] > 1.5 * share["CSR", by_batch],
-    f"{shares} The same processor does far fewer useful MACs a second in CSR. Why?",
+    f"{shares} The same processor does far fewer useful MACs per second in CSR. Why?",
     f"{shares} CSR makes nearly as good use of this processor as the dense product does. Where "
     "it does not, what could be the reason?",
 )
@@ -390,17 +392,18 @@ read(
 # %% [markdown]
 # ## Is it the gather?
 #
-# The textbook says: **gather and scatter**. A dense product reads its inputs in a row. CSR must
-# look up the column of each weight, and fetch the input from there: from anywhere.
+# The textbook says: **gather and scatter**. A dense product reads its inputs one after another. CSR
+# must look up the column of each weight and fetch the input at that index, which may be anywhere.
 #
-# That can be tested. Two CSR matrices, both 90 % sparse, with equally many weights in each row. In
-# one they lie anywhere, in the other side by side, so that every row reads a stretch of
-# neighbours. Same format, same bytes, same MACs. If it is the *places*, the second is much faster.
+# That can be tested with two CSR matrices, both 90 % sparse, with the same number of weights in
+# each row. In one they are anywhere, in the other side by side, so that every row reads consecutive
+# inputs. Format, bytes and MACs are the same. If scattered *positions* are the reason, the second
+# is much faster.
 
 
 # %%
 def csr_rows(together):
-    """A CSR matrix with a tenth of each row, anywhere or side by side."""
+    """A CSR matrix that keeps a tenth of each row, anywhere or side by side."""
     left = SIZE // 10
     mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     for row in mask:
@@ -422,15 +425,15 @@ for name, inputs in INPUTS.items():
 # %% tags=["nbval-ignore-output"]
 read(
     all(ratio.value < 1.5 for ratio in gain.values()),
-    "Near one: it is not the places. This input fits into a cache, and from there every place is "
-    "about equally near.",
-    "Neighbours are much faster here: the places do matter on this machine.",
+    "Near one, so the positions are not the reason. This input fits into a cache, from which "
+    "every position can be read about equally fast.",
+    "Neighbours are much faster here: the positions do matter on this machine.",
 )
 
 # %% [markdown]
-# What comes on top of the places is the *work around* each weight. Its column must be loaded as
-# well, and its input fetched on its own, where a dense product takes many neighbours with one wide
-# instruction. So look at the price of a weight:
+# The other candidate is the *overhead* of each weight. Its column index must be loaded as well, and
+# its input fetched individually, where a dense product loads many neighbours with one wide
+# instruction. So compute the cost of a weight:
 
 # %% tags=["nbval-ignore-output"]
 price = {}
@@ -443,13 +446,12 @@ for name in INPUTS:
 # %% tags=["nbval-ignore-output"]
 read(
     max(price.values()) > 2,
-    "Bytes explain a factor of two: a value and its column. What is beyond is the work around it.",
-    "Bytes explain a factor of two: a value and its column. The work around a weight adds nothing "
-    "to that here.",
+    "Bytes explain a factor of two: a value and its column. The rest is overhead.",
+    "Bytes explain a factor of two: a value and its column. There is no further overhead here.",
 )
 
 # %% [markdown]
-# The price tells the break-even at once: if a weight costs five times as much, four fifths have to
+# The break-even follows from this cost: if a weight costs five times as much, four fifths have to
 # go before anything is gained.
 #
 # ## Blocks
@@ -478,7 +480,7 @@ axes.axhline(1, color=figures.COLOURS["dense"])
 axes.set_xticks(x, KINDS)
 axes.set(ylabel="times faster than dense", title="90 % sparse")
 axes.legend()
-figures.show(figure, alt="Speed-up of CSR and of blocks of 4, 16 and 32, for a vector and a batch.")
+figures.show(figure, alt="Speed-up of CSR and blocks of 4, 16 and 32, for a vector and a batch.")
 
 # %% tags=["nbval-ignore-output"]
 read(
@@ -490,26 +492,27 @@ worst = min((found[kind].ratio, kind, name) for name, found in by_kind.items() f
 read(
     worst[0] < 0.5,
     f"{worst[1]} for {worst[2]} takes {1 / worst[0]:.0f} times as long as dense: a good format "
-    "with a bad routine.",
-    "No format is hopeless here. On other machines blocks of 4 were, for a vector: a good format "
-    "with a bad routine.",
+    "with a slow kernel.",
+    "No format is very slow here. On other machines blocks of 4 were, for a vector: a good format "
+    "with a slow kernel.",
 )
 
 # %% [markdown]
-# Which routine the library has for your shape matters more than the theory. **Measure.**
+# Which kernel the library has for your shape matters more than the theory. **Measure.**
 #
 # ## 2:4
 #
-# Some GPUs have a unit for one pattern: of every four weights in a row, two are zero (Mishra et
-# al., 2021). It is stored as the two values and two bits for the place of each.
+# Some GPUs have hardware for one pattern: of every four consecutive weights in a row, two are zero
+# (Mishra et al., 2021). The two others are stored as values, with two bits for the position of
+# each.
 #
-# **Exercise 05.5.** Store a row: of every four values keep the two of the largest magnitude (of
-# equal ones the earlier), in their order. `places` are 0 to 3, counted within each four.
+# **Exercise 05.5.** Store a row: of every four values keep the two with the largest magnitudes (of
+# equal ones the earlier), in their order. Positions run from 0 to 3 within each group of four.
 
 
 # %%
 def two_four(row):
-    """The values that are kept, and their places."""
+    """The values that are kept, and their positions."""
     return ...
 
 
@@ -530,9 +533,9 @@ print("here:", two_four_held.why or f"{two_four_held.bytes:,} bytes")
 # %% [markdown]
 # ## What a pattern costs
 #
-# The more regular the zeros, the easier for the hardware, and the fewer choices for you. Half of
-# the weights of `small_resnet` go, in four patterns, without any retraining. Blocks are squares in
-# the filters written as a matrix (outputs, inputs x 9).
+# The more regular the zeros, the easier they are for the hardware, but the less freedom you have in
+# choosing them. Remove half of the weights of `small_resnet`, in four patterns, without any
+# retraining. Blocks are squares of the weights reshaped to a matrix (outputs, inputs x 9).
 
 # %%
 pictures = data.fashion_mnist()
@@ -573,12 +576,13 @@ falling = sorted(left.values(), reverse=True) == [*left.values()]
 print("each pattern costs more than the one before:", falling)
 
 # %% [markdown]
-# Retraining repairs much of it (lesson 04); the order of the bars is the price of regularity.
+# Retraining repairs much of the damage (lesson 04); the differences between the bars are the cost
+# of regularity.
 #
 # ## Recorded machines
 #
-# The course recorded the same products for more sizes, batches and number formats.
-# `python -m course_lib record sparse_vs_dense` does it on your machine.
+# The course recorded the same products for more sizes, batches and number formats. `python -m
+# course_lib record sparse_vs_dense` records them on your machine.
 
 # %% tags=["nbval-ignore-output"]
 recorded = recordings.load("sparse_vs_dense")
@@ -588,13 +592,13 @@ for name, found in recorded.items():
     device = gpu if gpu != "none" else f"{machine['processor']}, {machine['threads']} threads"
     print(f"{name}: {device}, torch {machine['torch']}, {len(found['points'])} points")
 gpus = [name for name, found in recorded.items() if found["machine"]["CUDA GPU"] != "none"]
-print("GPU recordings:", ", ".join(gpus) or "none yet; what is said of GPUs below is literature")
+print("GPU recordings:", ", ".join(gpus) or "none yet; the text on GPUs below cites papers")
 
 # %%
 processor = recorded[recordings.COURSE]
 halves = recordings.points(processor, format="CSR", target_sparsity=0.5)
 slower = sum(point["speedup"] < 1 for point in halves)
-print(f"the recorded processor, 50 % sparse: CSR is slower in {slower} of {len(halves)} shapes")
+print(f"recorded processor, 50 % sparse: CSR is slower in {slower} of {len(halves)} shapes")
 
 
 # %%
@@ -624,7 +628,7 @@ choose(
         "columns": [str(count) for count in sweep.BATCHES],
         "numbers": ["float32", "float16", "bfloat16"],
     },
-    alt="Recorded speed-up over sparsity, a line for each format; grey is dense.",
+    alt="Recorded speed-up against sparsity, one line per format; grey is dense.",
 )
 
 # %%
@@ -632,14 +636,15 @@ sixteen = recordings.points(processor, dtype="bfloat16", target_sparsity=0.9)
 print("16-bit numbers on the recorded processor:", *dict.fromkeys(p["format"] for p in sixteen))
 
 # %% [markdown]
-# Hardly a format is left for 16-bit numbers: torch has no such routine there, and says so.
+# Hardly any format is left for 16-bit numbers: torch has no kernel for the others on that processor
+# and raises an error.
 #
 # Where is the break-even, for CSR and for blocks of 16?
 
 
 # %%
 def recorded_break_even(found, kind, **what):
-    """In words, from the recorded speed-ups of a format."""
+    """The break-even of a format as text, from its recorded speed-ups."""
     line = recordings.points(found, format=kind, **what)
     at = sparse.break_even([p["target_sparsity"] for p in line], [p["speedup"] for p in line])
     return "never" if at is None else f"{at:.1%}" if at > 0.5 else "below 50%"
@@ -673,11 +678,12 @@ for sparsity in (0.7, 0.9, 0.99):
     )
 
 # %% [markdown]
-# The rows that are not square are layers of ResNet-18 (as products of matrices) and of MiniLM. Read
-# down a column: there is no such thing as *the* break-even.
+# The shapes that are not square are layers of ResNet-18 (as matrix products) and of MiniLM. Read
+# down a column: there is no single break-even.
 #
-# The same product on every machine that is recorded, and how much faster each is on nothing but
-# zeros (GPUs can be: bits that do not change take no power, and power limits their clock):
+# The same product on every recorded machine, and how much faster each machine multiplies matrices
+# of zeros only. (GPUs can be faster on them: bits that do not change take no power, and power
+# limits the clock.)
 
 # %% tags=["nbval-ignore-output"]
 what = {"format": "CSR", "target_sparsity": 0.9, "rows": 1024, "columns": 1024}
@@ -691,10 +697,10 @@ for name, found in recorded.items():
 
 # %%
 same = all(abs(entry["speedup"] - 1) < 0.1 for entry in processor["zeros"])
-print("on the recorded processor zeros take as long as numbers:", same)
+print("on the recorded processor zeros take as long as random numbers:", same)
 
 # %% [markdown]
-# Is the recording true? One of its points again:
+# Does the recording hold on your machine? Measure one of its points again:
 
 # %% tags=["nbval-ignore-output"]
 matrix = sweep.weight_of("square 1024", "float32", "cpu")
@@ -718,17 +724,18 @@ there = [point["speedup"] for point in recordings.points(recorded[recordings.COU
 read(
     0.5 < again["CSR"].ratio / there[0] < 2,
     "Your machine agrees with the recorded one within a factor of two.",
-    "Your machine is another: believe your own figures for it, and the recording for the other.",
+    "Your machine differs from the recorded one: for yours, trust your own measurements.",
 )
 
 # %% [markdown]
 # ## And a GPU?
 #
-# A GPU has far wider units for dense products, so it has more to lose. Gale et al. (2020) wrote
-# special routines (Sputnik) that break even near 71 % in single precision; with the vendor's
-# routines of that time it took far more. With 16-bit numbers the dense product runs on the matrix
-# units, which a CSR product cannot use, and break-even moves further up. 2:4 has a unit of its own,
-# with a ceiling of twice the dense rate. If this machine has a GPU, it is measured now.
+# A GPU has far wider units for dense products, so a sparse product that cannot use them has more to
+# lose. Gale et al. (2020) wrote special kernels (Sputnik) that break even near 71 % in single
+# precision; with the vendor's kernels of that time the break-even was far higher. With 16-bit
+# numbers the dense product runs on the matrix units, which a CSR product cannot use, so the
+# break-even is higher still. 2:4 has hardware of its own, with a ceiling of twice the dense rate.
+# If this machine has a GPU, the next cell measures it.
 
 # %%
 on_gpu = {}
@@ -757,7 +764,8 @@ def on_a_gpu(kind, sparsity, dtype):
 # %% [markdown]
 # ## The verdicts
 #
-# Speed-ups are over the dense product, on this machine; those of a GPU are live or recorded. C06:
+# Speed-ups are relative to the dense product on this machine; those of a GPU are measured now or
+# recorded. C06:
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -770,8 +778,8 @@ context = f"{SIZE} x {SIZE} in float32, one column and {COLUMNS}"
 claims.record("C06", claims.known(measured), context)
 
 # %% [markdown]
-# The sentence speaks of a GPU. On a processor it is a matter of the break-even above. C07, the
-# reason: how much faster are weights side by side, and what does a weight in CSR cost?
+# The claim is about a GPU; on a CPU the answer depends on the break-even above. C07, the reason:
+# how much faster are weights side by side, and what does a weight in CSR cost?
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -781,9 +789,9 @@ measured = {
 claims.record("C07", claims.known(measured), context)
 
 # %% [markdown]
-# "Gather" can mean two things: the work that each single weight brings along, or places that are
-# far apart. The card says which of the two this machine confirms. C08: does only special hardware
-# gain?
+# "Gather" can mean two things: the overhead of fetching each input individually, or inputs that are
+# far apart in memory. The card says which of the two this machine confirms. C08: does only special
+# hardware gain?
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -810,10 +818,12 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 # %% [markdown]
 # ## Recap
 #
-# - Time in turns, take the median, give the ratio an interval, and never time zeros.
-# - A mask saves nothing. A sparse format saves bytes beyond half, and time beyond the break-even.
-# - The break-even belongs to a machine, a format, a routine and a shape. Measure yours.
-# - A weight in CSR costs several dense ones: its index, and wide units that stay idle.
+# - Alternate what you time, take the median, give the ratio an interval, and never time inputs of
+#   zeros.
+# - A mask saves nothing. CSR saves bytes above 50 % sparsity, and time above the break-even.
+# - The break-even belongs to a machine, a format, a kernel and a shape. Measure yours.
+# - A weight in CSR costs as much as several dense ones: it needs an index, and wide units stay
+#   idle.
 # - The more regular the zeros, the faster the product and the lower the accuracy.
 #
 # ## Interview questions
@@ -822,10 +832,11 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 #
 # <details><summary>Answer</summary>
 #
-# First, if the zeros are stored, nothing is skipped at all. In CSR a weight brings its column
-# along, which doubles the bytes, and its input is fetched on its own, so wide instructions (and on
-# a GPU the matrix units) stay idle. A weight that is left costs several dense ones. If it costs
-# five, the break-even is at 80 %, and at 90 % you gain a factor of two.
+# First, if the zeros are stored, nothing is skipped at all. In CSR each weight needs a column
+# index, which doubles the bytes, and its input is fetched individually, so wide instructions (and
+# on a GPU the matrix units) stay idle. A remaining weight therefore costs as much as several dense
+# ones. If it costs as much as five, the break-even is at 80 %, and at 90 % you gain a factor of
+# two.
 #
 # </details>
 #
@@ -833,9 +844,10 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 #
 # <details><summary>Answer</summary>
 #
-# Often earlier than on a GPU, whose matrix units a sparse product leaves idle. Ask for the routine:
-# which format, which number type (16-bit CSR may not exist), one column or many. Then measure the
-# break-even at the very shape. And count the conversion if the matrix changes often.
+# Often at a lower sparsity than on a GPU, whose matrix units a sparse product leaves idle. Find out
+# which kernels exist: for which formats, which number types (16-bit CSR may be missing), one column
+# or many. Then measure the break-even at the exact shape. If the matrix changes often, include the
+# time of the conversion.
 #
 # </details>
 #
@@ -843,11 +855,11 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 #
 # <details><summary>Answer</summary>
 #
-# Two of every four neighbouring weights are zero. Stored are the two others and two bits each for
-# their places: a bit more than half of the bytes. Sparse tensor cores then have a ceiling of twice
-# the dense rate. Real gains are smaller, and there are none where memory or launching is the limit,
-# for one vector for instance. It works in certain number types and shapes only, and costs more
-# accuracy than the same share of zeros anywhere.
+# Two of every four consecutive weights are zero. The two others are stored with two bits each for
+# their positions: slightly more than half of the bytes. Sparse tensor cores then have a ceiling of
+# twice the dense rate. Real gains are smaller, and there are none where memory bandwidth or launch
+# overhead is the limit, as for one vector. It works for certain number types and shapes only, and
+# costs more accuracy than the same share of zeros anywhere.
 #
 # </details>
 #
@@ -855,10 +867,10 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 #
 # <details><summary>Answer</summary>
 #
-# Warm up; alternate them; take medians of many rounds, and the ratio round by round with an
-# interval; use real or random data; keep conversions outside; on a GPU time with events, empty the
-# cache, and beware of launch times; say the device, threads and versions. Check the timer: a
-# program against itself must give one.
+# Warm up; alternate the programs; take medians of many rounds, and the ratio round by round with an
+# interval; use real or random data; keep conversions out of the timing; on a GPU time with events,
+# flush the cache, and beware of launch overhead; report the device, threads and versions. Check the
+# timer: a program against itself must give a ratio of one.
 #
 # </details>
 #
@@ -866,13 +878,14 @@ print(f"bytes in CSR at 90 %: {measured['csr_bytes_ratio']:.2f} of dense")
 #
 # <details><summary>Answer</summary>
 #
-# What could be gained, and where. With few MACs per byte, memory is the limit: store fewer bytes.
-# With many, arithmetic is: do fewer MACs, or use a faster unit. A point far below both ceilings
-# says that the routine, not the machine, is the problem; that is where CSR lies for a batch.
+# How much could be gained, and where. With few MACs per byte, memory is the limit: store fewer
+# bytes. With many, arithmetic is: do fewer MACs, or use a faster unit. A point far below both
+# ceilings means that the kernel, not the machine, is the problem, as with CSR for a batch.
 #
 # </details>
 #
 # ## Where next
 #
-# Single zeros need luck with the hardware. **Lesson 06** removes whole channels, which leaves dense
-# matrices behind. Is half of the channels half of the time?
+# Single zeros are faster only where the hardware and its kernels support them. **Lesson 06**
+# removes whole channels, which leaves smaller dense matrices. Do half of the channels take half of
+# the time?

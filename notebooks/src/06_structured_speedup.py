@@ -4,9 +4,9 @@
 # *Do half the channels take half the time?*
 #
 # You will be able to
-# - count the multiplications of a convolution, a chain and a network with fewer channels,
+# - count the MACs of a convolution, a chain and a network with fewer channels,
 # - predict its time from two ceilings, and say why it takes longer,
-# - say where removing channels gains nothing,
+# - say where removing channels gains no time,
 # - choose a network by accuracy and milliseconds, both measured.
 #
 # **Time**: 70 minutes of reading and exercises, under 90 s of compute
@@ -38,8 +38,8 @@ roof = cost.roofline()
 # %% [markdown]
 # ## Predict
 #
-# Lesson 05 left zeros behind and hoped for the hardware. Removed channels leave smaller *dense*
-# matrices, and any hardware likes these. Half of the channels of ResNet-18 are gone.
+# The zeros of lesson 05 need support from the hardware. Removed channels leave smaller *dense*
+# matrices, which run faster on any hardware. Remove half of the channels of ResNet-18.
 
 # %%
 predict(
@@ -82,7 +82,7 @@ check("06.1", conv_macs)
 
 # %% [markdown]
 # Remove a tenth of the outputs, and a tenth of the MACs is gone: a straight line. Does the time
-# follow? One convolution with 256 channels in and out, on maps of 14 x 14.
+# follow? Try one convolution with 256 channels in and out, on maps of 14 x 14.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -108,9 +108,9 @@ print(f"half of the outputs, MACs: {layer[0]['macs'] / half['layer']['macs']:.1f
 # In a network the next layer *reads* fewer channels as well.
 #
 # **Exercise 06.2.** `channels` lists the widths along a chain of layers, from the picture to the
-# classes; a layer costs the product of what it reads and what it makes. Remove the fraction
-# `removed` of all channels between the two ends (each rounded: `count - round(removed * count)`).
-# What share of the MACs is left?
+# classes; the cost of a layer is the product of its input and output widths. Remove the fraction
+# `removed` of the channels at every width but the first and the last (`count - round(removed *
+# count)` remain). What share of the MACs is left?
 
 
 # %%
@@ -142,26 +142,26 @@ for axes, (name, points) in zip(pair, {"one layer": layer, "a chain": chain}.ite
         colour = figures.COLOURS["structured"] if key == "median" else "black"
         axes.plot(x, share, line, color=colour, label=label)
     axes.set(title=name, xlabel="channels removed (%)", ylim=(0, 110))
-pair[0].set_ylabel("what is left (%)")
+pair[0].set_ylabel("left (%)")
 pair[0].legend()
-figures.show(figure, alt="MACs and time left over channels removed, a layer and a chain.")
+figures.show(figure, alt="MACs and time left against channels removed, for a layer and a chain.")
 
 # %% [markdown]
-# The MACs are left a straight line, right a parabola: $(1-r)^2$. So "half of the channels, half of
-# the MACs" is true of one layer that loses outputs. In a chain, half of them leave a quarter.
+# The MACs follow a straight line on the left and a parabola, $(1-r)^2$, on the right. So "half of
+# the channels, half of the MACs" is true of one layer that loses outputs. In a chain, half of the
+# channels leave a quarter of the MACs.
 
 # %% tags=["nbval-ignore-output"]
 read(
     half["layer"]["speedup"] > 1.6 and half["chain"]["speedup"] > 2.4,
-    "The time follows: not all the way, but the chain gains much more than the layer.",
-    "The time does not follow the MACs here: this layer or this chain is no longer limited by its "
-    "arithmetic.",
+    "The time follows, though not fully: the chain gains much more than the layer.",
+    "The time does not follow the MACs here: this layer or this chain is no longer compute-bound.",
 )
 
 # %% [markdown]
 # ## A whole network
 #
-# ResNet-18 as trained, at widths from 100 to 20 %, on one picture.
+# The trained ResNet-18, at widths from 100 to 20 %, on one picture.
 
 # %% tags=["nbval-ignore-output"]
 network = widths.measure("resnet18", 1, roof=roof, rounds=15, seconds=3)
@@ -188,7 +188,7 @@ axes.plot(x, by_macs, ":", color="#777777", label="if time followed the MACs")
 axes.set(xlabel="channels removed (%)", ylabel="ms for one picture", ylim=(0, None))
 axes.set_title("ResNet-18")
 axes.legend()
-figures.show(figure, alt="Time of ResNet-18 over channels removed, at best, and after its MACs.")
+figures.show(figure, alt="Time of ResNet-18 against channels removed: measured, roofline, MACs.")
 
 # %% tags=["stable"]
 fewer = network[0]["macs"] / network[5]["macs"]
@@ -198,10 +198,10 @@ print(f"half of the channels: {fewer:.1f} times fewer MACs")
 faster = network[5]["speedup"]
 read(
     faster < 0.9 * fewer,
-    f"It is {faster:.1f} times faster. The dotted line is what the MACs promise, and the measured "
-    "one ends above it: something takes time that does not get less.",
-    f"It is {faster:.1f} times faster: on this machine ResNet-18 keeps what its MACs promise. Is "
-    "that so for every network?",
+    f"It is {faster:.1f} times faster. The dotted line is what the MACs suggest, and the measured "
+    "one ends above it: some of the time does not shrink with the channels.",
+    f"It is {faster:.1f} times faster: on this machine the time of ResNet-18 falls as its MACs do. "
+    "Is that so for every network?",
 )
 
 # %% [markdown]
@@ -227,26 +227,26 @@ print(f"half of the channels: {fewer:.1f} times fewer MACs")
 faster = small[5]["speedup"]
 read(
     faster < fewer / 2,
-    f"It is {faster:.1f} times faster: less than half of that arrives as time. The arithmetic of "
-    "this network takes a small part of its time.",
-    f"It is {faster:.1f} times faster: arithmetic takes most of the time of even this small "
+    f"It is {faster:.1f} times faster, less than half of what the MACs suggest. Arithmetic is a "
+    "small part of the time of this network.",
+    f"It is {faster:.1f} times faster: arithmetic takes most of the time even of this small "
     "network here.",
 )
 
 # %% [markdown]
-# The rest is the same for every width: Python walks from layer to layer, torch looks at shapes,
-# prepares each operation, and gets memory for its result. Count the operations:
+# The rest is the same at every width: Python calls one layer after another, torch checks shapes,
+# prepares each operation, and allocates memory for its result. Count the operations:
 
 # %% tags=["nbval-ignore-output"]
 tiny = widths.build("small_resnet", 0.8)
 layers = cost.work(tiny, widths.example(tiny, 1))
 each = 1000 * small[8]["median"] / len(layers)
 print(f"{len(layers)} layers in {small[8]['median']:.2f} ms: {each:.0f} microseconds each,")
-print("for layers that have next to nothing to calculate")
+print("for layers that have next to nothing to compute")
 
 # %% [markdown]
-# **Exercise 06.3.** Amdahl's law: a `share` of the time gets `factor` times faster, the rest stays.
-# How many times faster is the whole?
+# **Exercise 06.3.** Amdahl's law: a `share` of the time becomes `factor` times faster, the rest
+# stays the same. How many times faster is the whole?
 
 
 # %%
@@ -262,7 +262,8 @@ check("06.3", overall_speedup)
 # solution("06.3")
 
 # %% [markdown]
-# A larger batch spreads what is fixed over many pictures. The same networks on 64 pictures at once:
+# A larger batch spreads this fixed cost over many pictures. The same networks on 64 pictures at
+# once:
 
 # %% tags=["nbval-ignore-output"]
 for part in bar(["resnet18", "small_resnet"], "64 pictures"):
@@ -283,7 +284,7 @@ axes.axhline(2, color=figures.COLOURS["dense"], linestyle="--")
 axes.axhline(4, color=figures.COLOURS["dense"], linestyle=":")
 axes.set(ylabel="times faster", title="Half of the channels")
 axes.grid(visible=False, axis="x")
-figures.show(figure, alt="Speed-up of half the channels: layer, chain, two networks, two batches.")
+figures.show(figure, alt="Speed-up with half of the channels: layer, chain, two networks, batches.")
 
 # %% tags=["nbval-ignore-output"]
 gains = [half[name]["speedup"] for name in SHOWN]
@@ -294,16 +295,16 @@ read(
 )
 read(
     max(gains) > 1.5 * min(gains),
-    f"'Half of the channels is twice as fast' (dashed) is no single number: {min(gains):.1f} to "
-    f"{max(gains):.1f} here, by network and batch.",
-    f"From {min(gains):.1f} to {max(gains):.1f}: the six lie close together here.",
+    f"'Half of the channels is twice as fast' (dashed) is too simple: {min(gains):.1f} to "
+    f"{max(gains):.1f} times here, depending on network and batch.",
+    f"From {min(gains):.1f} to {max(gains):.1f}: the six are close together here.",
 )
 
 # %% [markdown]
 # ## A number that the hardware likes
 #
-# Processors calculate with several numbers at once, 4, 8 or 16. A layer with 57 channels fills the
-# last group of them badly. Is 57 as fast as 56, or as slow as 64?
+# Processors compute with 4, 8 or 16 numbers at once. With 57 channels, the last such group is
+# mostly empty. Is a layer of 57 channels as fast as one of 56, or as slow as one of 64?
 
 # %%
 stairs = widths.staircase(64, rounds=20, seconds=4)
@@ -316,20 +317,20 @@ axes.set_xticks(range(48, 73, 8))
 axes.set(
     xlabel="channels in and out", ylabel="ms for 64 pictures", title="One convolution, 14 x 14"
 )
-figures.show(figure, alt="Time of a convolution over its channels, from 48 to 72, with quartiles.")
+figures.show(figure, alt="Time of a convolution against its channels, 48 to 72, with quartiles.")
 
 # %% tags=["nbval-ignore-output"]
 at = {point["channels"]: point["median"] for point in stairs}
 for more in (1, 8):
     ratio = np.mean([at[step + more] / at[step] for step in (48, 64)])
-    print(f"{more} more than a multiple of 16: {ratio:.2f} times as long")
+    print(f"{more} more than a multiple of 16: {ratio:.2f} times the time")
 
 # %% [markdown]
-# Where one channel more costs as much as eight more, the curve is a staircase: then keep the whole
-# step. Where it is smooth, this machine's routines do not mind.
+# Where one more channel costs as much as eight more, the curve is a staircase: then keep the
+# channels up to the next step. Where it is smooth, odd widths cost nothing extra on this machine.
 #
-# **Exercise 06.4.** Pruning wants to keep `left` of a layer's `whole` channels. Return the number
-# to keep: the next multiple at or above it, but not more than the layer has.
+# **Exercise 06.4.** Pruning would leave `left` of a layer's `whole` channels. Return the number to
+# keep: `left` rounded up to a multiple of `multiple`, but not more than the layer has.
 
 
 # %%
@@ -347,13 +348,13 @@ check("06.4", aligned)
 # %% [markdown]
 # ## Accuracy against milliseconds
 #
-# Speed alone is easy: remove everything. Lesson 04 recorded what is left of the accuracy after a
-# fifth of the epochs. Put both together.
+# Speed alone is easy: remove everything. The recording of lesson 04 has the accuracy after
+# retraining for a fifth of the epochs. Plot it against the time.
 
 
 # %% tags=["nbval-ignore-output"]
 def with_accuracy(name, removed=(0.0, 0.25, 0.5, 0.7, 0.85)):
-    """(accuracy, milliseconds, points of width) for each fraction of the channels."""
+    """(accuracy, milliseconds) for each fraction of the channels."""
     recording = recovery.load(name)
     dense = recording["dense"]["accuracy"]
     points = widths.measure(name, 1, removed, roof=roof, rounds=20, seconds=2)
@@ -381,19 +382,19 @@ axes.set(xscale="log", xlabel="ms for one picture", ylabel="test accuracy (%)")
 axes.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
 axes.minorticks_off()
 axes.legend(loc="lower right")
-figures.show(figure, alt="Accuracy over milliseconds for two networks and the channels removed.")
+figures.show(figure, alt="Accuracy against milliseconds for two networks, by channels removed.")
 
 # %% [markdown]
-# Up and to the left is better. Labels are the channels removed. Compare both lines at one height:
-# is it better to prune a wide network hard, or a narrow one a little?
+# Up and to the left is better. The labels give the share of channels removed. Compare the two lines
+# at equal accuracy: is it better to prune a wide network a lot, or a narrow one a little?
 #
 # **Exercise 06.5.** `networks` maps names to (accuracy, milliseconds). Return the name of the
-# fastest with an accuracy of at least `floor`, or None.
+# fastest network with an accuracy of at least `floor`, or None.
 
 
 # %%
 def fastest(networks, floor):
-    """The name of the fastest that is good enough, or None."""
+    """The name of the fastest network that is accurate enough, or None."""
     return ...
 
 
@@ -414,7 +415,7 @@ recorded = recordings.load("structured_speedup", "resnet18")
 
 # %%
 def over_removed(name, part, batch):
-    """Recorded times of a part, and what the MACs promise."""
+    """Recorded speed-ups of a part, and the reduction of its MACs."""
     points = recordings.points(recorded[name], part=part, batch=int(batch))
     figure, axes = plt.subplots()
     for dtype in dict.fromkeys(point["dtype"] for point in points):
@@ -438,7 +439,7 @@ choose(
         "what": ["resnet18", "small_resnet", "chain", "outputs"],
         "pictures": [str(batch) for batch in widths.BATCHES],
     },
-    alt="Recorded speed-up over channels removed, beside the MACs.",
+    alt="Recorded speed-up against channels removed, with the reduction of MACs.",
 )
 
 # %%
@@ -448,10 +449,10 @@ for part, batch, removed in (("resnet18", 1, 0.1), ("resnet18", 1, 0.5), ("resne
         print(f"{part}, batch {batch}, {removed:.0%} removed: {point['speedup']:.1f} times faster")
 
 # %% [markdown]
-# The wide gap between time and MACs at one picture closes with more of them. And look at 10 %: 64
-# channels become 58, 128 become 115, numbers off the steps of the staircase.
+# The wide gap between time and MACs at one picture narrows with a larger batch. And look at 10 %:
+# 64 channels become 58, and 128 become 115, which are not on the steps of the staircase.
 #
-# Is the recording true? Your own ResNet-18 from above against it:
+# Does the recording hold on your machine? Compare it with your ResNet-18 from above:
 
 # %% tags=["nbval-ignore-output"]
 what = {"part": "resnet18", "removed": HALF, "batch": 1, "dtype": "float32"}
@@ -470,7 +471,8 @@ read(
 # %% [markdown]
 # ## The verdicts
 #
-# C10: 50 % of the channels are 50 % faster. That is a factor of two; from 1.6 to 2.5 counts.
+# C10: removing 50 % of the channels makes a network 50 % faster. Take that as half the time, a
+# factor of two; anything from 1.6 to 2.5 counts.
 
 # %% tags=["nbval-ignore-output"]
 measurements = {
@@ -483,8 +485,8 @@ measurements = {
 claims.record("C10", measurements, f"{torch.get_num_threads()} threads, float32")
 
 # %% [markdown]
-# The card says for which of them it is a rule. C11, now with its time: 1.5 to 2 times faster, under
-# a point lost.
+# The card says for which of them the rule holds. C11, now with its time: 1.5 to 2 times faster,
+# less than a point lost.
 
 # %% tags=["nbval-ignore-output"]
 measurements = {
@@ -494,14 +496,15 @@ measurements = {
 claims.record("C11", measurements, "one picture, float32")
 
 # %% [markdown]
-# Time and accuracy come from the same networks, and each has its own answer.
+# Time and accuracy come from the same networks, and the card judges each separately.
 #
 # ## Recap
 #
-# - One layer: MACs fall in a straight line. A chain: with the square. A network: nearly so.
-# - Time follows MACs where arithmetic is the limit: wide layers, many pictures.
-# - What does not shrink sets a floor: launching every layer, moving its input and output.
-# - Keep numbers of channels that your hardware likes, if the staircase says so.
+# - In one layer, MACs fall linearly with its outputs; in a chain, with the square of the width; in
+#   a network, nearly so.
+# - Time follows MACs where arithmetic is the limit: wide layers, large batches.
+# - Costs that do not shrink set a floor: launching every layer, moving its input and output.
+# - If the staircase shows steps, keep numbers of channels that suit your hardware.
 # - Choose by accuracy and milliseconds, both measured, on the machine that will run it.
 #
 # ## Interview questions
@@ -510,10 +513,11 @@ claims.record("C11", measurements, "one picture, float32")
 #
 # <details><summary>Answer</summary>
 #
-# MACs fall to about a quarter, since every layer reads and makes half (only the first and the last
-# keep one end). Time lies between no gain and four times, depending on how much of it was
-# arithmetic. A wide network or a large batch comes near the MACs; a small network on one picture
-# gains little, because launching its layers costs the same as before.
+# MACs fall to about a quarter, since every layer has half of its inputs and outputs (only the
+# inputs of the first and the outputs of the last stay). The speed-up is between none and four
+# times, depending on how much of the time was arithmetic. A wide network or a large batch comes
+# close to the MACs; a small network on one picture gains little, because launching its layers costs
+# the same as before.
 #
 # </details>
 #
@@ -521,10 +525,10 @@ claims.record("C11", measurements, "one picture, float32")
 #
 # <details><summary>Answer</summary>
 #
-# At time per layer. Is it bound by launches (many tiny layers: fuse them, use a compiled runtime or
-# a larger batch), or by memory (BatchNorm, activations, pooling move bytes and do no MACs: fuse or
-# shrink the maps)? Does an odd number of channels push a layer onto a slower routine? A roofline
-# tells which layers are far from both ceilings.
+# At the time per layer. Is it bound by launch overhead (many tiny layers: fuse them, use a compiled
+# runtime or a larger batch), or by memory (BatchNorm, activations and pooling move bytes but do no
+# MACs: fuse or shrink the maps)? Does an odd number of channels push a layer onto a slower kernel?
+# A roofline shows which layers are far from both ceilings.
 #
 # </details>
 #
@@ -533,9 +537,8 @@ claims.record("C11", measurements, "one picture, float32")
 # <details><summary>Answer</summary>
 #
 # Vector and matrix units take several channels at a time. The last group takes as long when it is
-# half empty, and some libraries change to a slower routine. Round up: these channels are free in
-# time and worth some accuracy. Whether it matters on the target is a matter of a minute of
-# measuring.
+# half empty, and some libraries switch to a slower kernel. Round up: the extra channels cost no
+# time and may be worth some accuracy. Whether it matters on the target takes a minute to measure.
 #
 # </details>
 #
@@ -544,13 +547,13 @@ claims.record("C11", measurements, "one picture, float32")
 # <details><summary>Answer</summary>
 #
 # Structured: what is left is dense, so every library and device gains, without conversion. Zeros
-# gain beyond the break-even of lesson 05, if the runtime has a routine for them at all. For equal
-# accuracy more single weights can go, so the answer turns where bytes, not milliseconds, are the
-# target.
+# gain time above the break-even of lesson 05, if the runtime has a kernel for them at all. At equal
+# accuracy more single weights can go, so the answer may change where bytes, not milliseconds, are
+# the target.
 #
 # </details>
 #
 # ## Where next
 #
-# Fewer channels, and each of them still takes 32 bits a weight. **Lesson 07** quantizes what is
-# left, packs it, and runs it in a real runtime.
+# The network now has fewer channels, but each weight still takes 32 bits. **Lesson 07** quantizes
+# what is left, packs it, and runs it in a real runtime.

@@ -4,9 +4,10 @@
 # *How small and how fast can a CNN get?*
 #
 # You will be able to
-# - quantize weights and activations by hand, and say how large the error is,
+# - quantize weights and activations by hand, and measure the error,
 # - calibrate a network, run it in int8 in ONNX Runtime, and see what stays in float32,
-# - say what pruning, quantizing and packing give: each alone, all together, in which order,
+# - say what pruning, quantizing and packing gain, alone and together, and in which order to apply
+#   them,
 # - compute the fewest bytes that a pruned network can have, and come within a few percent.
 #
 # **Time**: 90 minutes of reading and exercises, under 90 s of compute
@@ -51,8 +52,8 @@ folder = Path(kept.name)
 # %% [markdown]
 # ## Predict
 #
-# Three quarters of the channels of ResNet-18 are gone, and what is left has eight bits a number
-# instead of 32. The file is ONNX, the runtime ONNX Runtime, both before and after.
+# Remove three quarters of the channels of ResNet-18, and store the rest in eight bits per number
+# instead of 32. The file is ONNX and the runtime ONNX Runtime, before and after.
 
 # %%
 predict(
@@ -75,8 +76,8 @@ predict(
 # %% [markdown]
 # ## Few bits for a weight
 #
-# *Quantize*: choose a step, the **scale**, and round every weight to the nearest multiple of it.
-# The multiple, a small whole number, is the **code**. Four bits give the codes -7 to 7.
+# To *quantize*, choose a step size, the **scale**, and round every weight to the nearest multiple
+# of it. The multiplier, a small integer, is the **code**. Four bits give the codes -7 to 7.
 
 # %%
 weight = resnet18.layer2[0].conv1.weight.detach()
@@ -86,20 +87,21 @@ axes.hist(weight.flatten().numpy(), bins=200, color=figures.COLOURS["dense"])
 for code in range(-7, 8):
     axes.axvline(code * float(codes.scale), color=figures.COLOURS["quantized"], linewidth=1.5)
 axes.set(
-    xlabel="weight", ylabel="how many", yscale="log", title="All that 4 bits can say: 15 lines"
+    xlabel="weight", ylabel="count", yscale="log", title="The 15 values that 4 bits can represent"
 )
-figures.show(figure, alt="Histogram of a layer's weights with the fifteen values of four bits.")
+figures.show(figure, alt="Histogram of a layer's weights, with the fifteen values of 4 bits.")
 
 # %% [markdown]
-# The few largest weights set the scale, and most weights lie within three lines of zero.
+# The few largest weights set the scale, and most weights are within three lines of zero.
 #
-# **Exercise 07.1.** Return `values` after they were rounded to codes of so many `bits`: the numbers
-# that the codes stand for. Positive and negative codes reach equally far.
+# **Exercise 07.1.** Return `values` rounded to codes of `bits` bits: the numbers that the codes
+# represent, not the codes. The largest positive and the largest negative code are equally far from
+# zero.
 
 
 # %%
 def quantize(values, bits):
-    """The nearest numbers that codes of so many bits can stand for."""
+    """The nearest numbers that codes of `bits` bits can represent."""
     return ...
 
 
@@ -110,7 +112,8 @@ check("07.1", quantize)
 # solution("07.1")
 
 # %% [markdown]
-# Channels differ in reach. With one scale for all, a channel of small weights gets few codes.
+# Channels differ in their ranges. With one scale for all, a channel of small weights uses few
+# codes.
 #
 # **Exercise 07.2.** `weight` has the shape (outputs, inputs, ...). Return a scale for each output.
 
@@ -128,8 +131,8 @@ check("07.2", channel_scales)
 # solution("07.2")
 
 # %% [markdown]
-# Per tensor or per channel, how far off are the weights? And does torch's own quantization agree
-# with what you wrote?
+# How large is the error of the weights, per tensor and per channel? And does torch's own
+# quantization agree with what you wrote?
 
 # %%
 BITS = range(2, 9)
@@ -145,48 +148,48 @@ axes = figures.lines(
     BITS, errors, xlabel="bits", ylabel="error (% of the weights)", colours=colours
 )
 axes.set(yscale="log", yticks=[1, 3, 10, 30, 100], yticklabels=["1", "3", "10", "30", "100"])
-figures.show(axes.figure, alt="Error over bits, per tensor and per channel: halves with each bit.")
+figures.show(axes.figure, alt="Error against bits, per tensor and per channel: each bit halves it.")
 
 # %%
 ours = quant.symmetric(weight, 8, axis=0)
 zeros = torch.zeros(len(ours.scale), dtype=torch.int32)
 theirs = torch.fake_quantize_per_channel_affine(weight, ours.scale, zeros, 0, -127, 127)
 same = torch.isclose(ours.values, theirs, atol=1e-7).float().mean()
-print("torch agrees on all but a thousandth, which lies between two codes:", bool(same > 0.999))
+print("torch agrees on all but 0.1 %, which are halfway between two codes:", bool(same > 0.999))
 line = errors["a scale per channel"]
-print(f"a bit less makes the error {np.mean(np.divide(line[1:-1], line[2:])):.1f} times larger")
+print(f"one bit fewer makes the error {np.mean(np.divide(line[1:-1], line[2:])):.1f} times larger")
 
 # %% [markdown]
-# A straight line on a logarithmic axis: each bit halves the error. What does the network make of
-# it?
+# A straight line on a logarithmic axis: each bit halves the error. How does the error affect the
+# accuracy?
 
 # %%
 percent = [accuracy(steps.fake_quantized(small, bits), few) for bits in bar(BITS, "bits")]
 axes = figures.lines(
     BITS,
     {"small_resnet": percent},
-    xlabel="bits for a weight, a scale per channel",
+    xlabel="bits per weight, a scale per channel",
     ylabel="validation accuracy (%)",
     colours={"small_resnet": figures.COLOURS["quantized"]},
 )
 axes.axhline(accuracy(small, few), color=figures.COLOURS["dense"], linestyle="--")
-figures.show(axes.figure, alt="Accuracy over bits: flat down to four or five, then a cliff.")
+figures.show(axes.figure, alt="Accuracy against bits: flat down to four or five, then a cliff.")
 
 # %%
 print("8 bits cost less than a point:", percent[-1] > accuracy(small, few) - 1)
 print("2 bits cost more than ten:", percent[0] < accuracy(small, few) - 10)
 
 # %% [markdown]
-# Again a plateau and a cliff, as with pruning: there is room for errors, up to a point.
+# Again a plateau and a cliff, as with pruning: the network tolerates errors up to a point.
 #
 # ## Activations: calibrate
 #
-# A product is quick only if *both* factors are int8, so what flows between the layers gets codes,
-# too. After a ReLU it is never negative: codes from 0 to 255, **affine**, with a **zero point**,
-# the code of zero.
+# A product is fast only if *both* factors are int8, so the activations need codes as well. After a
+# ReLU they are never negative, so their codes run from 0 to 255. This **affine** quantization has a
+# **zero point**, the code of zero.
 #
-# **Exercise 07.3.** Numbers from `low` to `high` were seen. Return the scale and the zero point of
-# codes from 0 to `2 ** bits - 1`. Zero must be among what the codes stand for.
+# **Exercise 07.3.** The observed values range from `low` to `high`. Return the scale and the zero
+# point for codes from 0 to `2 ** bits - 1`. One of the codes must represent zero exactly.
 
 
 # %%
@@ -202,10 +205,10 @@ check("07.3", affine_range)
 # solution("07.3")
 
 # %% [markdown]
-# Weights are known, activations are not: one has to look at some. That is **calibration**. The same
-# network is quantized after a look at noise, at a single picture, and at 500 validation pictures.
-# `export` writes ONNX, `int8` lets ONNX Runtime quantize it, and the accuracy is that of the
-# *file*, in the runtime.
+# Weights are known in advance, activations are not: their ranges have to be measured on some
+# inputs. That is **calibration**. Here the same network is calibrated on noise, on a single
+# picture, and on 500 validation pictures. `export` writes ONNX, `int8` lets ONNX Runtime quantize
+# it, and the accuracy is that of the *file*, in the runtime.
 
 # %% tags=["nbval-ignore-output"]
 exported = quant.export(small, folder / "small.onnx", few.images[:2])
@@ -233,13 +236,13 @@ read(
 )
 
 # %% [markdown]
-# Whatever lies outside the range that was seen is cut off. Hence real pictures, some hundreds of
-# them, and none of the test set.
+# Values outside the calibrated range are clipped. So calibrate on a few hundred real pictures, none
+# of them from the test set.
 #
 # ## A whole network, in the runtime
 #
-# `channels` is ResNet-18 without three quarters of its channels, trained again with the dense
-# network as its teacher, by `python -m course_lib record compression --model resnet18`.
+# `channels` is ResNet-18 without three quarters of its channels, retrained with the dense network
+# as its teacher by `python -m course_lib record compression --model resnet18`.
 
 # %%
 networks = {"dense": resnet18, "channels": pruned_file.load(recorded_file("channels"))[0]}
@@ -251,15 +254,15 @@ for name, file in files.items():
     print(f"{name:17s} {file.stat().st_size / 1e6:5.1f} MB, {fewer:2.0f} times smaller")
 
 # %% [markdown]
-# Does all of it run in int8? The runtime says which operators it chose, after its optimizations.
+# Does all of it run in int8? After its optimizations, the runtime lists the operators it chose.
 
 # %% tags=["nbval-ignore-output"]
 for kind, operators in runtime.operators(files["channels, int8"]).items():
     print(f"{kind:8s}", ", ".join(f"{count} {name}" for name, count in sorted(operators.items())))
 
 # %% [markdown]
-# What falls back to float32 is on the second line; between the two worlds numbers are converted,
-# which takes time. Check this list before you believe in "int8".
+# The second line lists what falls back to float32; at every change between the two, numbers are
+# converted, which takes time. Check this list before you believe that a network runs in int8.
 
 # %% tags=["nbval-ignore-output"]
 in_runtime = {
@@ -300,23 +303,23 @@ reveal("07.faster", faster, low=1, high=40, unit="x")
 both = times[2].speedup("channels, int8", over="dense, float32").value
 read(
     both < 0.9 * faster,
-    "On two threads it gains less: a second thread helps the dense network and hardly the small "
-    "one, whose layers are over before the work is shared out.",
+    "On two threads it gains less: a second thread helps the dense network, but hardly the small "
+    "one, whose layers are too short to be worth dividing.",
     "On two threads it gains as much here.",
 )
 
 # %% [markdown]
-# Compare each at its own best, if that is how you deploy.
+# If you can choose the number of threads, compare each network at its own best number.
 #
 # ## Which layer minds?
 #
-# Round one layer at a time, here to 2 bits so that something is to be seen, and look at the
-# accuracy on validation pictures.
+# Round one layer at a time, here to 2 bits so that the effect is visible, and measure the accuracy
+# on validation pictures.
 
 
 # %%
 def alone(name, bits=2):
-    """Accuracy with this one weight rounded, a scale per channel."""
+    """Accuracy with this weight tensor alone rounded, a scale per channel."""
     copy = masks.pruned_copy(small, {})
     weight = masks.prunable(copy)[name]
     weight.data = quant.symmetric(weight.detach(), bits, axis=0).values
@@ -332,12 +335,12 @@ axes = figures.bars(
     ylabel="points lost at 2 bits",
     colour="quantized",
 )
-figures.show(axes.figure, alt="Points lost by each layer alone at two bits.")
+figures.show(axes.figure, alt="Points lost when each layer alone is rounded to two bits.")
 
 # %% [markdown]
-# The first layers and the last one stand out, and they hold few of the weights. So one may leave
-# the worst in float32, **if that pays**. With 8 bits, in the runtime, each layer alone, and then
-# the three worst left as they are:
+# The first layers and the last one stand out, and they have few of the weights. So the most
+# sensitive ones can stay in float32, **if that pays**. Now with 8 bits, in the runtime: first each
+# layer alone, then all layers except the three most sensitive ones:
 
 # %%
 seen, names = pictures.validation.images[:200], quant.layers(exported)
@@ -360,24 +363,26 @@ for name in candidates:
 # %% tags=["nbval-ignore-output"]
 read(
     right["int8 but for three"] > right["int8"] + 0.5,
-    "Leaving three in float32 regains something here. Does it pay for what the way out of int8 and "
-    "back takes?",
-    "Here it does not pay: nothing is to be regained, and every way out of int8 and back takes "
-    "time.",
+    "Leaving three in float32 regains accuracy here. Is that worth the time of the conversions "
+    "from int8 and back?",
+    "Here it does not pay: there is no accuracy to regain, and converting from int8 and back "
+    "takes time.",
 )
 
 # %% [markdown]
-# It may pay in a network with a few layers of wild activations; the three lines above tell you.
+# It may pay in a network in which a few layers have large outliers; the three lines above show
+# whether it does.
 #
 # ## Which first?
 #
-# "Prune first, then quantize." Try both, without any training: 80 % of the single weights go, and
-# the others of a layer share 15 values (k-means, as in Deep Compression: Han, Mao and Dally, 2016).
+# "Prune first, then quantize." Try both orders, without any training: 80 % of the single weights
+# go, and the remaining weights of each layer share 15 values (k-means, as in Deep Compression: Han,
+# Mao and Dally, 2016).
 
 
 # %%
 def shared_values(network):
-    """A copy whose layers have 15 different values beside zero."""
+    """A copy whose layers have 15 different values besides zero."""
     copy = masks.pruned_copy(network, {})
     with steps.weight_sharing(copy, 15):
         return copy
@@ -406,12 +411,12 @@ gained = order["prune, then quantize"] - order["quantize, then prune"]
 print("pruning first is at least as good:", gained > 0)
 
 # %% [markdown]
-# Pruning first, all 15 values are spent on weights that stay. Quantizing first, most of them end
-# near zero, on weights that go, and weights that share a value are kept or removed in the order in
-# which they lie. Files are smaller then, as fewer values are left.
+# If you prune first, all 15 values serve weights that stay. If you quantize first, most of them end
+# up near zero, for weights that go, and ties between weights of equal value are broken by their
+# position. Files are smaller then, as fewer values are left.
 #
-# With a fine-tune and int8 the order was recorded, too, in ResNet-18 without three quarters of its
-# channels, a fifth of the epochs for either.
+# Both orders were also recorded with fine-tuning and int8, for ResNet-18 without three quarters of
+# its channels, with a fifth of the epochs each.
 
 # %%
 recorded = recordings.load("compression", "resnet18")[recordings.COURSE]
@@ -419,15 +424,17 @@ points = {(point["network"], point["form"]): point for point in recorded["points
 for name in ("pruned first", "quantized first"):
     point = points[name, "int8"]
     low, high = point["interval"]
-    print(f"{name}, int8 in the end: {point['accuracy']:.2f} % ({low:.1f} to {high:.1f})")
+    print(f"{name}, finally int8: {point['accuracy']:.2f} % ({low:.1f} to {high:.1f})")
 
 # %% [markdown]
-# The intervals overlap: eight bits are so fine that pruning hardly notices. But the fine-tune
-# leaves the steps of the codes, so who quantizes first has to do it *again*. That is reason enough.
+# The intervals overlap: eight bits are so fine that the order hardly matters. But fine-tuning moves
+# the weights off their codes, so if you quantize first, you have to quantize *again*. That is
+# reason enough to prune first.
 #
 # ## Factors
 #
-# Channels make it so many times smaller, int8 so many times. Both together: the product?
+# Removing channels makes the file smaller by one factor, int8 by another. Do both together give the
+# product?
 
 
 # %%
@@ -452,18 +459,18 @@ for axes, place, title in zip(pair, (0, 1), ("times smaller", "times faster"), s
     colours = [figures.COLOURS[idea] for idea in ("structured", "quantized")] + ["white", "black"]
     axes.bar(range(4), heights, color=colours, edgecolor="black")
     axes.set_xticks(
-        range(4), ["channels", "int8", "product\n(promised)", "both\n(measured)"], fontsize=11
+        range(4), ["channels", "int8", "product\n(expected)", "both\n(measured)"], fontsize=11
     )
     axes.set(title=title)
     axes.grid(visible=False, axis="x")
-figures.show(figure, alt="Bars: each factor, their product, and what both together really give.")
+figures.show(figure, alt="Bars: each factor, their product, and the measured gain of both.")
 
 # %% [markdown]
-# For bytes factors nearly multiply: what is left has a quarter of its bits. For time they do not.
-# Each factor shortens the arithmetic, and what is *not* arithmetic, a fixed time for every layer,
-# is paid once and is a larger share of the rest. Amdahl's law again (lesson 06).
+# For bytes the factors nearly multiply: each remaining weight takes a quarter of the bits. For time
+# they do not. Each factor shortens only the arithmetic; the fixed overhead of every layer stays and
+# becomes a larger share of the total. That is Amdahl's law again (lesson 06).
 #
-# And what do *zeros* bring? 95 % of the weights gone, one by one, in the same runtime:
+# And what do *zeros* gain? The same runtime, with 95 % of the single weights gone:
 
 # %%
 zeros = points["weights", "float32"], points["weights", "int8"], points["weights", "packed"]
@@ -472,21 +479,21 @@ for point in zeros:
     print(f"{point['form']:8s} {smaller:5.1f} times smaller, {faster:4.1f} times faster")
 
 # %% [markdown]
-# In ONNX nothing: zeros are stored and multiplied as any number. Packed, a lot of bytes, and the
-# time after unpacking is that of the dense network.
+# In ONNX nothing: zeros are stored and multiplied like any other numbers. Packing saves a lot of
+# bytes, but after unpacking the network is as slow as the dense one.
 #
 # ## How many bytes?
 #
-# A pruned weight needs two things: *where* the weights are, and *what* they are.
+# A pruned tensor stores two things: *where* its nonzero weights are, and *what* they are.
 #
-# **Exercise 07.4.** A layer has `count` weights, `kept` of them are not zero, a value takes `bits`
-# bits. How many bytes do three formats need? Dense; a bitmask (a bit for each weight, then the
-# values); indices (one of `index` bits beside each value).
+# **Exercise 07.4.** A layer has `count` weights, `kept` of them nonzero, and each value takes
+# `bits` bits. How many bytes do three formats need? Dense; a bitmask (one bit per weight, then the
+# values); indices (an index of `index` bits with each value).
 
 
 # %%
 def bytes_needed(count, kept, bits, index):
-    """Bytes of "dense", "bitmask" and "indices", in a dictionary."""
+    """A dictionary of the bytes of "dense", "bitmask" and "indices"."""
     return ...
 
 
@@ -497,15 +504,17 @@ check("07.4", bytes_needed)
 # solution("07.4")
 
 # %% [markdown]
-# How few can it be? A symbol that makes up a share $p$ of all needs at least $\log_2(1/p)$ bits
-# (Shannon, 1948). That is the **entropy bound**, for any coder that looks at one symbol at a time.
+# What is the minimum? A symbol that makes up a share $p$ of all symbols needs at least
+# $\log_2(1/p)$ bits (Shannon, 1948). Summed over all symbols, that is the **entropy bound** for any
+# coder that codes one symbol at a time.
 #
-# **Exercise 07.5.** `counts` says how often each symbol occurs. Return the bound of all, in bytes.
+# **Exercise 07.5.** `counts` lists how often each symbol occurs. Return the bound for all symbols
+# together, in bytes.
 
 
 # %%
 def entropy_bytes(counts):
-    """The fewest bytes for symbols that occur so often."""
+    """The entropy bound in bytes for symbols with these counts."""
     return ...
 
 
@@ -516,19 +525,19 @@ check("07.5", entropy_bytes)
 # solution("07.5")
 
 # %% [markdown]
-# Now a real layer, at more and more zeros. Its other weights share 15 values, 4 bits each.
+# Now a real layer, at increasing sparsity. Its nonzero weights share 15 values, of 4 bits each.
 
 
 # %%
 def layer_of(sparsity):
-    """The layer as a matrix, with its smallest weights gone and 15 values for the others."""
+    """The layer as a matrix, its smallest weights zero and 15 values for the others."""
     matrix = weight.flatten(1)
     left = masks.lowest_overall({"": matrix}, masks.magnitude, sparsity)[""]
     return storage.share_weights(matrix * left, 15)
 
 
 def bits_a_weight(matrix):
-    """Bits for each weight, zeros included, by format; the entropy bound is the last."""
+    """Bits per weight, zeros included, by format; the entropy bound is the last."""
     ways = {"dense": "dense", "CSR": "CSR", "relative index": "relative", "bitmask": "bitmask"}
     found = {name: storage.encode(matrix, way, "codebook").bytes for name, way in ways.items()}
     found |= {"entropy coder": storage.encode(matrix).bytes, "bound": storage.bound(matrix).bytes}
@@ -548,30 +557,31 @@ for name in by_sparsity[0.5]:
     y = [found[name] for found in by_sparsity.values()]
     axes.plot([100 * each for each in SPARSITIES], y, label=name, **style)
 axes.plot(50, 8 * hardware / weight.numel(), "k*", markersize=12, label="2:4")
-axes.set(xlabel="sparsity (%)", ylabel="bits a weight", ylim=(0, 13), title="A layer, 15 values")
+axes.set(xlabel="sparsity (%)", ylabel="bits per weight", ylim=(0, 13), title="A layer, 15 values")
 axes.legend(fontsize=11)
-figures.show(figure, alt="Bits a weight over sparsity for five formats, and the bound below them.")
+figures.show(figure, alt="Bits per weight against sparsity: five formats, the bound below them.")
 
 # %%
 at = by_sparsity
 print("at 50 %, CSR is larger than dense:", at[0.5]["CSR"] > at[0.5]["dense"])
 print("at 90 %, a bitmask is smaller than CSR:", at[0.9]["bitmask"] < at[0.9]["CSR"])
-print("at 98 % it is larger:", at[0.98]["bitmask"] > at[0.98]["CSR"])
+print("at 98 %, it is larger:", at[0.98]["bitmask"] > at[0.98]["CSR"])
 print(
-    "the coder is within 5 % of the bound at 90 %:",
+    "at 90 %, the entropy coder is within 5 % of the bound:",
     at[0.9]["entropy coder"] < 1.05 * at[0.9]["bound"],
 )
 
 # %% [markdown]
-# A bitmask pays for every weight, an index for every weight that is kept: they cross. The coder is
-# near the bound everywhere, because it spends few bits on what is frequent. 2:4 is only for half of
-# the weights: two of four, and two bits for the place of each.
+# A bitmask takes a bit for every weight, an index format an index for every weight that is kept, so
+# their lines cross. The entropy coder is near the bound everywhere, because it spends few bits on
+# frequent symbols. 2:4 exists for 50 % sparsity only: two values of every four, with two bits for
+# the position of each.
 #
 # ## Pack it
 #
-# A `.pruned` file holds a network, each tensor in the way that takes the fewest bytes. It begins
-# with 64 bytes at fixed places (`course_lib/deployment/pruned_file.py` has the table). Here is
-# yours, pruned and then quantized above:
+# A `.pruned` file holds a network, each tensor in the format that takes the fewest bytes. It begins
+# with 64 bytes of fixed layout (the table is in `course_lib/deployment/pruned_file.py`). Here is
+# the file of the network that was pruned and then quantized above:
 
 # %% tags=["nbval-ignore-output"]
 mine = folder / "prune, then quantize.pruned"
@@ -579,11 +589,11 @@ raw = mine.read_bytes()
 for first, last, what in (
     (0, 8, "signature"),
     (8, 12, "version"),
-    (12, 16, "bytes of the header"),
-    (16, 20, "bytes of the header, inflated"),
-    (20, 28, "bytes of the parts"),
+    (12, 16, "header, bytes"),
+    (16, 20, "header, bytes when inflated"),
+    (20, 28, "parts, bytes"),
     (28, 32, "zero"),
-    (32, 64, "SHA-256 of all the rest"),
+    (32, 64, "SHA-256 of the rest"),
 ):
     field = raw[first:last]
     number = int.from_bytes(field, "little") if 8 <= first < 32 else ""
@@ -591,17 +601,18 @@ for first, last, what in (
 
 # %%
 header, _, parts, _ = pruned_file.START.unpack_from(raw)[2:]
-print("the start, the header and the parts are the whole file:", 64 + header + parts == len(raw))
+print("64 bytes, the header and the parts are the whole file:", 64 + header + parts == len(raw))
 
 # %% [markdown]
-# **Exercise 07.6.** Read it yourself: return version, bytes of the header and bytes of the parts.
-# A file comes from anywhere: return None if it is shorter than 64 bytes, begins differently, or is
-# not exactly as long as it says: 64 bytes, the header, the parts.
+# **Exercise 07.6.** Read it yourself: return the version and the sizes of the header and of the
+# parts, in bytes. A file may come from anywhere: return None if it is shorter than 64 bytes, begins
+# with another signature, or is not exactly as long as these sizes say (64 bytes, the header, the
+# parts).
 
 
 # %%
 def read_start(data):
-    """(version, bytes of the header, bytes of the parts), or None."""
+    """(version, header bytes, parts bytes), or None."""
     return ...
 
 
@@ -612,8 +623,8 @@ check("07.6", read_start)
 # solution("07.6")
 
 # %% [markdown]
-# After the 64 bytes comes the header, deflated JSON: which tensors, how each is stored, how long
-# each part is. What happens to a file in which a single bit is different?
+# After the 64 bytes comes the header, deflated JSON: which tensors there are, how each is stored,
+# how long each part is. What happens if a single bit of a file is wrong?
 
 # %%
 damaged = bytearray(raw)
@@ -625,10 +636,10 @@ except pruned_file.FileError as error:
     print(str(error).replace(str(folder), "..."))
 
 # %% [markdown]
-# Refused, before anything is decoded. No code is inside, as there is in a pickle, and sizes are
-# compared with the file before memory is reserved for them.
+# The file is rejected before anything is decoded. Unlike a pickle it contains no code, and sizes
+# are checked against the file before memory is allocated for them.
 #
-# What do the bytes of ResNet-18's smallest file say?
+# What do the bytes of ResNet-18's smallest file store?
 
 # %%
 packed = recorded_file("few values")
@@ -636,8 +647,8 @@ tensors, about = pruned_file.unpack(packed)
 bounds = {name: storage.bound(tensor) for name, tensor in tensors.items()}
 weights = [bound for name, bound in bounds.items() if tensors[name].dim() > 1]
 shares = {
-    "which weights are there": sum(bound.places for bound in weights),
-    "what they are": sum(bound.values for bound in weights),
+    "positions of the weights": sum(bound.places for bound in weights),
+    "their values": sum(bound.values for bound in weights),
     "biases, normalisation": sum(b.bytes for name, b in bounds.items() if tensors[name].dim() < 2),
 }
 there = packed.stat().st_size
@@ -651,13 +662,13 @@ print(f"all of it: {there / 1000:.0f} kB, {there / bound:.3f} of its entropy bou
 print(f"{points['dense', 'float32']['bytes'] / there:.0f} times smaller than the dense network")
 
 # %% [markdown]
-# *Which* weights takes nearly as much as *what* they are, and no codebook makes that smaller. And
-# the numbers that nobody prunes, biases and normalisation, begin to count.
+# The *positions* of the weights take nearly as many bytes as their *values*, and no codebook makes
+# them smaller. And the parameters that are not pruned, biases and normalisation, begin to matter.
 #
 # ## All four axes
 #
-# Every network of the recording, in every form: accuracy over bytes and over milliseconds, the area
-# of a dot its MACs. Dashed: one point below the dense network.
+# Every network of the recording, in every form: accuracy against bytes and against milliseconds;
+# the area of a dot shows its MACs. The dashed line is one point below the dense network.
 
 # %%
 IDEAS = {
@@ -677,7 +688,7 @@ floor = points["dense", "float32"]["accuracy"] - 1
 
 # %%
 def four_axes(threads):
-    """Accuracy over bytes and over time; a marker for each form."""
+    """Accuracy against bytes and against time; a marker for each form."""
     figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.8), sharey=True)
     for name, form in points:
         if name in IDEAS:
@@ -694,7 +705,7 @@ def four_axes(threads):
 
 # %%
 def dot(pair, point, colour, threads):
-    """One network in one form, in both pictures."""
+    """Draw one network in one form on both axes."""
     area = 30 + 500 * point["macs"] / points["dense", "float32"]["macs"]
     style = {"color": colour, "marker": MARKERS[point["form"]], "edgecolor": "black"}
     place = (point["bytes"], point["accuracy"])
@@ -709,7 +720,7 @@ def dot(pair, point, colour, threads):
 choose(
     four_axes,
     {"threads": [*forms.THREADS]},
-    alt="Accuracy over bytes and over milliseconds of the recorded networks in three forms.",
+    alt="Accuracy against bytes and milliseconds, recorded networks in three forms.",
 )
 
 # %%
@@ -722,8 +733,8 @@ smaller, _ = gains(points["few values", "packed"])
 print(f"to store: {smaller:.0f} times smaller, {lost:.1f} points lost")
 
 # %% [markdown]
-# What stops it from going further? Look at `narrower`, with an eighth of the channels: it is much
-# smaller again, and loses more than it gains in time.
+# Why not go further? Look at `narrower`, with an eighth of the channels: it is much smaller again,
+# but it loses accuracy and gains little time.
 
 # %%
 for name, form in (("channels", "int8"), ("narrower", "float32"), ("narrower", "int8")):
@@ -732,26 +743,27 @@ for name, form in (("channels", "int8"), ("narrower", "float32"), ("narrower", "
     print(f"{name:9s} {form:8s} {point['macs'] / 1e6:4.1f} MMACs, {ms:.3f} ms, {right:.1f} %")
 
 # %% [markdown]
-# Some twenty layers, one after the other, each called, each reading and writing its maps: that time
-# stays, and int8 does not shorten it. To go faster, remove *layers*, or hand in more pictures at
-# once.
+# Some twenty layers run one after another, and each has to be launched and to read and write its
+# maps. That time stays, and int8 does not shorten it. To go faster, remove *layers*, or process
+# more pictures at once.
 #
-# Is the recording true? This lesson measured the same two files:
+# Does the recording hold on your machine? This lesson measured the same two files:
 
 # %% tags=["nbval-ignore-output"]
 away, ratio = in_runtime["channels, int8"] - best["accuracy"], faster / gains(best)[1]
-print(f"accuracy: {away:+.2f} points from the recorded one; speed-up: {ratio:.2f} of it")
+print(f"accuracy: recorded {away:+.2f} points; speed-up: recorded times {ratio:.2f}")
 read(
     abs(away) < 0.3 and 1 / 1.7 < ratio < 1.7,
     "Your machine agrees with the recorded one.",
-    "Your processor is another: what int8 gains, and costs, depends on its instructions.",
+    "Your processor differs: what int8 gains, and costs, depends on its instructions.",
 )
 
 # %% [markdown]
 # ## A challenge
 #
 # **Under 200 kB, at least 91 % of the test pictures, as fast as you can.** `score` unpacks a file,
-# runs it in float32 and in int8 on one thread, and keeps the faster one that is accurate enough.
+# runs it in float32 and in int8 on one thread, and keeps the faster of those that are accurate
+# enough.
 
 # %% tags=["nbval-ignore-output"]
 entry = compression.score(packed, pictures)
@@ -761,8 +773,9 @@ print(
 )
 
 # %% [markdown]
-# Beat it. Start from any recorded network, or from `resnet18` itself (minutes, then). Compare your
-# tries on the validation pictures and hand in one: `score` reads the test pictures. For example:
+# Beat it. Start from any recorded network, or from `resnet18` itself (which takes minutes). Compare
+# your attempts on the validation pictures and score only one of them: `score` reads the test
+# pictures. For example:
 
 # %%
 # from course_lib.networks.training import to_teacher
@@ -777,8 +790,8 @@ print(
 # %% [markdown]
 # ## The verdicts
 #
-# C14: without sparse hardware, sparsity saves memory only. In the runtime, 95 % of the weights
-# gone:
+# C14: without sparse hardware, sparsity saves memory only. Tested in the runtime, with 95 % of the
+# weights zero:
 
 # %% tags=["nbval-ignore-output"]
 exact, _, as_packed = zeros
@@ -809,7 +822,8 @@ claims.record("C15", measurements, "ResNet-18, ONNX Runtime, one picture, one th
 print("channels and int8 are ten times smaller:", measurements["channels_int8_smaller"] > 10)
 
 # %% [markdown]
-# More than promised with channels. With single weights all that the runtime sees is int8.
+# With channels the gain is larger than claimed. With single weights, the runtime gains from int8
+# alone.
 #
 # C21: prune first, then quantize; always combine.
 
@@ -832,11 +846,13 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 # %% [markdown]
 # ## Recap
 #
-# - A scale and a code: each bit halves the error. A scale per channel costs nothing and helps.
-# - Weights are known; activations need a look at real pictures, and zero needs a code of its own.
-# - Measure the file that is deployed, in its runtime, and read which operators stayed in float32.
-# - For bytes factors nearly multiply. For time they do not: what is not arithmetic stays.
-# - Zeros cost nothing only in a format that was made for them. The bound says how far it can go.
+# - A weight becomes a scale times a code: each bit halves the error. A scale per channel costs
+#   almost nothing and helps.
+# - Weights are known; the ranges of activations have to be calibrated on real pictures, and zero
+#   needs an exact code.
+# - Measure the deployed file in its runtime, and check which operators stayed in float32.
+# - For bytes the factors nearly multiply. For time they do not, because overhead stays.
+# - Zeros save bytes only in a format made for them. The entropy bound says how small it can get.
 #
 # ## Interview questions
 #
@@ -851,14 +867,15 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 #
 # </details>
 #
-# **2. Pruning makes it 4 times faster, int8 3 times. Your manager writes "12 times" on a slide.**
+# **2. Pruning makes a network 4 times faster, int8 3 times. Your manager writes "12 times" on a
+# slide. What do you say?**
 #
 # <details><summary>Answer</summary>
 #
 # Both shorten the same arithmetic. What neither shortens (launching layers, moving maps, converting
-# between int8 and float32, what fell back to float32) becomes most of the time. Measure the
-# combination in the target's runtime. For bytes the product is nearly right, as long as the
-# format's own overhead is small.
+# between int8 and float32, operators that fell back to float32) becomes most of the time. Measure
+# the combination in the runtime of the target. For bytes the product is nearly right, as long as
+# the format's own overhead is small.
 #
 # </details>
 #
@@ -867,8 +884,8 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 # <details><summary>Answer</summary>
 #
 # Affine codes map a range from low to high to 0 ... 255; the zero point is the code of the real
-# number zero. Convolutions pad with zeros and ReLU makes many: were zero rounded, each of them
-# would add the same small error, and such errors add up.
+# number zero. Convolutions pad with zeros and ReLU produces many: if zero were rounded, each of
+# them would add the same small error, and such errors accumulate.
 #
 # </details>
 #
@@ -876,9 +893,9 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 #
 # <details><summary>Answer</summary>
 #
-# The mask needs $H(0.05) \approx 0.29$ bits for every weight, the values at most 4 bits for every
-# kept one, $0.2$ bits a weight: about half a bit instead of 32, some 65 times smaller. An entropy
-# coder gets within two percent; a bitmask needs 1.2 bits, indices of 8 bits 0.6.
+# The mask needs $H(0.05) \approx 0.29$ bits per weight, and the values at most 4 bits per kept
+# weight, which is $0.2$ bits per weight: about half a bit instead of 32, some 65 times smaller. An
+# entropy coder gets within two percent of that; a bitmask needs 1.2 bits, indices of 8 bits 0.6.
 #
 # </details>
 #
@@ -886,13 +903,14 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 #
 # <details><summary>Answer</summary>
 #
-# Prune, fine-tune, then quantize and calibrate. Scores see exact weights, codes are spent on
-# weights that stay, and a fine-tune would leave the codes anyway. With int8 the order hardly moves
-# the accuracy; with few bits it does, and then quantization-aware training belongs to the end.
+# Prune, fine-tune, then quantize and calibrate. Scores then see exact weights, the codes serve
+# weights that stay, and fine-tuning would move weights off their codes anyway. With int8 the order
+# hardly changes the accuracy; with few bits it does, and then quantization-aware training comes
+# last.
 #
 # </details>
 #
 # ## Where next
 #
-# Convolutions were easy prey. **Lesson 08** takes on a transformer, where half of the weights are a
-# table that is only looked up.
+# Convolutions were easy to compress. **Lesson 08** prunes a transformer, where half of the weights
+# are in a table whose rows are only looked up.

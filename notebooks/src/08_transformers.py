@@ -5,10 +5,10 @@
 #
 # You will be able to
 # - say where the weights of a transformer are, and cut its vocabulary without any training,
-# - remove heads, neurons and whole layers, and prove that the rest computes what it should,
-# - measure what each head is worth, and say why that is less than it seems,
-# - prune single weights in one shot, and let the others make up for those that go,
-# - compare all of it by bytes and by milliseconds, and say when the ranking flips.
+# - remove heads, neurons and whole layers, and verify that the rest computes what it should,
+# - measure what each head is worth, and say why such a number means less than it seems,
+# - prune single weights in one shot, and adjust the others to compensate,
+# - compare all of these by bytes and by milliseconds, and say when the ranking flips.
 #
 # **Time**: 90 minutes of reading and exercises, under 90 s of compute
 #
@@ -52,9 +52,9 @@ sentences = data.Splits(*(minilm.encoded(tokenizer, part) for part in reviews))
 recorded = recordings.load("transformer", "minilm")[recordings.COURSE]
 
 # %% [markdown]
-# MiniLM (Wang et al., 2020) is a BERT made small by its authors. It was trained to read English,
-# and then fine-tuned here to tell whether a sentence praises a movie. Six layers, in each 12 heads
-# and an MLP of 1536 neurons.
+# MiniLM (Wang et al., 2020) is a BERT that its authors made smaller. It was pretrained on English
+# text, and fine-tuned for this course to tell whether a sentence praises a movie. It has six
+# layers, each with 12 heads and an MLP of 1536 neurons.
 
 # %% tags=["nbval-ignore-output"]
 for text in ("A film that warms the heart.", "Two hours that I will never get back."):
@@ -66,9 +66,9 @@ for text in ("A film that warms the heart.", "Two hours that I will never get ba
 # %% [markdown]
 # ## Predict
 #
-# Half of the 72 heads and three quarters of the neurons go, then the network trains again for as
-# long as it was fine-tuned, the dense one its teacher. At last the weights of each layer share 15
-# values. What is left runs in int8.
+# Remove half of the 72 heads and three quarters of the neurons, then retrain the network for as
+# long as it was fine-tuned, with the dense one as its teacher. Finally, let the weights of each
+# layer share 15 values. The result runs in int8.
 
 # %%
 predict(
@@ -83,7 +83,7 @@ predict(
 # %%
 predict(
     "08.smaller",
-    "How many times smaller is its file than that of the dense network, whole vocabulary, float32?",
+    "How many times smaller is its file than the dense float32 one with the whole vocabulary?",
     low=1,
     high=40,
     unit="x",
@@ -101,13 +101,14 @@ predict(
 # %% [markdown]
 # ## Where the weights are
 #
-# A token goes in as a number. The **embedding** is a table with a row for each piece of a word that
-# the network knows, and the number says which row. MiniLM was trained with 30,522 of them.
+# A token enters the network as a number. The **embedding** is a table with a row for each word
+# piece that the network knows, and the number selects the row. MiniLM was trained with 30,522
+# pieces.
 
 
 # %%
 def parts(model):
-    """How many weights each kind of part holds."""
+    """The number of weights in each kind of part."""
     kinds = {"word_embeddings": "table", "attention": "attention", "dense": "MLP"}
     found = dict.fromkeys(kinds.values(), 0)
     for name, weight in model.named_parameters():
@@ -118,7 +119,7 @@ def parts(model):
 
 
 # %%
-whole = minilm.uncut(network)  # as large as it was; the rows that were cut are random now
+whole = minilm.uncut(network)  # the original size; rows that were cut are random now
 figure, axes = plt.subplots(figsize=(7.2, 2.4))
 for row, model in enumerate((whole, network)):
     begin, shades = 0, (figures.COLOURS["dense"], figures.COLOURS["structured"], "#f3cf8a")
@@ -130,7 +131,7 @@ axes.set_yticks([0, 1], ["as trained", "vocabulary cut"])
 axes.invert_yaxis()
 axes.grid(visible=False, axis="y")
 axes.legend(fontsize=11, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0))
-figures.show(figure, alt="Two bars: more than half of all weights are the table, before the cut.")
+figures.show(figure, alt="Two bars: before the cut, more than half of all weights are the table.")
 
 # %%
 counts = parts(whole)
@@ -138,12 +139,12 @@ share = counts["table"] / sum(counts.values())
 print(f"the table holds {share:.0%} of these weights, and no multiplication uses it")
 
 # %% [markdown]
-# More than half of a "language model" is a phone book. And these reviews need only some of its
-# pages. To remove the others is **structured pruning**, by rows, and it costs no training at all.
+# More than half of this "language model" is a lookup table, and these reviews need only some of its
+# rows. Removing the others is **structured pruning**, by rows, and it needs no training at all.
 #
-# **Exercise 08.1.** `table` has the shape (pieces, width), `ids` (sentences, tokens) says which
-# rows are read. Return the rows that occur, in their old order, and the ids renumbered so that each
-# token finds its row again.
+# **Exercise 08.1.** `table` has the shape (pieces, width); `ids`, of shape (sentences, tokens),
+# selects its rows. Return the rows that occur, in their old order, and the ids renumbered so that
+# each token selects the same row as before.
 
 
 # %%
@@ -159,9 +160,9 @@ check("08.1", cut_table)
 # solution("08.1")
 
 # %% [markdown]
-# `minilm.cut_vocabulary` does that for all *training* sentences and adds single letters, so that
-# any other word can still be spelled. Did it cost anything? The weights file tells what was
-# measured when they were made.
+# `minilm.cut_vocabulary` does that for all *training* sentences and adds the single letters, so
+# that any other word can still be spelled. Did it cost anything? The metadata of the weights file
+# has the accuracies measured when it was made.
 
 # %%
 with safe_open(data.verified("weights/minilm.safetensors"), framework="pt") as file:
@@ -172,8 +173,8 @@ for name, prefix, pieces in (("whole", "whole_", minilm.PIECES), ("cut", "", cut
     print(f"{name:6s} {pieces:6,d} pieces: {right[0]} % of validation, {right[1]} % of test")
 
 # %% [markdown]
-# Better on one part, worse on the other: nothing that could be told from chance. How far can it go?
-# Here the vocabulary is cut again, to what a part of the training sentences needs.
+# Better on one part, worse on the other: the difference is within chance. How far can this go? Here
+# the vocabulary is cut again, to the pieces that a part of the training sentences needs.
 
 # %% tags=["nbval-ignore-output"]
 SHARES = (0.5, 0.01)
@@ -194,7 +195,7 @@ axes = figures.lines(
     colours={"MiniLM": figures.COLOURS["structured"]},
 )
 axes.set(xscale="log")
-figures.show(axes.figure, alt="Accuracy over the size of the vocabulary: it falls as pieces go.")
+figures.show(axes.figure, alt="Accuracy against vocabulary size: it falls as pieces are removed.")
 
 # %%
 values = [*by_pieces.values()]
@@ -202,18 +203,18 @@ print("half of the sentences cost at most 4 points:", values[1] > values[0] - 4)
 print("a hundredth costs more than 8:", values[-1] < values[0] - 8)
 
 # %% [markdown]
-# A word that is gone is spelled in pieces that the network has hardly ever seen side by side.
+# A word that was removed is spelled in pieces that the network has hardly ever seen side by side.
 #
 # ## Heads and neurons
 #
 # A layer has two halves. In **attention** each head compares all tokens, with rows of its own in
-# the query, key and value matrices, and adds what it found through columns of its own in the output
-# matrix. In the **MLP** a neuron is a row of the first matrix and a column of the second. What a
-# row makes and a column reads is a *channel*, so all of lesson 03 applies.
+# the query, key and value matrices, and adds its result through columns of its own in the output
+# matrix. In the **MLP** a neuron is a row of the first matrix and a column of the second. A value
+# that a row produces and a column reads is a *channel*, so all of lesson 03 applies.
 #
 # **Exercise 08.2.** `query` has the shape (heads * dim, width) and stands for key and value, too.
-# `output` has the shape (width, heads * dim). The rows of a head lie together. Return both with the
-# heads in `keep` only, in that order.
+# `output` has the shape (width, heads * dim). The rows of a head are consecutive. Return both
+# matrices with only the heads in `keep`, in that order.
 
 
 # %%
@@ -229,8 +230,8 @@ check("08.2", keep_heads)
 # solution("08.2")
 
 # %% [markdown]
-# `encoders.prune` does it for all matrices and biases. The proof is that of lesson 03: zero the
-# weights that read the same heads in the large network, and compare the outputs.
+# `encoders.prune` does this for all matrices and biases. The test is that of lesson 03: in the
+# large network, zero the weights that read the same heads, and compare the outputs.
 
 # %%
 graph = encoders.encoder_graph(network)
@@ -249,11 +250,11 @@ print("largest difference below 1e-12:", error < 1e-12)
 # %% [markdown]
 # ## What is a head worth?
 #
-# Turn it off, alone, and look at the loss. That is **ablation**, and it needs a pass over the data
-# for each of them.
+# Turn off one head at a time and measure the loss. That is **ablation**, and it needs a pass over
+# the data for each head.
 #
-# **Exercise 08.3.** `loss(on)` gives the loss for a list of switches, True where a head is on.
-# Return how much the loss rises without each of `heads` heads.
+# **Exercise 08.3.** `loss(on)` returns the loss for a list of switches, True where a head is on.
+# For each of `heads` heads, return how much the loss rises when it alone is off.
 
 
 # %%
@@ -269,8 +270,8 @@ check("08.3", ablation)
 # solution("08.3")
 
 # %% [markdown]
-# All 72, on the validation sentences, from the recording (`python -m course_lib record
-# transformer`). Red: the loss rises without it. Blue: the network is better off.
+# All 72 heads on the validation sentences, from the recording (`python -m course_lib record
+# transformer`). Red: the loss rises without the head. Blue: it falls.
 
 # %%
 worth = np.zeros((6, 12))
@@ -282,17 +283,18 @@ image = axes.imshow(worth, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto"
 axes.set(xlabel="head", ylabel="layer", xticks=range(12), yticks=range(6))
 axes.grid(visible=False)
 figure.colorbar(image, label="loss without it (0.001 nats)")
-figures.show(figure, alt="Heat map of 6 layers by 12 heads: few heads matter, many hardly at all.")
+figures.show(figure, alt="Heat map of 6 layers by 12 heads: few matter much, many hardly at all.")
 
 # %%
 losing = sum(row["accuracy"] < -1 for row in recorded["heads"])
 better = sum(row["loss"] < 0 for row in recorded["heads"])
-print(f"{losing} of 72 heads cost more than a point alone, {better} are better off")
+print(f"{losing} of 72 heads cost more than a point alone; without {better} of them the loss falls")
 
 # %% [markdown]
-# Blue is no harm undone: three epochs have made the network surer than it should be, and whatever
-# makes it less sure, lowers the loss. What counts is that hardly any head costs a point. So heads
-# can go (Michel et al., 2019)? The last layer again, live, to see that the recording is true:
+# Blue does not mean that a head was harmful: after three epochs the network is overconfident, and
+# anything that makes it less confident lowers the loss. What matters is that hardly any head costs
+# a point. So can heads go (Michel et al., 2019)? Measure the last layer again, to check the
+# recording:
 
 # %%
 last = transformer.ablated_heads(network, sentences.validation, 5)
@@ -301,8 +303,8 @@ apart = max(abs(one["loss"] - other["loss"]) for one, other in zip(last, then, s
 print("as recorded, to 0.001 nats:", apart < 1e-3)
 
 # %% [markdown]
-# *Alone* is the word. What do many cost at once? Beside it, what the cheapest heads cost one at a
-# time, added up.
+# But each was removed *alone*. What do many heads cost at once? Compare that with the sum of the
+# individual costs of the cheapest heads.
 
 # %%
 networks = {row["name"]: row for row in recorded["networks"]}
@@ -312,16 +314,16 @@ alone = sorted(-row["accuracy"] for row in recorded["heads"])
 for percent, count in ((25, 18), (50, 36), (75, 54)):
     together = dense["validation"] - networks[f"heads {percent}"]["before"]["validation"]
     print(
-        f"{count} heads: {together:4.1f} points lost, alone and added up {sum(alone[:count]):4.1f}"
+        f"{count} heads: {together:4.1f} points lost, their single losses {sum(alone[:count]):4.1f}"
     )
 
 # %% [markdown]
 # A quarter of the heads for less than a point, half for two, and then a cliff, all before any
-# training. The sum is no bad guess, but look closely: one sentence is an eighth of a point, so each
-# number in it is a sentence or two, and mostly chance.
+# training. The sum is not a bad estimate, but look closely: one sentence is an eighth of a point,
+# so each term of it is a sentence or two, and mostly chance.
 #
-# How would one choose without an ablation for each? A Taylor score (lesson 02) needs a single pass.
-# It says how far the loss moves, up or down.
+# How can you choose heads without an ablation of each? A Taylor score (lesson 02) needs a single
+# pass. It estimates how far the loss moves, up or down.
 
 # %% tags=["nbval-ignore-output"]
 batches = minilm_steps.some_batches(sentences.train)[:8]
@@ -341,8 +343,8 @@ for name, value in agreement.items():
 print("neither agrees much:", max(agreement.values()) < 0.5)
 
 # %% [markdown]
-# Neither says much about a head alone, and yet the half that Taylor chose was cheap. Do not trust a
-# score, nor a ranking of scores: measure the network that is left.
+# Neither predicts the cost of a single head well, yet the half that Taylor chose was cheap to
+# remove. Do not trust a score, nor a ranking of scores: measure the network that is left.
 #
 # ## Whole layers
 
@@ -350,7 +352,9 @@ print("neither agrees much:", max(agreement.values()) < 0.5)
 figure, axes = plt.subplots(figsize=(7.2, 3.2))
 lost = [-row["accuracy"] for row in recorded["layers"]]
 axes.bar(range(6), lost, color=figures.COLOURS["structured"])
-axes.set(xlabel="layer that is skipped", ylabel="points lost", title="One layer less, no training")
+axes.set(
+    xlabel="layer that is skipped", ylabel="points lost", title="One layer skipped, no training"
+)
 axes.grid(visible=False, axis="x")
 figures.show(figure, alt="Bars: the first layer costs most, the last one hardly anything.")
 
@@ -358,30 +362,31 @@ figures.show(figure, alt="Bars: the first layer costs most, the last one hardly 
 print("the last layer costs less than the first:", lost[-1] < lost[0])
 
 # %% [markdown]
-# Every layer adds to a stream that passes it by, so one that is skipped leaves the rest standing.
-# The first writes what all others read; the last one has little left to do.
+# Every layer adds its output to the residual stream, so the network still works when one is
+# skipped. All others read what the first layer writes; the last one has little left to do.
 #
 # ## Single weights, in one shot
 #
-# Retraining a transformer is expensive, so there are methods that need none. They look at a few
-# hundred sentences and prune layer after layer, each for the smallest change of its *own output*.
+# Retraining a transformer is expensive, so there are methods that need none. They run a few hundred
+# sentences through the network and prune layer after layer, so that each layer's *own output*
+# changes least.
 #
 # A layer computes $Xw$ for each of its rows $w$. If $w$ changes by $d$, the squared error of its
 # output is $d^T H d$ with $H = X^T X$, the (half) **Hessian**.
 #
 # - **Magnitude** ignores $H$.
-# - **Wanda** (Sun et al., 2023) looks at its diagonal: weight times norm of its input (lesson 01).
+# - **Wanda** (Sun et al., 2023) uses its diagonal: weight times norm of its input (lesson 01).
 # - **SparseGPT** (Frantar and Alistarh, 2023) uses all of it. When a weight goes, others *change*
-#   to make up for it, as in the Optimal Brain Surgeon (Hassibi and Stork, 1993).
+#   to compensate, as in the Optimal Brain Surgeon (Hassibi and Stork, 1993).
 #
-# **Exercise 08.4.** Weight number `place` of `row` must become 0. Return the row that this changes
-# least, measured by $d^T H d$, with all other weights free to move. The answer is a multiple of a
-# column of $H^{-1}$.
+# **Exercise 08.4.** The weight at index `place` of `row` must become 0. Return the row that does
+# this at the smallest $d^T H d$, where $d$ is the change and all other weights are free to move.
+# The best $d$ is a multiple of a column of $H^{-1}$.
 
 
 # %%
 def without_weight(row, hessian, place):
-    """The row with a zero at `place`, the others moved to make up for it."""
+    """The row with a zero at `place`, the others moved to compensate."""
     return ...
 
 
@@ -392,9 +397,9 @@ check("08.4", without_weight)
 # solution("08.4")
 
 # %% [markdown]
-# One layer of MiniLM, half of its weights gone. How far off are its outputs? **Least squares** is
-# the best that any values could do for the weights that Wanda keeps; it solves a system for every
-# row, which is too slow for large networks.
+# Remove half of the weights of one layer of MiniLM. How large is the error of its outputs? **Least
+# squares** finds the best possible values for the weights that Wanda keeps; it solves a linear
+# system for every row, which is too slow for large networks.
 
 # %%
 name = "bert.encoder.layer.2.intermediate.dense"
@@ -405,7 +410,7 @@ errors = {
     label: 100 * oneshot.output_error(weight, method(weight, hessian, 0.5), hessian)
     for label, method in transformer.METHODS.items()
 }
-rows = slice(0, 200)  # of the least squares: each row is a system of its own
+rows = slice(0, 200)  # least squares for these only: each row is a linear system
 left = oneshot.wanda(weight, hessian, 0.5)[rows] != 0
 best = oneshot.reconstructed(weight[rows], hessian, left)
 errors["least squares"] = 100 * oneshot.output_error(weight[rows], best, hessian)
@@ -425,8 +430,9 @@ order = [*errors]
 print("from worst to best:", ", ".join(sorted(order, key=errors.get, reverse=True)))
 
 # %% [markdown]
-# Same zeros or nearly the same; most of the gain is in the *other* weights. Does the whole network
-# see it? All linear layers of the encoder, 256 sentences, nothing retrained:
+# The zeros are the same or nearly so; most of the gain comes from changing the *other* weights.
+# Does the whole network benefit? All linear layers of the encoder, 256 sentences, nothing
+# retrained:
 
 # %%
 shots = {(row["method"], row["pattern"]): row for row in recorded["one_shot"]}
@@ -445,7 +451,7 @@ axes = figures.lines(
 )
 axes.axhline(dense["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
 figures.show(
-    axes.figure, alt="Accuracy over sparsity: SparseGPT highest, then Wanda, then magnitude."
+    axes.figure, alt="Accuracy against sparsity: SparseGPT highest, then Wanda, then magnitude."
 )
 
 # %%
@@ -455,12 +461,12 @@ for pattern in transformer.RETRAINED:
         print(f"{pattern:5s} {words:20s}", ", ".join(right))
 
 # %% [markdown]
-# Without training the method decides. Half an epoch brings the three closer together and gains most
-# where most was broken, but at 80 % whoever chose well stays ahead. So: no data or no time to
-# train, SparseGPT; with a long training, the simplest score may do as well.
+# Without training, the method decides. Half an epoch brings the three closer together and gains
+# most where the damage was largest, but at 80 % the better method stays ahead. So use SparseGPT if
+# there are no labels or no time to train; with long training, the simplest score may do as well.
 #
-# 2:4 leaves as many weights as 50 %, but two in *every* four, and costs more than 50 % that may lie
-# anywhere. One of them live, to compare with the recording:
+# 2:4 leaves as many weights as 50 % sparsity, but two in *every* four, and costs more than 50 % of
+# the weights anywhere. Prune one of these networks here, to compare it with the recording:
 
 # %% tags=["nbval-ignore-output"]
 again = transformer.one_shot(network, "SparseGPT", "70 %", sentences.train)
@@ -471,17 +477,17 @@ print(f"SparseGPT, 70 %: {validation:.2f} % of the validation sentences")
 apart = validation - shots["SparseGPT", "70 %"]["validation"]
 read(
     abs(apart) < 1,
-    "As recorded, to a point.",
-    f"{apart:+.1f} points from what was recorded: sums round differently on this processor, and "
-    "then other weights go.",
+    "It agrees with the recording to within a point.",
+    f"{apart:+.1f} points from the recording: sums are rounded differently on this processor, "
+    "so other weights go.",
 )
 
 # %% [markdown]
 # ## In the runtime
 #
-# Now the networks that were pruned and trained again, as files. MiniLM's activations have outliers,
-# so the ranges of int8 are taken from each sentence right then (*dynamic* quantization). Here is
-# the one that you guessed about, beside the dense one.
+# Now export the networks that were pruned and retrained. MiniLM's activations have outliers, so the
+# ranges for int8 are computed from each sentence at run time (*dynamic* quantization). Here is the
+# network of your prediction, compared with the dense one.
 
 # %%
 packed = recorded_file("few values", "minilm", "transformer")
@@ -519,27 +525,27 @@ reveal("08.faster", faster, low=1, high=20, unit="x")
 then = best["one thread"]["speedup"]
 read(
     1 / 1.7 < faster / then < 1.7,
-    f"{faster:.1f} times faster; recorded were {then:.1f}.",
-    f"{faster:.1f} times faster, while {then:.1f} were recorded: what int8 gains depends on the "
-    "instructions that the processor has for it.",
+    f"{faster:.1f} times faster; the recording has {then:.1f}.",
+    f"{faster:.1f} times faster, while the recording has {then:.1f}: what int8 gains depends on "
+    "the instructions of the processor.",
 )
 
 # %% [markdown]
-# What of it runs in int8, and what fell back?
+# Which operators run in int8, and which fell back to float32?
 
 # %% tags=["nbval-ignore-output"]
 for kind, operators in runtime.operators(files["small, int8"]).items():
     print(f"{kind:8s}", ", ".join(f"{count} {name}" for name, count in sorted(operators.items())))
 
 # %% [markdown]
-# The products with weights are int8. What attention does with two *activations*, softmax,
-# LayerNorm, GELU and the additions stay float32: the further the weights shrink, the larger their
-# share of the time.
+# The products with weights run in int8. The products of two *activations* in attention, softmax,
+# LayerNorm, GELU and the additions stay in float32: the further the weights shrink, the larger the
+# share of the time that these take.
 #
 # ## Which way is better?
 #
-# Every way by itself, half an epoch of training, on two axes. A network is on the **front** if no
-# other is at least as good in both and better in one.
+# Each kind of pruning by itself, retrained for half an epoch, on two axes. A network is on the
+# **front** if no other is at least as good on both axes and better on one.
 #
 # **Exercise 08.5.** `points` maps names to (cost, accuracy). Return the names on the front, in the
 # order given.
@@ -547,7 +553,7 @@ for kind, operators in runtime.operators(files["small, int8"]).items():
 
 # %%
 def front(points):
-    """Those that no other network beats."""
+    """The names of the networks that no other one beats."""
     return ...
 
 
@@ -558,12 +564,12 @@ check("08.5", front)
 # solution("08.5")
 
 # %% [markdown]
-# What is stored is the `.pruned` file of lesson 07; what runs is int8, on one thread.
+# Bytes are those of the `.pruned` file of lesson 07; times are those of int8, on one thread.
 
 
 # %%
 def costs(points, names, axis):
-    """What each network costs on this axis, and how accurate it is in that form."""
+    """The cost of each network on this axis, and its accuracy in that form."""
     if axis == "bytes":
         rows = {name: points[name, "packed"] for name in names}
         return {name: (row["bytes"] / 1e6, row["accuracy"]) for name, row in rows.items()}
@@ -577,7 +583,7 @@ UNITS = {"bytes": "MB, packed", "milliseconds": "ms for one input, int8, one thr
 
 
 def idea(name):
-    """Its colour and its marker."""
+    """The colour and the marker of a network."""
     first = name.split()[0]
     kinds = {"dense": "dense", "weights": "unstructured", "both": "quantized"}
     return {
@@ -588,7 +594,7 @@ def idea(name):
 
 # %%
 def draw(axes, points, names, axis):
-    """Accuracy over cost, the area of a dot its MACs, and a line along the front."""
+    """Accuracy against cost, dots sized by MACs, and a line along the front."""
     found = costs(points, names, axis)
     for name, place in found.items():
         area = 30 + 250 * points[name, "int8"]["macs"] / points["dense", "int8"]["macs"]
@@ -614,17 +620,17 @@ for pattern in transformer.RETRAINED:
     pair[0].plot(row["bytes"] / 1e6, row["accuracy"], "D", color="#08306b", markersize=12)
 pair[1].legend(handles=kinds, fontsize=11, loc="lower left")
 pair[0].set(ylabel="test accuracy (%)", ylim=(68, 88))
-figures.show(figure, alt="MiniLM pruned in each way alone: accuracy over bytes, and over time.")
+figures.show(figure, alt="MiniLM pruned in each way alone: accuracy against bytes and time.")
 
 # %%
 for axis in UNITS:
     print(f"on the front by {axis}:", ", ".join(front_of(costs(points, ALONE, axis))))
 
 # %% [markdown]
-# Numbers are percent, or how many layers. The surprise is below, and one dot is so far below that
-# it is not shown: single weights fall off a cliff. Not all of it is their fault. These three
-# networks lost the smallest weights of the *whole network*, as small_resnet did in lesson 01. Look
-# what that left of the last layer, which says praise or not:
+# The labels are percentages, or the number of layers. The surprise is at the bottom, where one dot
+# is too low to be shown: single weights fall off a cliff. Single weights as such are only partly to
+# blame. These three networks lost the smallest weights of the *whole network*, as small_resnet did
+# in lesson 01. See what that left of the last layer, the classifier:
 
 # %%
 for sparsity in (0.5, 0.65, 0.8):
@@ -632,11 +638,12 @@ for sparsity in (0.5, 0.65, 0.8):
     print(f"{sparsity:.0%} of all weights gone: {1 - kept_there:.0%} of the last layer's")
 
 # %% [markdown]
-# All of them, at last: such a network says the same to every sentence, and no training brings back
-# what a mask holds at zero. That is **layer collapse** (Tanaka et al., 2020), the price of one
-# threshold for layers of different scale. The one-shot methods prune layer by layer, leave the last
-# one alone, and let others make up. So here are SparseGPT's networks after the same half an epoch:
-# *packed* bytes, and the time of any dense network, as the runtime multiplies zeros, too.
+# In the end all of them: such a network gives the same answer to every sentence, and no training
+# brings back weights that a mask keeps at zero. That is **layer collapse** (Tanaka et al., 2020), a
+# consequence of one threshold for layers of different scale. The one-shot methods prune layer by
+# layer, leave the last one dense, and SparseGPT adjusts the other weights. So here are SparseGPT's
+# networks after the same half an epoch, by *packed* bytes; their time is that of the dense network,
+# as the runtime multiplies zeros, too.
 
 # %%
 rivals = costs(points, ALONE, "bytes")
@@ -648,10 +655,10 @@ ratio = points["weights 80", "float32"]["one thread"]["median"] / dense["one thr
 print(f"time with 80 % zeros over that of dense: {ratio:.2f}")
 
 # %% [markdown]
-# Neurons are on the front by either axis. The MLP is four times as wide as what flows through it,
-# and such short sentences need only a part of it. Single weights, well chosen, reach fewer bytes
-# than anything else, and pay for it with points; in time they gain nothing. So much for
-# "transformers take unstructured pruning well": as long as half of the weights stay.
+# Neurons are on the front on both axes. The MLP is four times as wide as the residual stream, and
+# such short sentences need only a part of it. Single weights, well chosen, reach fewer bytes than
+# anything else, but at a loss in accuracy; in time they gain nothing. So "transformers take
+# unstructured pruning well" is true here as long as half of the weights stay.
 #
 # ## The CNN beside it
 #
@@ -669,7 +676,7 @@ pair[0].set(ylabel="test accuracy (%)", xticks=[0.3, 1, 3, 10], xticklabels=["0.
 pair[1].set(xticks=[0.1, 0.3, 1], xticklabels=["0.1", "0.3", "1"])
 figures.show(
     figure,
-    alt="ResNet-18: by bytes single weights are level with channels, by time they are far behind.",
+    alt="ResNet-18: single weights are level with channels by bytes, but far behind by time.",
 )
 
 # %%
@@ -677,15 +684,15 @@ for axis in UNITS:
     print(f"on the front by {axis}:", ", ".join(front_of(costs(pictures, CNN, axis))))
 
 # %% [markdown]
-# For the CNN the ranking flips with the axis. By bytes, single weights are a hair ahead of
-# channels; by time they stand beside the dense network, and the channels are far to the left. Who
-# does both is ahead on either.
+# For the CNN the ranking flips with the axis. By bytes, single weights are slightly ahead of
+# channels; by time they are level with the dense network, and channels are far to the left. Doing
+# both is ahead on both axes.
 #
 # ## Everything together
 #
-# `small` has half of the heads and a quarter of the neurons. `few values` is made of it: the
-# weights of each layer share 15 values. `short` lost two layers, half of the heads of the others
-# and half of their neurons.
+# `small` has half of the heads and a quarter of the neurons. `few values` is made from it: the
+# weights of each layer share 15 values. `short` lost two layers, and half of the heads and neurons
+# of the others.
 
 # %%
 TABLE = [("whole vocabulary", "float32"), ("dense", "int8"), ("short", "int8")]
@@ -700,8 +707,8 @@ for name, form in TABLE:
     )
 
 # %% [markdown]
-# Many times smaller to store, since values that repeat cost few bits. What keeps it from being
-# smaller, or faster, to run?
+# It is many times smaller to store, since repeated values take few bits. What keeps it from being
+# smaller, or faster, at run time?
 
 # %%
 rows = small.bert.get_input_embeddings().weight.numel()
@@ -714,10 +721,10 @@ for threads in ("one thread", "two threads"):
     print(threads, ", ".join(f"{name} {one:.1f} times faster" for name, one in gain.items()))
 
 # %% [markdown]
-# Half of the file is a table again, although most of its rows went first. And the fewer weights are
-# left, the less there is for int8 to speed up: softmax, LayerNorm and GELU take what they took. A
-# second thread helps the dense network more. Layers that are gone take all of that with them, so
-# `short` is the fastest.
+# Half of the file is the table again, although most of its rows were removed. And the fewer weights
+# are left, the less there is for int8 to speed up: softmax, LayerNorm and GELU take as long as
+# before. A second thread helps the dense network more. Removing a layer removes all of these costs,
+# so `short` is the fastest.
 #
 # ## The verdicts
 #
@@ -746,9 +753,7 @@ measurements = {
 claims.record("C17", measurements, "MiniLM, movie reviews, ONNX Runtime, one thread")
 
 # %%
-print(
-    "half of the weights, in one shot, cost under 2 points:", measurements["one_shot_50_lost"] < 2
-)
+print("one-shot, half of the weights: under 2 points:", measurements["one_shot_50_lost"] < 2)
 
 # %% [markdown]
 # C18: CNNs prefer structured pruning.
@@ -772,7 +777,7 @@ print(
 )
 
 # %% [markdown]
-# C15: prune and quantize, 10 to 20 times smaller, 2 to 3 times faster. Now for a transformer.
+# C15, now for a transformer: prune and quantize, 10 to 20 times smaller, 2 to 3 times faster.
 
 # %% tags=["nbval-ignore-output"]
 measurements = {
@@ -787,12 +792,12 @@ claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tok
 #
 # - Look where the weights are before you prune: here most of them were a table that needs no
 #   arithmetic, and cutting it cost nothing.
-# - Heads, neurons and layers are removed like channels, and proved like channels.
-# - Half of the heads go for little, and then there is a cliff. A head alone is worth so little that
-#   few sentences cannot tell it from nothing.
-# - Without training, let the other weights make up for those that go. With training, it hardly
-#   matters which score chose.
-# - By bytes and by milliseconds the best way is not the same. Ask first what you are short of.
+# - Heads and neurons are removed like channels, and the result is verified in the same way.
+# - Removing half of the heads costs little, and then there is a cliff. A single head is worth so
+#   little that a few hundred sentences cannot distinguish it from nothing.
+# - Without training, let the remaining weights compensate for those that go. With training, the
+#   choice of score matters less.
+# - The best way by bytes is not the best by milliseconds. First find out what the bottleneck is.
 #
 # ## Interview questions
 #
@@ -800,10 +805,10 @@ claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tok
 #
 # <details><summary>Answer</summary>
 #
-# Where the weights are. In a small encoder the table of embeddings may hold half of them, and a
-# task needs only some of the words: cut the vocabulary, exact for all sentences that use what is
-# left. Then int8, which needs no training, then heads and neurons with a fine-tune. For time: the
-# table costs none, so the layers must shrink.
+# At where the weights are. In a small encoder the embedding table may have half of them, and a task
+# needs only some of the words: cut the vocabulary, which is exact for all sentences that use what
+# is left. Then int8, which needs no training, then heads and neurons with fine-tuning. The table
+# takes no time, so to gain speed the layers must shrink.
 #
 # </details>
 #
@@ -811,9 +816,10 @@ claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tok
 #
 # <details><summary>Answer</summary>
 #
-# Each was removed *alone*, and on how many sentences? Here one is an eighth of a point, so most
-# such numbers are chance. And dozens of small costs add up: without half of its heads MiniLM loses
-# little, without three quarters a lot. Remove them together, fine-tune, and measure what is left.
+# Each was removed *alone*, and measured on how many sentences? Here one sentence is an eighth of a
+# point, so most such numbers are chance. And dozens of small costs add up: without half of its
+# heads MiniLM loses little, without three quarters a lot. Remove them together, fine-tune, and
+# measure the result.
 #
 # </details>
 #
@@ -821,10 +827,11 @@ claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tok
 #
 # <details><summary>Answer</summary>
 #
-# All three work layer by layer, without gradients. Magnitude looks at the weight, Wanda multiplies
-# it by the norm of its input, SparseGPT also changes the weights that stay, by the inverse of
-# $X^T X$, so that the layer's output moves least. It needs that inverse, cubic in the width, once
-# for each layer and not for each row, because it goes from left to right.
+# All three work layer by layer, without gradients. Magnitude uses the weight alone, Wanda
+# multiplies it by the norm of its input, SparseGPT also changes the weights that stay, by the
+# inverse of $X^T X$, so that the layer's output changes least. It needs that inverse, cubic in the
+# width, once per layer rather than once per row, because it processes all columns from left to
+# right.
 #
 # </details>
 #
@@ -834,8 +841,8 @@ claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tok
 # <details><summary>Answer</summary>
 #
 # Bytes for storing or sending it, if it is packed or entropy-coded. No time and no memory at run
-# time: the products are dense. For time remove heads, neurons or layers, or use int8; for sparse
-# hardware, 2:4.
+# time: the products are dense. To gain time, remove heads, neurons or layers, or use int8; on
+# sparse hardware, use 2:4.
 #
 # </details>
 #
@@ -843,14 +850,14 @@ claims.record("C15", measurements, "MiniLM, ONNX Runtime, one sentence of 32 tok
 #
 # <details><summary>Answer</summary>
 #
-# A few activations are outliers, far larger than the rest: a range that was fixed on calibration
-# data either cuts them off or is too coarse for all others. A range that is taken from each input
-# fits, at the price of finding it. Softmax, LayerNorm, GELU, the additions and, here, the products
-# of two activations inside attention stay in float32.
+# A few activations are outliers, far larger than the rest: a range fixed on calibration data either
+# clips them or is too coarse for all others. A range computed from each input fits, at the cost of
+# computing it. Softmax, LayerNorm, GELU, the additions and, here, the products of two activations
+# inside attention stay in float32.
 #
 # </details>
 #
 # ## Where next
 #
-# Convolutions here, attention there. **Lesson 09** has both in one network, and asks which of them
-# should be pruned how.
+# Lesson 07 pruned convolutions, this one attention. **Lesson 09** has both in one network, and
+# compares how each should be pruned.

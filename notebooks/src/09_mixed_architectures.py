@@ -4,12 +4,12 @@
 # *Convolution and attention in one network: what goes where?*
 #
 # You will be able to
-# - say where the weights, the multiplications and the milliseconds of a mixed network are,
-# - remove the same share of the weights of either part, by channels, heads and neurons or one by
-#   one, and prove that the rest computes what it should,
-# - take a recommendation apart: which half of it gains what, and on which axis,
+# - say where the weights, the MACs and the milliseconds of a mixed network are,
+# - remove the same share of the weights of each part, by channels, heads and neurons or one by one,
+#   and verify that the rest computes what it should,
+# - take a recommendation apart: what each half of it gains, and on which axis,
 # - say how fast sparse hardware would have to be before it changes the answer,
-# - convert a layer to a sparse format only where that was measured to pay.
+# - convert a layer to a sparse format only where it is measured to be faster.
 #
 # **Time**: 75 minutes of reading and exercises, under 90 s of compute
 #
@@ -56,20 +56,20 @@ dense = points["dense", "float32"]
 WAYS, AMOUNTS = mixed.WAYS, (50, 75, 87.5)
 
 # %% [markdown]
-# Residual blocks look at what is near, down to 4x4 places. Each place is a token, and four blocks
-# of attention look at the whole picture. Convolutions ahead of a transformer make it train better
-# (Xiao et al., 2021), and many vision networks have both.
+# Residual blocks process the picture locally, down to a map of 4x4. Each position of the map is a
+# token, and four blocks of attention relate all tokens. Convolutions before a transformer make it
+# train better (Xiao et al., 2021), and many vision networks have both.
 #
 # ## Predict
 #
 # The textbook prunes such a network in two ways at once: **convolutions structured** (whole
-# channels), **attention unstructured** (single weights). Three quarters of the weights of *either*
-# part go, and a tenth of the epochs is for recovery. There are three other ways.
+# channels), **attention unstructured** (single weights). Three quarters of the weights of *each*
+# part go, followed by a tenth of the epochs of retraining. There are three other ways.
 
 # %%
 predict(
     "09.ahead",
-    "Test accuracy: how far is the textbook's way ahead of the best other way? (below 0: behind)",
+    "Test accuracy: how far is the textbook's way ahead of the best other way? (negative: behind)",
     low=-5,
     high=5,
     unit="points",
@@ -89,8 +89,8 @@ predict(
 # %% [markdown]
 # ## Where is what?
 #
-# **Exercise 09.1.** `counts` says how many weights each tensor has, `parts` with which words the
-# names of a part begin. Return the share of all weights that each part has.
+# **Exercise 09.1.** `counts` maps each tensor's name to its number of weights, `parts` maps each
+# part to the prefixes of its tensors' names. Return the share of all weights that each part has.
 
 
 # %%
@@ -106,9 +106,9 @@ check("09.1", shares)
 # solution("09.1")
 
 # %% [markdown]
-# Weights, multiplications, milliseconds: three questions with three answers. The milliseconds were
-# recorded by leaving out: the network without its attention blocks, and with blocks that do all but
-# multiply by a weight.
+# Weights, MACs and milliseconds give three different answers. The milliseconds were recorded by
+# omission: the network without its attention blocks, and with blocks that do everything except
+# multiply by weights.
 
 # %%
 weights = {part: mixed.weights_of(network, part).values() for part in mixed.PARTS}
@@ -132,7 +132,7 @@ def milliseconds(rows, threads="one thread"):
 
 
 def parts_of(name):
-    """What was recorded of the parts of a network."""
+    """The recorded times of the parts of a network."""
     return [row for row in recorded["parts"] if row["network"] == name]
 
 
@@ -155,16 +155,16 @@ for row, pieces in enumerate(percent.values()):
 axes.set_yticks(range(3), percent)
 axes.set(xlabel="share (%)", xlim=(0, 100), ylim=(2.5, -0.5))
 figure.legend(loc="outside upper center", fontsize=12)
-figures.show(figure, alt="Shares of convolutions and attention in weights, MACs and milliseconds.")
+figures.show(figure, alt="Shares of convolutions and attention: weights, MACs, milliseconds.")
 
 # %%
 for axis, (first, second, third) in percent.items():
     print(f"{axis:12s} convolutions {first:3.0f} %, attention {second:3.0f} % and {third:3.0f} %")
 
 # %% [markdown]
-# Convolutions do most of the multiplications, and attention takes most of the time. A convolution
-# reads a map once and multiplies a lot; a block of attention is a dozen small operations, one after
-# the other, each with a fixed price (lesson 06). Is it so on your machine?
+# Convolutions do most of the MACs, but attention takes most of the time. A convolution reads a map
+# once and does a lot of arithmetic; a block of attention is a dozen small operations, one after
+# another, each with a fixed overhead (lesson 06). Is it the same on your machine?
 
 # %% tags=["nbval-ignore-output"]
 here = milliseconds(mixed.time_of_parts(network, picture, rounds=60, seconds=3))
@@ -175,16 +175,16 @@ for piece, ms in zip(PIECES, here, strict=True):
 read(
     sum(here[1:]) > here[0],
     "Here, too, attention takes more time than the convolutions.",
-    "Here the convolutions take more time than attention: another machine, another answer.",
+    "Here the convolutions take more time than attention, unlike on the recorded machine.",
 )
 
 # %% [markdown]
 # ## Which structure has each part?
 #
-# *Structured* means whole rows and columns. In a convolution a row is a channel that it makes, a
-# column (nine places) one that it reads. In attention heads go: 24 queries, keys and values each.
-# Between the parts there is a place where nothing can go: the channels that become tokens, because
-# a norm takes them together (lesson 03).
+# *Structured* means whole rows and columns. In a convolution a row makes a channel, and a column
+# (nine weights per row) reads one. In attention whole heads go, each with 24 queries, keys and
+# values. Between the parts nothing can go: the channels that become tokens stay, because a
+# LayerNorm normalises them together (lesson 03).
 
 # %%
 graph = trace(network, picture)
@@ -197,7 +197,7 @@ plan = surgery.plan(graph, removed)
 
 
 def structured(name):
-    """Which places of a weight stay, True or False, once whole channels and heads are gone."""
+    """Mask of the entries of a weight that stay once whole channels and heads are gone."""
     stays = torch.ones_like(network.get_parameter(name), dtype=torch.bool)
     for dim, kept in plan[name].items():
         gone = [place for place in range(stays.shape[dim]) if place not in kept]
@@ -213,7 +213,7 @@ PICTURED = {
 
 
 def stays(part, name):
-    """Which places of a weight stay when half of its part goes, by pattern; as matrices."""
+    """Masks of a weight as matrices, by pattern, when half of its part goes."""
     size = network.get_parameter(name).detach().abs()
     lowest = masks.lowest_overall(mixed.weights_of(network, part), masks.magnitude, 0.5)
     found = {"structured": structured(name), "unstructured": lowest[name]}
@@ -233,18 +233,20 @@ for row, (part, name) in zip(grid, PICTURED.items(), strict=True):
 figures.show(figure, alt="What stays of a convolution and of an attention matrix, three ways.")
 
 # %% [markdown]
-# Orange is what is left as a smaller matrix, for any hardware. Blue keeps its size, and whoever
-# multiplies has to know where the holes are. In 2:4 there are two holes in every four weights of a
-# row: that is the pattern that sparse tensor cores skip (lesson 05).
+# The orange weights become a smaller matrix, for any hardware. The blue matrix keeps its size, and
+# a kernel has to know where the zeros are. In 2:4, two of every four weights in a row are zero:
+# that is the pattern that sparse tensor cores skip (lesson 05).
 #
 # ## As many weights of either
 #
-# For a fair race every way loses the same share of the weights of each part. For single weights
-# that is simple. Heads come whole, so neurons have to make up for the difference.
+# For a fair comparison every way removes the same share of the weights of each part. For single
+# weights that is simple. Heads can only be removed whole, so neurons have to make up the
+# difference.
 #
-# **Exercise 09.2.** A block has `heads` of `per_head` weights and `neurons` of `per_neuron`. The
-# share `amount` of its weights goes. How many heads and how many neurons stay? Heads: the nearest
-# number to the same share, at least one. Neurons: as many as then fit, at least one.
+# **Exercise 09.2.** A block has `heads` heads of `per_head` weights and `neurons` neurons of
+# `per_neuron`. The share `amount` of its weights goes. How many heads and how many neurons stay?
+# Heads: the number closest to the same share, at least one. Neurons: as many as then fit, at least
+# one.
 
 
 # %%
@@ -260,16 +262,17 @@ check("09.2", left_of_block)
 # solution("09.2")
 
 # %% [markdown]
-# Channels are the other way round: one ratio for all of them, and the weights follow.
+# For channels it is the other way round: one ratio for all of them determines the share of weights.
 #
-# **Exercise 09.3.** A chain of layers has `widths` channels; the first and the last stay. A layer
-# has as many weights as the product of its two neighbours. Which ratio, of 0, 0.01, ... 0.99,
-# removes nearest to the share `amount` of all weights? A width loses `round(ratio * width)`.
+# **Exercise 09.3.** A chain of layers has `widths` channels; the first and the last width stay. The
+# number of weights of a layer is the product of its input and output widths. Which ratio out of 0,
+# 0.01, ... 0.99 removes a share of all weights closest to `amount`? A width loses `round(ratio *
+# width)` channels.
 
 
 # %%
 def ratio_for(widths, amount):
-    """The ratio of channels; the smallest of equally near ones."""
+    """The ratio of channels; the smallest of equally close ones."""
     return ...
 
 
@@ -289,12 +292,12 @@ for amount in (0.5, 0.75, 0.875):
     )
 
 # %% [markdown]
-# Attention has a floor. A block keeps one head, and that is an eighth of its weights: at 87.5 % one
-# head and one neuron are all that is left of it. Finer than that only single weights can go (or
-# whole blocks).
+# Attention has a limit. A block keeps one head, which is an eighth of its weights: at 87.5 % one
+# head and one neuron are all that is left of it. Beyond that, only single weights (or whole blocks)
+# can go.
 #
-# Is a removal exact? As in lesson 03: the smaller network must compute what the whole one computes
-# once the weights that read the removed channels and heads are zero.
+# Is the removal exact? As in lesson 03, the smaller network must compute the same as the whole one
+# with zeros in the weights that read the removed channels and heads.
 
 # %%
 images = pictures.validation.images[:100]
@@ -307,8 +310,8 @@ print("the same to single precision:", bool(error < 1e-4))
 # %% [markdown]
 # ## Right after
 #
-# Which part minds more? All four ways, nothing retrained. A dot is filled with the colour of what
-# was done to the **convolutions**, its edge says what was done to **attention**.
+# Which part loses more accuracy? All four ways, nothing retrained. The fill colour of a dot shows
+# how the **convolutions** were pruned, its edge how **attention** was.
 
 
 # %%
@@ -316,7 +319,7 @@ MARKS = {"textbook": "o", "reverse": "s", "both structured": "D", "both unstruct
 
 
 def style(way):
-    """How a way is drawn. Filled: convolutions. Edge: attention. Large where the two differ."""
+    """Marker of a way. Fill: convolutions. Edge: attention. Large where the two differ."""
     fill, edge = (figures.COLOURS[how] for how in WAYS[way])
     shape = {"marker": MARKS[way], "markersize": 17 if fill != edge else 9, "linestyle": ""}
     return shape | {"markerfacecolor": fill, "markeredgecolor": edge, "markeredgewidth": 4}
@@ -324,7 +327,7 @@ def style(way):
 
 # %%
 def accuracy_of(when):
-    """Test accuracy of every way over the share of the weights that is gone."""
+    """Test accuracy of every way against the share of the weights that is gone."""
     figure, axes = plt.subplots()
     for way in WAYS:
         y = [made[f"{way} {amount:g}"][when]["accuracy"] for amount in AMOUNTS]
@@ -346,14 +349,14 @@ for amount in AMOUNTS:
     print(f"{amount:4.1f} % gone, points lost: {row}")
 
 # %% [markdown]
-# Without half of its heads and neurons the network is nearly as good as before. Without channels
-# it is at chance: every layer behind them, and every BatchNorm, expected them. But that is right
-# after, and a fine-tune may mend it.
+# Without half of its heads and neurons the network is nearly as good as before. Without channels it
+# only guesses: all the layers that follow, and their BatchNorms, depend on them. But that is right
+# after pruning, and fine-tuning may repair it.
 #
 # ## After a tenth of the epochs
 
 # %%
-figures.show(accuracy_of("after"), alt="The same after the fine-tune.")
+figures.show(accuracy_of("after"), alt="Accuracy after fine-tuning, four ways.")
 
 # %%
 after = {name: one["after"]["accuracy"] for name, one in made.items()}
@@ -362,9 +365,9 @@ for amount in AMOUNTS:
     print(f"{amount:5.1f} %: {row}")
 
 # %% [markdown]
-# Two pairs: what counts is what was done to the convolutions. But that is one training each, and
-# accuracies of 10,000 pictures are uncertain by half a point. At 75 % all four ways were trained
-# again with two other seeds.
+# The ways form two pairs: what matters is how the convolutions were pruned. But that is one
+# training each, and accuracies on 10,000 pictures are uncertain by half a point. At 75 % all four
+# ways were trained again with two other seeds.
 
 
 # %%
@@ -378,15 +381,15 @@ for way in WAYS:
     print(f"{way:17s} {mean[way]:.2f} ({min(over_seeds(way)):.2f} to {max(over_seeds(way)):.2f})")
 
 # %% [markdown]
-# The textbook's sentence has two halves. Four ways are a table of two by two, so each half can be
+# The textbook's advice has two halves. The four ways form a two-by-two table, so each half can be
 # judged by itself: what does it change, while the other part stays as it is?
 
 # %%
 halves = {
     "attention: unstructured instead of structured": ("textbook", "both structured"),
-    "the same beside unstructured convolutions": ("both unstructured", "reverse"),
+    "the same with unstructured convolutions": ("both unstructured", "reverse"),
     "convolutions: structured instead of unstructured": ("textbook", "both unstructured"),
-    "the same beside structured attention": ("both structured", "reverse"),
+    "the same with structured attention": ("both structured", "reverse"),
 }
 effect = {half: mean[one] - mean[other] for half, (one, other) in halves.items()}
 for half, gained in effect.items():
@@ -395,54 +398,55 @@ for half, gained in effect.items():
 # %%
 first, second, third, fourth = effect.values()
 print("attention: the pattern changes less than a point:", max(abs(first), abs(second)) < 1)
-print("convolutions: structure costs more than two:", max(third, fourth) < -2)
+print("convolutions: structured costs more than two:", max(third, fourth) < -2)
 print("neither depends on the other:", max(abs(first - second), abs(third - fourth)) < 0.5)
 
 # %% [markdown]
-# Backwards! Attention does as well with fewer heads and neurons as with holes; it is the
-# convolutions that mind losing whole channels. A likely reason: these convolutions are narrow, 16
-# channels at first, and each channel is a good part of what the next layer sees, while four blocks
-# on sixteen tokens have more heads and neurons than this task needs. A longer fine-tune would bring
-# back some of it (lesson 04). And it is one network on one task: what carries over is the way to
-# find out, not the answer.
+# The result is the reverse of the advice. Attention does as well with fewer heads and neurons as
+# with single zeros; it is the convolutions that lose accuracy without whole channels. A likely
+# reason is that these convolutions are narrow, with 16 channels at first, so that each channel is a
+# large part of the input of the next layer, while four blocks on sixteen tokens have more heads and
+# neurons than this task needs. Longer fine-tuning would recover some of the loss (lesson 04). And
+# this is one network on one task: what carries over is the method, not the answer.
 #
 # ## Is the recording true?
 #
-# One of its networks, made again here: both parts structured, 87.5 %, the same seed.
+# Make one of its networks again: both parts structured, 87.5 %, the same seed.
 
 # %% tags=["nbval-ignore-output"]
 again, found = mixed.make_variant(
     mixed.PLAN["both structured 87.5"], network, pictures, progress=partial(bar, text="steps")
 )
-print(f"{found['before']['accuracy']:.2f} %, and trained {found['after']['accuracy']:.2f} %")
+print(f"{found['before']['accuracy']:.2f} %, retrained {found['after']['accuracy']:.2f} %")
 
 # %% tags=["stable"]
 there = made["both structured 87.5"]
-print("as many weights are gone:", found["gone"] == there["gone"])
+print("the same number of weights is gone:", found["gone"] == there["gone"])
 
 # %% tags=["nbval-ignore-output"]
 apart = found["after"]["accuracy"] - there["after"]["accuracy"]
 read(
     abs(apart) < 1,
-    "The same accuracy, to a point.",
-    f"{apart:+.1f} points from what was recorded: on this processor the training went another way.",
+    "The same accuracy, to within a point.",
+    f"{apart:+.1f} points from the recording: on this processor the training ended differently.",
 )
 
 # %% [markdown]
 # ## Bytes and milliseconds
 #
-# Packed (lesson 07), as many weights are as many bytes, nearly: whoever keeps single weights has to
-# say which. In the runtime only what is structured is smaller.
+# Packed (lesson 07), equal numbers of weights take nearly equal bytes; single weights take slightly
+# more, as their positions are stored. In the runtime only structured pruning makes a network
+# smaller.
 
 
 # %%
 def dot(pair, name, form, threads, **style):
-    """One network in both pictures: bytes of its packed file, time in the runtime."""
+    """Draw one network on both axes: bytes of its packed file, time in the runtime."""
     point = points[name, form]
     size, ms = points[name, "packed"]["bytes"] / 1000, point[threads]["median"]
     pair[0].plot(size, point["accuracy"], **style)
     pair[1].plot(ms, point["accuracy"], **style)
-    if name != "dense" and "both unstructured" not in name:  # those are all in one place
+    if name != "dense" and "both unstructured" not in name:  # these overlap
         place = (ms, point["accuracy"])
         pair[1].annotate(name.split()[-1], place, (12, -4), textcoords="offset points", size=11)
 
@@ -452,7 +456,7 @@ GREY = {"color": figures.COLOURS["dense"], "marker": "o", "markersize": 12, "lin
 
 
 def two_axes(form, threads):
-    """Accuracy over bytes and over time, a dot for each network."""
+    """Accuracy against bytes and against time, a dot for each network."""
     figure, pair = plt.subplots(1, 2, figsize=(10.4, 4.8), sharey=True)
     dot(pair, "dense", form, threads, **GREY)
     for name in [f"{way} {amount:g}" for amount in AMOUNTS for way in WAYS]:
@@ -469,11 +473,11 @@ def two_axes(form, threads):
 choose(
     two_axes,
     {"form": ["float32", "int8"], "threads": [*THREADS]},
-    alt="Accuracy over packed bytes and over milliseconds, four ways, three amounts.",
+    alt="Accuracy against packed bytes and milliseconds, four ways, three amounts.",
 )
 
 # %% [markdown]
-# Which networks are on the **front** of each picture: none that costs less is as accurate (lesson
+# Which networks are on the **front** of each picture, so that no cheaper one is as accurate (lesson
 # 08)?
 
 # %%
@@ -507,11 +511,11 @@ int8, exact = (points["both structured 75", form]["one thread"] for form in ("in
 print("int8 makes the fastest of them slower:", int8["median"] > exact["median"])
 
 # %% [markdown]
-# Packed, all four are nearly equal. Smaller in the runtime are those with structure, and faster
-# most of all those with structured *attention*, where the milliseconds are. Int8 adds little:
-# between so many small operations numbers are turned from one kind into the other (lesson 07).
+# Packed, all four are nearly equal. In the runtime, those with a structured part are smaller, and
+# those with structured *attention*, where the milliseconds are, are the fastest. Int8 adds little:
+# between so many small operations numbers are converted back and forth (lesson 07).
 #
-# And here? The four networks lie beside the recording.
+# And on your machine? The four networks are stored with the recording.
 
 # %%
 folder = TemporaryDirectory()  # for the files of this lesson
@@ -537,7 +541,7 @@ ratios = {
 }
 read(
     all(2 / 3 < ratio < 1.5 for ratio in ratios.values()),
-    "All as recorded, within a factor of 1.5.",
+    "All agree with the recording within a factor of 1.5.",
     f"From {min(ratios.values()):.1f} to {max(ratios.values()):.1f} times the recorded speed-ups: "
     "another machine, or a disturbed one.",
 )
@@ -559,10 +563,10 @@ read(
 # %% [markdown]
 # ## With sparse hardware
 #
-# The textbook's way hopes for hardware that skips zeros. Only the products of attention with its
-# weights become faster, then; all else stays: Amdahl's law, backwards.
+# The textbook's way relies on hardware that skips zeros. Even then only the products of attention
+# with its weights become faster, and the rest of the time stays: apply Amdahl's law in reverse.
 #
-# **Exercise 09.4.** A `share` of the time can be made faster by a factor. Which factor makes the
+# **Exercise 09.4.** A `share` of the time can be made faster by some factor. Which factor makes the
 # whole `target` times faster? Return None if none does.
 
 
@@ -580,7 +584,7 @@ check("09.4", factor_needed)
 
 # %% [markdown]
 # How fast would the hardware have to be? The share of the products in "textbook 75" was measured by
-# leaving them out, and the goal is the time of "both structured 75".
+# omitting them, and the goal is the time of "both structured 75".
 
 # %%
 named = [*compared, "two of four"]
@@ -600,7 +604,7 @@ axes.axvline(2, color="black", linestyle="--", linewidth=1.5, label="2:4 at its 
 axes.set(xlabel="attention's products faster by (x)", ylabel="ms for one picture", ylim=(0, None))
 axes.legend(fontsize=11)
 figures.show(
-    figure, alt="Time of the textbook's way over the factor of the hardware, and the goal."
+    figure, alt="Time of the textbook's way against the speed-up of the products, and the goal."
 )
 
 # %%
@@ -608,21 +612,21 @@ target = took["textbook 75"] / goal
 needed = mixed.factor_needed(share, target)
 print(f"attention's products take {share:.0%} of the time of the textbook's way")
 print(f"the whole would have to become {target:.2f} times faster")
-print("so they would have to:", f"{needed:.1f} times" if needed else "no factor is enough")
-print(f"in no time at all, they leave {curve[0] - products:.3f} ms; the goal is {goal:.3f} ms")
+print("so the products would have to:", f"{needed:.1f} times" if needed else "none is enough")
+print(f"without their time, {curve[0] - products:.3f} ms are left; the goal is {goal:.3f} ms")
 
 # %%
 print("twice as fast is enough:", needed is not None and needed <= 2)
 
 # %% [markdown]
-# Do not trust that factor to the digit: it is the ratio of two small differences of times, and the
-# goal is not far from what an endless factor leaves. That twice as fast is not enough is certain. A
-# head that is gone takes its softmax, and all the moving around, with it. A weight that is zero
-# takes one multiplication with it, at best.
+# Do not trust that factor to the last digit: it is the ratio of two small differences of times, and
+# the goal is close to the time that an infinite factor would leave. It is certain that twice as
+# fast is not enough. Removing a head also removes its softmax and its data movement. A zero weight
+# saves one multiplication at best.
 #
-# What does sparse hardware give? The recording of a GPU would say it. 2:4 does half of the
-# multiplications, so twice as fast is its ceiling (Mishra et al., 2021), far from reached where
-# matrices are small.
+# What does sparse hardware gain? A recording of a GPU would show it. 2:4 does half of the
+# multiplications, so its ceiling is a factor of two (Mishra et al., 2021), and small matrices stay
+# far below that.
 
 # %%
 found = recordings.load("sparse_vs_dense")
@@ -632,8 +636,8 @@ for name, rows in gpus.items():
     print(f"{name}: 2:4 gives {best:.2f}x at best" if best else f"{name}: no sparse tensor cores")
 
 # %% [markdown]
-# And it skips half of the weights in *its* pattern. What does the pattern cost, beside zeros that
-# lie anywhere? And if all went well, would 2:4 be faster than structured attention at 50 %?
+# And it skips half of the weights only in *its* pattern. What does the pattern cost, compared with
+# zeros anywhere? And would 2:4, at its ceiling, be faster than structured attention at 50 %?
 
 # %%
 for name in ("textbook 50", "two of four", "both structured 50"):
@@ -647,16 +651,16 @@ print(f"2:4 at its ceiling {ceiling:.3f} ms")
 print(f"both structured 50 {took['both structured 50']:.3f} ms")
 
 # %% [markdown]
-# The pattern costs nothing here, and that is good news for those who have the hardware. But at its
-# ceiling, and no later, it draws level with heads and neurons that are simply gone.
+# The pattern costs nothing here, which is good news if you have the hardware. But even at its
+# ceiling it only draws level with removing heads and neurons.
 #
 # ## The rule, as code
 #
-# "Convert to a sparse format only if the hardware has it", says the careful engineer, "and if it is
-# faster". Both can be asked of a machine.
+# "Convert to a sparse format only if the hardware supports it", says the careful engineer, "and if
+# it is faster". Both can be tested on a machine.
 #
-# **Exercise 09.5.** `measured` has for each format the speed-up over dense and the two ends of its
-# interval, such as `(2.0, 1.8, 2.2)`, or None where the machine does not have the format. Return
+# **Exercise 09.5.** `measured` maps each format to its speed-up over dense and the two ends of its
+# interval, such as `(2.0, 1.8, 2.2)`, or to None if the machine does not support the format. Return
 # the name of the format to convert to, or `"dense"`.
 
 
@@ -673,8 +677,8 @@ check("09.5", decide)
 # solution("09.5")
 
 # %% [markdown]
-# `sparse.converted` does it for a network: it times every layer that has zeros, on what really
-# comes to it, and gives a reason for each. First a single layer, large and with few weights left:
+# `sparse.converted` does it for a network: it times every layer that has zeros, on its real inputs,
+# and gives a reason for each decision. First a single layer, large and with few weights left:
 
 # %% tags=["nbval-ignore-output"]
 generator = torch.Generator().manual_seed(0)
@@ -691,7 +695,7 @@ read(
 )
 
 # %% [markdown]
-# Now the networks, three quarters of their weights gone.
+# Now the networks, with three quarters of their weights gone.
 
 # %% tags=["nbval-ignore-output"]
 converted = {way: sparse.converted(networks[way], picture) for way in bar(WAYS, "networks")}
@@ -720,9 +724,9 @@ print(
 )
 
 # %% [markdown]
-# A product of a matrix 96 wide with 16 tokens is over before the work around each nonzero weight is
-# paid for (lesson 05). The rule finds that out layer by layer, and on a machine with sparse tensor
-# cores the same call may answer otherwise.
+# The product of a matrix of width 96 with 16 tokens is too small to make up for the overhead of
+# each nonzero weight (lesson 05). The rule finds that out layer by layer, and on a machine with
+# sparse tensor cores the same call may decide differently.
 #
 # ## The verdict
 #
@@ -747,13 +751,14 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 # %% [markdown]
 # ## Recap
 #
-# - Ask three times where a network is large: weights, MACs and milliseconds have three answers.
-# - Compare ways at an equal share of weights, or you compare amounts.
-# - Structured pruning has a floor where the pieces are large: one head of a block, one neuron.
-# - A recommendation has parts. Two by two experiments show which part gains what.
-# - Structure goes where the milliseconds are, and where the network has plenty: measure both.
-# - What sparse hardware can give ends at the share of the time that it touches: Amdahl.
-# - Convert by measurement, layer by layer, and keep what is dense where it is not certainly faster.
+# - Weights, MACs and milliseconds are in different places of a network: measure all three.
+# - Compare ways at an equal share of weights; otherwise you compare amounts.
+# - Structured pruning has a limit where the pieces are large: one head and one neuron per block.
+# - A recommendation may have two parts. A two-by-two experiment shows what each part gains.
+# - Prune structurally where the milliseconds are, and where the network is wide: measure both.
+# - The gain of sparse hardware is limited by the share of the time that it affects (Amdahl).
+# - Convert by measurement, layer by layer, and keep a layer dense where sparse is not certainly
+#   faster.
 #
 # ## Interview questions
 #
@@ -762,10 +767,11 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 # <details><summary>Answer</summary>
 #
 # First profile: where are the bytes, and where is the time? Then try each part alone: how much of
-# it can go before accuracy falls? Structure belongs where the milliseconds are, because only
-# smaller tensors are faster everywhere; single weights go for bytes where structure costs too much.
-# "Convolutions structured, attention unstructured" fits wide convolutions that take the time,
-# beside attention on hardware that skips zeros. This lesson's network wanted the opposite.
+# it can go before accuracy falls? Use structured pruning where the milliseconds are, because only
+# smaller tensors are faster everywhere; remove single weights to save bytes where structured
+# pruning costs too much. "Convolutions structured, attention unstructured" fits a network with wide
+# convolutions that take the time, and attention on hardware that skips zeros. This lesson's network
+# needed the opposite.
 #
 # </details>
 #
@@ -774,9 +780,9 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 # <details><summary>Answer</summary>
 #
 # Not all of attention is products with weights: softmax, the products of queries with keys, norms
-# and the moving around stay. If the products are 40 % of the time, twice as fast makes the whole
-# 1 / (0.6 + 0.2) = 1.25 times faster, at the very best, and small matrices reach less. And it is
-# only for half of the weights, in the 2:4 pattern.
+# and data movement stay. If the products are 40 % of the time, twice as fast makes the whole 1 /
+# (0.6 + 0.2) = 1.25 times faster, at the very best, and small matrices reach less. And that
+# requires half of the weights to be zero in the 2:4 pattern.
 #
 # </details>
 #
@@ -785,18 +791,20 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 # <details><summary>Answer</summary>
 #
 # Single zeros are multiplied like any number by dense kernels. Whole channels and heads make the
-# tensors smaller. And *where* they go matters: a weight of a convolution is used at every place of
-# the map, one of a linear layer once for every token, and small operations have a fixed price.
+# tensors smaller. And *where* they go matters: a weight of a convolution is used at every position
+# of the map, one of a linear layer once for every token, and small operations have a fixed
+# overhead.
 #
 # </details>
 #
-# **4. You want to remove 90 % of the heads and neurons of four blocks with four heads each.**
+# **4. You want to remove 90 % of the heads and neurons of four blocks with four heads each. What is
+# the problem?**
 #
 # <details><summary>Answer</summary>
 #
-# Heads come whole: one of four is already a quarter, and an eighth of such a block. Below that
-# there is only the MLP to take from, until it is gone. Then drop whole blocks, make heads narrower,
-# or take single weights.
+# Heads can only be removed whole: one of four is already a quarter of the heads, and an eighth of
+# such a block. With one head left, only the MLP can shrink further, until it is gone. After that,
+# remove whole blocks, make heads narrower, or remove single weights.
 #
 # </details>
 #
@@ -804,13 +812,13 @@ print("the textbook's way is the fastest without sparse hardware:", took["textbo
 #
 # <details><summary>Answer</summary>
 #
-# When the target has a kernel for it, the zeros lie as that kernel needs them, the batch and the
-# shape are those of the deployment, and the measured speed-up has an interval above 1. Otherwise
+# When the target has a kernel for it, the zeros have the pattern that the kernel needs, and the
+# speed-up, measured at the batch and shape of the deployment, has an interval above 1. Otherwise
 # keep it dense: conversion costs time and memory, and the fallback of a format is often slow.
 #
 # </details>
 #
 # ## Where next
 #
-# All of these networks began as a large trained one. **Lesson 10** asks whether it would have been
-# better to train a small one at once, with the large one as its teacher.
+# All of these networks were pruned from a large trained one. **Lesson 10** measures whether it
+# would have been better to train a small one from the start, with the large one as its teacher.

@@ -6,8 +6,8 @@
 # You will be able to
 # - write the loss of distillation, and say what its temperature does,
 # - measure what a teacher costs, and compare methods in equal *time* instead of equal epochs,
-# - say how sure a difference between a few seeds is,
-# - choose between pruning, distilling and training anew, for the time that you have.
+# - say how certain a difference between a few seeds is,
+# - choose between pruning, distillation and training from scratch, for the time that you have.
 #
 # **Time**: 75 minutes of reading and exercises, under 90 s of compute
 #
@@ -48,14 +48,14 @@ teacher = at_the_end.enter_context(forms.teacher("resnet18", pictures))
 # %% [markdown]
 # ## Predict
 #
-# You own a trained ResNet-18 and need a network of a sixtieth of its size. It may begin with the
-# weights that pruning leaves, or with fresh ones. And it may learn from the labels alone, or also
+# You have a trained ResNet-18 and need a network of a sixtieth of its size. It can start from the
+# weights that pruning leaves, or from fresh ones. And it can learn from the labels alone, or also
 # from the large network, its **teacher** (Hinton, Vinyals and Dean, 2015).
 
 # %%
 predict(
     "10.cost",
-    "In every step the teacher looks at the pictures, too. How many times as long does that take?",
+    "In every step the teacher sees the pictures, too. How many times as long does a step take?",
     low=1,
     high=20,
     unit="x",
@@ -65,7 +65,7 @@ predict(
 # %%
 predict(
     "10.kept",
-    "No teacher, a twentieth of a full training: how far is the pruned one ahead of the fresh one?",
+    "No teacher, 5 % of a full training: how far ahead is pruning over training from scratch?",
     low=-10,
     high=20,
     unit="points",
@@ -76,7 +76,7 @@ predict(
 # ## One student, four ways
 #
 # The **student** is ResNet-18 without seven eighths of its channels. All four students have this
-# one shape, and therefore the same bytes, MACs and milliseconds. They differ in two things:
+# architecture, and therefore the same bytes, MACs and milliseconds. They differ in two things:
 
 # %%
 student = distillation.untrained("pruned", "resnet18", seed=0)
@@ -86,16 +86,16 @@ for name, network in {"teacher": resnet18, "student": student}.items():
     print(f"{name}: {weights / 1e6:5.2f} M weights, {macs(network, example) / 1e6:5.1f} MMACs")
 print()
 for name, method in METHODS.items():
-    start = "what pruning leaves" if method.pruned else "fresh weights"
+    start = "pruned weights" if method.pruned else "fresh weights"
     goal = "labels and teacher" if method.distilled else "labels"
-    print(f"{name:20s} begins with {start}, learns from {goal}")
+    print(f"{name:20s} starts from {start}, learns from {goal}")
 
 # %% [markdown]
 # ## What a teacher says
 #
-# A label says "shirt" and no more. A teacher says how much of a T-shirt it sees in it, and how
-# little of a sandal. In the probabilities of a trained network that is hard to see, as one of them
-# is mostly near 1. So they are **softened**: the logits are divided by a **temperature** first.
+# A label says "shirt" and no more. A teacher also says how likely a T-shirt is, and how unlikely a
+# sandal. In the probabilities of a trained network that is hard to see, as one of them is mostly
+# near 1. So they are **softened**: the logits are divided by a **temperature** before the softmax.
 #
 # **Exercise 10.1.** Return the probabilities of `logits` (pictures, classes) at a temperature.
 
@@ -113,7 +113,7 @@ check("10.1", softened)
 # solution("10.1")
 
 # %% [markdown]
-# Here is a shirt of which the teacher is not quite sure. Turn up the temperature.
+# Here is a shirt that the teacher is not quite sure about. Turn up the temperature.
 
 # %%
 shirts = pictures.validation.images[pictures.validation.labels == data.CLASSES.index("shirt")]
@@ -141,12 +141,13 @@ explore(
     (1, 2, 4, 8, 16),
     start=4,
     label="temperature",
-    alt="A shirt, and the teacher's probabilities of all ten classes, softened.",
+    alt="A shirt, and the teacher's softened probabilities for all ten classes.",
 )
 
 # %% [markdown]
-# At 1 two classes share it all, at 16 all are nearly alike. Between them is what the student can
-# learn from: what else it looks like, and how much. Over all shirts:
+# At temperature 1, two classes have nearly all of the probability; at 16, all classes are nearly
+# equal. In between, the student can learn what else the picture looks like, and how much. The mean
+# over all shirts:
 
 # %%
 mean = (said / 4).softmax(1).mean(0)
@@ -157,19 +158,19 @@ print("least like a shirt:", ranked[-1])
 # %% [markdown]
 # ## The loss
 #
-# The student's probabilities $q$ are to become the teacher's $p$, both softened by the same
-# temperature $T$. How far apart they are says $\sum p \log (p / q)$, zero where they agree (the
-# Kullback-Leibler divergence). The labels keep a share:
+# The student's probabilities $q$ should approach the teacher's $p$, both softened by the same
+# temperature $T$. The Kullback-Leibler divergence $\sum p \log (p / q)$ measures how far apart they
+# are; it is zero where they agree. The labels keep a share of the loss:
 #
 # $$\text{loss} = s \, T^2 \sum p \log \frac{p}{q} + (1 - s) \, \text{cross-entropy}$$
 #
-# **Exercise 10.2.** `student` and `teacher` are logits (pictures, classes). The cross-entropy is
-# that of the student as it is, not softened. Return the mean over the pictures.
+# **Exercise 10.2.** `student` and `teacher` are logits (pictures, classes). The cross-entropy uses
+# the student's logits without softening. Return the mean loss over the pictures.
 
 
 # %%
 def distillation_loss(student, teacher, labels, temperature, share):
-    """A tensor with one number."""
+    """The mean loss, a scalar tensor."""
     return ...
 
 
@@ -181,12 +182,12 @@ check("10.2", distillation_loss)
 
 # %% [markdown]
 # From here on `training.to_teacher` does this, with $T = 4$ and $s = 0.9$. Why $T^2$? Look at the
-# gradient that a student gets who says nothing yet (all logits zero).
+# gradient for a student that knows nothing yet (all logits zero).
 
 
 # %%
 def gradient(temperature, factor):
-    """Its norm, for all shirts."""
+    """The norm of the gradient, for all shirts."""
     logits = torch.zeros_like(said, requires_grad=True)
     goal = (said / temperature).log_softmax(1)
     found = (logits / temperature).log_softmax(1)
@@ -207,7 +208,7 @@ axes = figures.lines(
 )
 axes.set(xscale="log", yscale="log", xticks=temperatures, xticklabels=map(str, temperatures))
 axes.minorticks_off()
-figures.show(axes.figure, alt="Gradient over temperature: falls without the square, level with it.")
+figures.show(axes.figure, alt="Gradient against temperature: it falls without the square only.")
 
 # %%
 plain = norms["without the square"]
@@ -216,15 +217,16 @@ squared = norms["times its square"]
 print("with the square it stays within a factor of 3:", max(squared) < 3 * min(squared))
 
 # %% [markdown]
-# Softening divides by $T$ twice: the logits, and with them the distance of the probabilities.
-# Without the square the teacher would be drowned out by the labels whenever you turn up $T$.
+# Softening divides the gradient by $T$ twice: once because the logits are divided by it, and once
+# because the two distributions move closer together. Without the square, the labels would outweigh
+# the teacher at a high $T$.
 #
 # ## What a teacher costs
 #
-# Each picture is shifted and mirrored anew in every epoch, and the teacher looks at just what the
-# student sees (Beyer et al., 2022: that matters). So a large network runs in every training step.
-# Ours is already as fast as lesson 07 makes it on a CPU, its int8 file. Short trainings with and
-# without it, in turns:
+# Each picture is shifted and mirrored differently in every epoch, and the teacher sees the same
+# version as the student (Beyer et al., 2022, found that this matters). So a large network runs in
+# every training step. Ours runs as the int8 file of lesson 07, the fastest form on a CPU. Time
+# short trainings with and without it, in turns:
 
 # %% tags=["nbval-ignore-output"]
 brief = {"epochs": 1 / 78, "rounds": 6, "seconds": 6}
@@ -239,16 +241,16 @@ reveal("10.cost", cost["ratio"], low=1, high=20, unit="x")
 # %% tags=["nbval-ignore-output"]
 read(
     cost["ratio"] < 20,
-    "The teacher has 64 times the MACs and costs far less than that: it only looks, with no "
-    "gradients and in eight bits. And a step of so small a student is mostly not arithmetic.",
-    "The teacher has 64 times the MACs, and on this machine its eight bits hardly make up for it.",
+    "The teacher has 64 times the MACs but costs far less than that: it runs forward only, without "
+    "gradients and in int8. And most of the time of a step of so small a student is overhead.",
+    "The teacher has 64 times the MACs, and on this machine int8 hardly compensates for that.",
 )
 
 # %% [markdown]
-# Whoever gets as many *epochs* with a teacher as without has more time. In equal time:
+# At equal *epochs*, training with a teacher takes more time. To compare in equal time:
 #
 # **Exercise 10.3.** A budget is a share of the time that `epochs` epochs take without a teacher.
-# For how many epochs is it enough if each takes `cost` times as long?
+# How many epochs fit into it if each takes `cost` times as long?
 
 
 # %%
@@ -275,8 +277,8 @@ for budget in distillation.TIME_FRACTIONS:
 # %% [markdown]
 # ## Four students, live
 #
-# All train with the same recipe, its learning rates squeezed into their time. First 1 % of the time
-# of a full training; then the two without a teacher, 5 %.
+# All train with the same recipe, with the learning-rate schedule shortened to their time. First all
+# four train for 1 % of the time of a full training; then the two without a teacher for 5 %.
 
 # %% tags=["nbval-ignore-output"]
 live, seconds = {}, {}
@@ -301,11 +303,11 @@ alone, taught = (
     sum(seconds[run] for run in runs[:4] if METHODS[run.method].distilled == wanted)
     for wanted in (False, True)
 )
-print(f"in 1 %, the taught trained for {taught:.1f} s, the others for {alone:.1f} s")
+print(f"in 1 %, those with a teacher trained for {taught:.1f} s, the others for {alone:.1f} s")
 read(
     at_1["distilled"] < at_1["scratch"] and at_1["pruned and distilled"] < at_1["pruned"],
-    "With so little time the teacher is in the way: what it adds to a step costs more than it is "
-    "worth while there is so much to learn from the labels.",
+    "With so little time the teacher does not pay: each step takes longer, and there is still "
+    "plenty to learn from the labels alone.",
     "At least one of the two students with a teacher is ahead here, even in so little time.",
 )
 
@@ -321,7 +323,7 @@ read(
 # %% [markdown]
 # ## The whole training, recorded
 #
-# A full training of all four takes a quarter of an hour, so it was recorded, with three seeds:
+# Full trainings of all four take a quarter of an hour, so they were recorded, with three seeds:
 # `python -m course_lib record distillation --model resnet18`.
 
 # %%
@@ -334,12 +336,13 @@ for name in METHODS:
     print(f"{name:20s} after all of the time:", "  ".join(f"{one:.2f} %" for one in found))
 
 # %% [markdown]
-# Three seeds, three results: which is *the* accuracy? Their mean, and how sure it is depends on how
-# much they differ. The deviation of so few is itself uncertain. Student (1908) found how far to go
-# to either side: not 1.96 standard errors, but 4.3 with three values, and 12.7 with two.
+# Three seeds give three results: which is *the* accuracy? Report their mean; its uncertainty
+# depends on how much they differ. But a standard deviation estimated from so few values is itself
+# uncertain. Student (1908) found how wide the interval has to be: not 1.96 standard errors to
+# either side, but 4.3 with three values, and 12.7 with two.
 #
-# **Exercise 10.4.** Return mean, low and high end of the interval, `t` standard errors to either
-# side. A single value has none: return None.
+# **Exercise 10.4.** Return the mean and the low and high ends of the interval, `t` standard errors
+# to either side. A single value has no interval: return None.
 
 
 # %%
@@ -355,13 +358,13 @@ check("10.4", mean_and_interval)
 # solution("10.4")
 
 # %% [markdown]
-# From here on `training.mean_interval` does this. How far to go, by the number of values:
+# From here on `quality.mean_interval` does this. The factor `t` by the number of values:
 
 # %%
 print("  ".join(f"{count}: {far:.1f}" for count, far in STUDENT_T.items()))
 
 # %% [markdown]
-# A third seed does a lot, a ninth little. All that was recorded:
+# A third seed helps a lot, a ninth little. All of the recording:
 
 # %%
 STYLES = {
@@ -375,7 +378,7 @@ TIME_FRACTIONS = distillation.TIME_FRACTIONS
 
 # %%
 def curve(axes, name, budgets):
-    """Mean and interval of one method; budgets at equal distances, methods side by side."""
+    """Mean and interval of one method; budgets evenly spaced, methods side by side."""
     found = [mean_interval(distillation.by_seed(recorded, name, budget)) for budget in budgets]
     half = [high - mean for mean, _, high in found]
     mean = [mean for mean, _, _ in found]
@@ -394,7 +397,7 @@ for axes, budgets in zip(pair, (TIME_FRACTIONS, TIME_FRACTIONS[-2:]), strict=Tru
 pair[0].set(ylabel="test accuracy (%)", ylim=(0, 100))
 pair[1].set(title="the end, enlarged", ylim=(80, 94))
 pair[0].legend(loc="lower right", fontsize=11, handlelength=3)
-figures.show(figure, alt="Accuracy over training time of four methods; the taught begin behind.")
+figures.show(figure, alt="Accuracy against training time; methods with a teacher start behind.")
 
 # %%
 means = {
@@ -406,8 +409,9 @@ for budget in TIME_FRACTIONS:
     print(f"{budget:4.0%}", "  ".join(f"{name} {means[name][budget]:.1f}" for name in ranked))
 
 # %% [markdown]
-# Is that what you saw live? To a few points only: after so short a training a small network depends
-# on its luck, and another processor or number of threads rounds differently, which is luck enough.
+# Does it agree with your live run? Only to within a few points: after so short a training the
+# accuracy of a small network depends on chance, and even the rounding of another processor or
+# number of threads changes it.
 
 # %% tags=["nbval-ignore-output"]
 for name in ("scratch", "pruned"):
@@ -418,13 +422,14 @@ for name in ("scratch", "pruned"):
 # %% [markdown]
 # ## Trained weights, or fresh ones?
 #
-# The first question: no teacher, how far is pruned ahead of fresh? A seed's two students see the
-# same pictures in the same order, so take the difference for each seed, and then the mean.
+# The first question: without a teacher, how far is pruning ahead of training from scratch? Two
+# students of the same seed see the same pictures in the same order, so take the difference for each
+# seed, and then the mean.
 
 
 # %%
 def lead(first, second, budget):
-    """Points that the first is ahead: for each seed, and the mean with its interval."""
+    """The lead of the first in points, for each seed, and the mean with its interval."""
     found = distillation.gains(recorded, first, second, budget)
     mean, low, high = mean_interval(found)
     seeds = " ".join(f"{one:6.2f}" for one in found)
@@ -438,16 +443,16 @@ print("pruned minus scratch, seeds 0, 1 and 2")
 kept = {budget: lead("pruned", "scratch", budget) for budget in TIME_FRACTIONS}
 
 # %% [markdown]
-# Without training both only guess: of so few channels nothing works by itself. After 5 % pruned
-# leads in every seed, but by so different amounts that the interval holds zero. After 1 and 20 %
-# the seeds do not even agree on who leads. And after all of the training hardly anything is left,
-# as Liu et al. (2019) found for channels.
+# Without training both only guess: so few channels do not work without it. After 5 % the pruned
+# network leads in every seed, but by such different amounts that the interval contains zero. After
+# 1 and 20 % the seeds do not even agree on which one leads. And after the full training hardly any
+# difference is left, as Liu et al. (2019) found for channels.
 #
-# Your live students were those of seed 0, in which trained weights help most after 5 %. Whoever
-# trains one seed takes that for the truth.
+# Your live students were those of seed 0, in which trained weights help most after 5 %. With a
+# single seed you would have overestimated the lead.
 #
-# Seven eighths of the channels are a lot. Lesson 04 recorded how far pruned is ahead of scratch
-# after 20 % of the training when less is removed from `small_resnet`:
+# Seven eighths of the channels are a lot. The recording of lesson 04 has the lead of pruning over
+# training from scratch after 20 % of the training, when less is removed from `small_resnet`:
 
 # %%
 small, ahead = recovery.load("small_resnet"), {}
@@ -457,12 +462,12 @@ for amount in drop_recovery.AMOUNTS["channels"]:
     print(f"without {amount:.0%} of the channels: {ahead[amount]:.1f} points")
 
 # %% [markdown]
-# The more channels stay, the more their weights are worth; where 15 % stay, nothing is left of it.
+# The more channels stay, the more their weights are worth; where 15 % stay, the lead is gone.
 #
-# From when on is one method at least as good as another?
+# From which budget on is one method at least as good as another?
 #
-# **Exercise 10.5.** `first` and `second` hold accuracies by budget. Return the smallest budget from
-# which on `first` is at least as good, there and at every larger one; None if there is none.
+# **Exercise 10.5.** `first` and `second` map budgets to accuracies. Return the smallest budget at
+# which `first` is at least as good, there and at every larger one; None if there is none.
 
 
 # %%
@@ -490,8 +495,8 @@ for first, second in (
 # %% [markdown]
 # ## With a teacher, or without?
 #
-# The second question, in equal time, and then against the other camp: distilled from fresh weights,
-# or pruned without a teacher.
+# The second question: with and without a teacher in equal time, and then distillation from fresh
+# weights against pruning without a teacher.
 
 # %%
 PAIRS = (("distilled", "scratch"), ("pruned and distilled", "pruned"), ("distilled", "pruned"))
@@ -502,10 +507,11 @@ for first, second in PAIRS:
         taught[first, second, budget] = lead(first, second, budget)
 
 # %% [markdown]
-# With the time of a full training the teacher is a little behind in every pair and seed. With less
-# time it is mostly far behind: early on, more steps are worth more than better answers.
+# With the time of a full training, the method with a teacher is slightly behind in every pair and
+# seed. With less time it is mostly far behind: early on, more steps are worth more than better
+# targets.
 #
-# Papers mostly compare equal *epochs*, as if the teacher's time were free. Lesson 07 has such a
+# Papers mostly compare at equal *epochs*, as if the teacher's time were free. Lesson 07 has such a
 # student, `narrower`: pruned, and distilled for as many epochs as the others had without a teacher.
 
 # %%
@@ -518,12 +524,13 @@ print(
     f"with a teacher, {recorded['cost']['ratio']:.1f} times the time:    {free['accuracy']:.2f} %"
 )
 low, high = difference_interval(free["accuracy"], means["pruned"][1.0], 10_000)
-print(f"in equal epochs the teacher is worth {by_epochs:.2f} points ({low:.2f} to {high:.2f})")
+print(f"in equal epochs the teacher adds {by_epochs:.2f} points ({low:.2f} to {high:.2f})")
 
 # %% [markdown]
-# Who counts epochs sees the teacher win, who looks at the clock sees it lose. And even in equal
-# epochs 10,000 pictures cannot tell the gain from none (lesson 04's interval; it is one student).
-# What three times the time would give *without* a teacher was not recorded. You can:
+# In equal epochs the teacher wins, in equal time it loses. And even in equal epochs, 10,000
+# pictures are too few to distinguish the gain from zero (by the interval of lesson 04, for one
+# student). What three times the time would give *without* a teacher was not recorded. You can try
+# it:
 
 # %%
 # trained = distillation.train(StudentRun("pruned", cost["ratio"], seed=0), setting, progress=bar)
@@ -532,18 +539,19 @@ print(f"in equal epochs the teacher is worth {by_epochs:.2f} points ({low:.2f} t
 # %% [markdown]
 # ## When is a teacher's time free?
 #
-# When somebody else has spent it. What a teacher said can be **remembered** and looked up: MiniLM's
-# teacher in lesson 08 reads each sentence only once, and every student looks its answers up. With
-# pictures that are shifted and mirrored it has to look at each *version*: here there are 50.
+# When it is shared. A teacher's logits can be **remembered** (cached) and looked up: MiniLM's
+# teacher in lesson 08 reads each sentence only once, and every student looks up its logits. With
+# augmented pictures it needs the logits of each *version*: shifting and mirroring give 50 here.
 #
-# **Exercise 10.6.** Asked in every step, the teacher makes training `cost` times as long. Now it is
-# asked once about each of the `versions` of every picture, and `students` trainings of `epochs`
-# epochs look up the answers. How many times as long as without a teacher does each take?
+# **Exercise 10.6.** With a teacher that runs in every step, training takes `cost` times as long.
+# Now the teacher runs once on each of the `versions` of every picture, and `students` trainings of
+# `epochs` epochs look up the logits. How many times as long as without a teacher does each training
+# take?
 
 
 # %%
 def cost_when_remembered(cost, epochs, versions, students):
-    """How many times as long, its share of the teacher's time included."""
+    """Relative time of one training, its share of the teacher's time included."""
     return ...
 
 
@@ -565,8 +573,8 @@ shades = dict(zip(lines, ("#5c1f52", figures.COLOURS["distilled"], "#d9a9d0"), s
 how = {"xlabel": "students", "ylabel": "times as long, each", "colours": shades}
 axes = figures.lines(students, lines, **how)
 axes.axhline(ratio, color="black", linestyle="--")
-axes.set(ylim=(0.8, 6), title="dashed: asked in every step")
-figures.show(axes.figure, alt="Cost of a remembered teacher over the number of students.")
+axes.set(ylim=(0.8, 6), title="dashed: teacher runs in every step")
+figures.show(axes.figure, alt="Cost of a cached teacher against the number of students.")
 
 # %%
 worth = [n for n in students if distillation.remembered_cost(ratio, 12, 50, n) < ratio]
@@ -575,10 +583,10 @@ megabytes = 50 * len(pictures.train.labels) * 10 * 2 / 1e6
 print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 
 # %% [markdown]
-# One student alone never pays for all versions. A search for the best student does, soon. With a
-# single version a teacher is nearly free even for one, but it then speaks of a picture that the
-# student does not see: Beyer et al. (2022) found that this costs accuracy. Try it: the answers to
-# the pictures as they are, for students that see them shifted.
+# For a single student, caching all versions never pays. For a search over many students it soon
+# does. With a single version, a teacher is nearly free even for one student, but its logits then
+# belong to a picture that the student does not see: Beyer et al. (2022) found that this costs
+# accuracy. Try it: logits for the original pictures, for students that see them shifted.
 
 # %%
 # from course_lib.networks import training
@@ -600,7 +608,7 @@ print(f"and take {megabytes:.0f} MB: ten numbers of 16 bits each")
 # %% [markdown]
 # ## Per byte
 #
-# All students have the same bytes, MACs and milliseconds, so whoever is more accurate is more
+# All students have the same bytes, MACs and milliseconds, so the more accurate one is also more
 # accurate *per byte*. In ONNX Runtime, one picture, one thread:
 
 # %%
@@ -622,13 +630,13 @@ print(f"and loses {whole['accuracy'] - little['accuracy']:.1f} points")
 print("more than two points are lost:", whole["accuracy"] - little["accuracy"] > 2)
 
 # %% [markdown]
-# Int8 takes two thirds of the bytes away and no time: of so small a network the arithmetic is not
-# what takes long (lesson 07).
+# Int8 saves two thirds of the bytes but no time: arithmetic is a small part of the time of so small
+# a network (lesson 07).
 #
 # ## The verdicts
 #
-# C16: distillation is more accurate per byte, and costs more training. Equal bytes throughout; the
-# accuracies are recorded, the teacher's cost is yours.
+# C16: distillation is more accurate per byte, and costs more training. All students have equal
+# bytes; the accuracies are from the recording, the teacher's cost was measured here.
 
 # %% tags=["nbval-ignore-output"]
 measured = {
@@ -642,9 +650,10 @@ card16 = claims.record("C16", measured, "a student of ResNet-18, 10,000 test pic
 card16
 
 # %% [markdown]
-# What it costs is certain. What it gives depends on who counts, and on the teacher: ours has 64
-# times the MACs of its student. Where a teacher is hardly larger, or a step spends its time
-# elsewhere, equal time and equal epochs are nearly the same.
+# The cost of a teacher is certain. Its benefit depends on whether you compare in equal epochs or in
+# equal time, and on the teacher: ours has 64 times the MACs of its student. Where a teacher is
+# hardly larger than its student, or a step spends its time elsewhere, equal time and equal epochs
+# are nearly the same.
 #
 # C22: prune to keep trained weights, or when retraining is too expensive.
 
@@ -659,19 +668,20 @@ print(card22.here.text)
 at_the_end.close()
 
 # %% [markdown]
-# Keeping weights is worth it while most of them are kept. With an eighth of the channels, what
-# one keeps is the architecture.
+# Keeping trained weights is worth it while most of them stay. With an eighth of the channels, what
+# is left of pruning is the architecture.
 #
 # ## Recap
 #
-# - A teacher says which classes are alike; the temperature makes it audible, its square keeps it
-#   as loud as the labels.
-# - A teacher has a price. Measure it, and compare in equal time; equal epochs flatter the teacher.
+# - A teacher's probabilities show which classes are alike; the temperature makes the small ones
+#   count, and its square keeps the gradient comparable to that of the labels.
+# - A teacher costs training time. Measure it, and compare in equal time; equal epochs favour the
+#   teacher.
 # - Trained weights are a head start where many of them stay. With an eighth of the channels it is
 #   small, and differs from seed to seed.
 # - A few seeds give an interval, too: Student's, wider than the usual one, and narrower again for
-#   the differences of pairs.
-# - What a teacher said can be remembered: its time is free when many students share it.
+#   paired differences.
+# - A teacher's logits can be cached: its time is nearly free when many students share it.
 #
 # ## Interview questions
 #
@@ -680,10 +690,11 @@ at_the_end.close()
 # <details><summary>Answer</summary>
 #
 # How much training time is there? With little of it, prune and fine-tune on the labels: a teacher
-# slows down every step. Do not hope for much from the old weights, though: at a sixtieth hardly any
+# slows down every step. Do not expect much from the old weights, though: at a sixtieth hardly any
 # of them are left, and a fresh network is nearly as good. With plenty of time a teacher can be
-# worth its price. The two are no rivals: pruning says where the student begins, distilling what it
-# is told, and one may do both. Try two or three seeds before you believe a difference.
+# worth its cost. The two do not exclude each other: pruning sets the initial weights of the
+# student, distillation its targets, and you can do both. Run two or three seeds before you trust a
+# difference.
 #
 # </details>
 #
@@ -691,10 +702,10 @@ at_the_end.close()
 #
 # <details><summary>Answer</summary>
 #
-# A label holds one class; the teacher's probabilities also say which of the others are likely, and
-# so how classes relate. A trained network is so sure of itself that these others are near zero.
-# Dividing the logits by a temperature raises them. Gradients shrink with its square, so the loss is
-# multiplied by that; at high temperatures it comes down to matching the logits.
+# A label names one class; the teacher's probabilities also say which of the others are likely, and
+# so how classes relate. A trained network is so confident that these others are near zero. Dividing
+# the logits by a temperature raises them. Gradients shrink with its square, so the loss is
+# multiplied by that; at high temperatures the loss amounts to matching the logits.
 #
 # </details>
 #
@@ -706,7 +717,7 @@ at_the_end.close()
 # What a step with the teacher costs, and what the baseline reaches when it trains for as long. How
 # many seeds, and the interval of the difference. Whether the baseline's learning rate, schedule and
 # augmentation were tuned as carefully. And whether the teacher was trained for this purpose: then
-# its training belongs to the price.
+# its training is part of the cost.
 #
 # </details>
 #
@@ -714,10 +725,10 @@ at_the_end.close()
 #
 # <details><summary>Answer</summary>
 #
-# It only runs forward: quantize it, use a larger batch or another device, take a smaller teacher.
-# Or remember its logits: simple where the inputs repeat exactly, as sentences do; with augmented
-# pictures there is a set for each version, which pays when many students share it. Answers to the
-# picture as it was, for a student that sees it shifted, are cheaper still and worse.
+# It only runs forward: quantize it, use a larger batch or another device, or take a smaller
+# teacher. Or cache its logits: that is simple where inputs repeat exactly, as sentences do;
+# augmented pictures need a set for each version, which pays when many students share it. Logits of
+# the original picture, for a student that sees it shifted, are cheaper still and worse.
 #
 # </details>
 #
@@ -726,14 +737,15 @@ at_the_end.close()
 #
 # <details><summary>Answer</summary>
 #
-# That with so many channels gone the weights which are left are a good start and not much more.
-# Trained for long enough, fresh weights in the same shape come close, as Liu et al. (2019) found:
-# then what pruning gives is the architecture. It pays when training is short or expensive, when
-# data are few, or when little is removed and the network hardly has to learn anew.
+# That with so many channels gone, the remaining weights are a good start and not much more. Trained
+# for long enough, fresh weights in the same architecture come close, as Liu et al. (2019) found:
+# then the benefit of pruning is the architecture. Keeping the weights pays when training is short
+# or expensive, when there are few data, or when little is removed and the network hardly has to be
+# retrained.
 #
 # </details>
 #
 # ## Where next
 #
-# You can make a network small in every way, and say what each costs. **Lesson 12** turns that
-# round: given a deployment, what do you do?
+# You can now make a network smaller in several ways, and say what each costs. **Lesson 12** asks
+# the reverse question: given a deployment, what do you do?

@@ -4,10 +4,10 @@
 # *Given this deployment, what do you do?*
 #
 # You will be able to
-# - turn a product into a brief: hardware, bottleneck, network, targets, training that can be paid,
-# - walk down nine questions to the steps that fit, and say which measurement stands behind each,
-# - predict what two steps give together, and find claims that cannot both be right,
-# - make a plan for ResNet-18 within limits, have it carried out, and be scored.
+# - turn a product into a brief: hardware, bottleneck, network, targets, training budget,
+# - answer nine questions to find the steps that fit, and name the measurement behind each,
+# - predict the gain of two steps together, and find claims that contradict each other,
+# - make a plan for ResNet-18 within limits, run it, and see its score.
 #
 # **Time**: 90 minutes of reading and exercises, under 60 s of compute
 #
@@ -37,8 +37,8 @@ known = evidence.collected()
 # %% [markdown]
 # ## Predict
 #
-# "Sparse hardware: unstructured. Otherwise, or unsure: structured." That sentence is the textbook's
-# whole decision. Below there are twenty products, each with its hardware and its targets.
+# "Sparse hardware: unstructured. Otherwise, or unsure: structured." The textbook decides by that
+# sentence alone. Below are twenty products, each with its hardware and its targets.
 
 # %%
 predict(
@@ -52,7 +52,7 @@ predict(
 # %%
 predict(
     "12.start",
-    "An eighth of ResNet-18's channels, 5 % of the epochs: what accuracy on validation pictures?",
+    "ResNet-18 with an eighth of its channels, 5 % of the epochs: what validation accuracy?",
     low=50,
     high=95,
     unit="%",
@@ -62,9 +62,9 @@ predict(
 # %% [markdown]
 # ## What is known
 #
-# A decision is as good as the measurements behind it. Ours are the recordings: those that you took
-# on this machine, and where there is none, the course's. Every network that was made smaller is one
-# piece of evidence: which steps, how much training, what it lost and gained.
+# A decision is only as good as the measurements behind it. Ours are the recordings: yours from this
+# machine, or the course's where you have none. Every compressed network in them is one piece of
+# evidence: its steps, its training, its loss of accuracy and its gains.
 
 # %% tags=["nbval-ignore-output"]
 for source in dict.fromkeys(one.source for one in known):
@@ -82,17 +82,17 @@ for one in known:
 print("at least twenty of each kind of network:", min(kinds.values()) >= 20, [*kinds])
 
 # %% [markdown]
-# Channels alone, int8 alone, both: the two speed-ups do not multiply (lesson 07), because a part of
-# the time is shortened by neither.
+# The rows show channels alone, int8 alone, and both: the two speed-ups do not multiply (lesson 07),
+# because neither shortens all of the time.
 #
-# **Exercise 12.1.** Each step alone made the network `first` and `second` times faster. The share
-# `fixed` of the dense time stays whatever one does; all else shrinks by both. How many times faster
-# are both together?
+# **Exercise 12.1.** One step alone makes the network `first` times faster, another alone `second`
+# times. The share `fixed` of the dense time is shortened by neither; the rest is shortened by both.
+# How many times faster are both together?
 
 
 # %%
 def together(first, second, fixed):
-    """The speed-up of two steps, from that of each alone."""
+    """The speed-up of two steps together, from that of each alone."""
     return ...
 
 
@@ -103,8 +103,8 @@ check("12.1", together)
 # solution("12.1")
 
 # %% [markdown]
-# From here on `rules.combined` does this. What is fixed? A bound is the time of the narrowest
-# network: it has a sixtieth of the MACs, and what it takes is mostly not arithmetic.
+# From here on `rules.combined` does this. How large is the fixed part? The time of the narrowest
+# network is an upper bound: it has a sixtieth of the MACs, so most of its time is overhead.
 
 # %% tags=["nbval-ignore-output"]
 runtime = {(one.name, one.form): one for one in known if one.source.startswith("compression")}
@@ -123,17 +123,17 @@ off = {name: abs(np.log(times / promised["measured"])) for name, times in promis
 print("the fixed part explains most of it:", off["with a fixed part"] < off["product"] / 2)
 
 # %% [markdown]
-# One more number, measured once, and the promise is much nearer to the truth.
+# With one more measured number, the estimate is much closer to the measurement.
 #
-# **Exercise 12.2.** `networks` has for each name its "accuracy_drop" (in points), and how many
-# times smaller and faster it is: "compression_ratio" and "speedup". Return the name of the network
-# with the largest `gain` among those that lose at most `max_accuracy_drop`, `"dense"` if there is
-# none. Of equal ones, that which loses less.
+# **Exercise 12.2.** `networks` maps each name to its "accuracy_drop" (in points),
+# "compression_ratio" (times smaller) and "speedup" (times faster). Return the name of the network
+# with the largest `gain` among those that lose at most `max_accuracy_drop`, or `"dense"` if there
+# is none. Of equal gains, take the one that loses less.
 
 
 # %%
 def best_within(networks, gain, max_accuracy_drop):
-    """The name of the best network in the limit; gain is "compression_ratio" or "speedup"."""
+    """Name of the best network within the limit; gain: "compression_ratio" or "speedup"."""
     return ...
 
 
@@ -146,16 +146,17 @@ check("12.2", best_within)
 # %% [markdown]
 # ## A brief
 #
-# What has to be known before anything is pruned? Eight answers. Most of a decision is to get them.
+# What do you have to know before you prune anything? The answers to eight questions. Getting them
+# is most of the work of a decision.
 
 # %%
 brief = Brief(
     hardware="unknown",
     bottleneck="compute",
     architecture="cnn",
-    speedup=4,  # at least so many times
+    speedup=4,  # at least
     compression_ratio=20,
-    max_accuracy_drop=1,  # points of accuracy
+    max_accuracy_drop=1,  # points
     retraining=1.0,  # share of the original epochs
     keep_weights=False,
 )
@@ -169,11 +170,11 @@ print(decide(brief, known))
 print(*decide(brief, known).names, sep=", then ")
 
 # %% [markdown]
-# Each step comes with its reason, the claims that say so, and what a recorded network promises once
-# it is done. No promise is typed into the rules: they look for the nearest network that was made in
-# just this way, with no more training than is paid.
+# Each step comes with its reason, the claims that support it, and the gains to expect after it.
+# These numbers are not written into the rules: the rules look up the closest recorded network that
+# was made with exactly these steps, with no more training than the budget allows.
 #
-# A customer's brief is rarely sound at first.
+# A customer's first brief is rarely valid.
 
 # %%
 for change in ({"speedup": 0.5}, {"hardware": "laptop"}, {"speedup": 1}):
@@ -185,14 +186,14 @@ for change in ({"speedup": 0.5}, {"hardware": "laptop"}, {"speedup": 1}):
 # %% [markdown]
 # **Exercise 12.3.** A small brief is a dictionary: "hardware" ("cpu", "gpu" or "unknown"),
 # "bottleneck" ("time" or "bytes"), and the numbers "speedup", "compression_ratio" (at least 1) and
-# "max_accuracy_drop" (at least 0). Return the first field that is wrong, in the order hardware,
-# speedup, compression_ratio, max_accuracy_drop. Then `"bottleneck"` if nothing is asked of it (1)
-# but something of the other. None if it is sound.
+# "max_accuracy_drop" (at least 0). Return the first invalid field, in the order hardware, speedup,
+# compression_ratio, max_accuracy_drop. If these are valid, return `"bottleneck"` if the target of
+# the bottleneck is 1 (no gain) and that of the other is larger. Return None if the brief is valid.
 
 
 # %%
 def wrong_field(brief):
-    """The name of the first field that is wrong, or None."""
+    """The name of the first invalid field, or None."""
     return ...
 
 
@@ -205,9 +206,10 @@ check("12.3", wrong_field)
 # %% [markdown]
 # ## The framework, as a picture
 #
-# Nine questions, asked from top to bottom; whoever says yes takes that step. "Short" means: by the
-# recordings, the steps so far do not meet the targets. The picture is drawn from the rules that
-# `decide` walks down. Press: what changes with the hardware, the network, the training?
+# Answer nine questions from top to bottom; at each yes, take that step. "Short" means that, by the
+# recordings, the steps so far do not meet the targets. The picture is drawn from the same rules
+# that `decide` follows. Press the buttons: what changes with the hardware, the network, the
+# training?
 
 # %%
 ASKED = {"1.5 times": 1.5, "4 times": 4.0, "30 times": 30.0}
@@ -215,7 +217,7 @@ TRAINING = {"none": 0.0, "a fifth": 0.2, "all epochs": 1.0, "more": 1.5}
 
 
 def path(hardware, bottleneck, network, asked, training):
-    """The picture for one brief, at most a point lost."""
+    """The picture for one brief that allows a loss of at most one point."""
     wanted = {BOTTLENECKS[bottleneck]: ASKED[asked]}
     brief = Brief(hardware, bottleneck, network, retraining=TRAINING[training], **wanted)
     return choosing.picture(decide(brief, known))
@@ -231,7 +233,7 @@ choose(
         "asked": ["4 times", "1.5 times", "30 times"],
         "training": ["all epochs", "none", "a fifth", "more"],
     },
-    alt="Nine questions from top to bottom; the path of one brief is lit, its steps coloured.",
+    alt="Nine questions from top to bottom; the path of one brief is highlighted.",
 )
 
 # %%
@@ -240,19 +242,19 @@ for network in evidence.ARCHITECTURES:
     print(f"unsure of the hardware, {network}:", ", ".join(decide(unsure, known).names))
 
 # %% [markdown]
-# Unsure means structured, and for convolutions beside attention zeros in addition (lesson 09).
-# Press "microcontroller" and "RAM" next, then "gpu with 2:4". The times of these networks are those
-# of CPUs: what it says for a GPU is "at most", from the MACs, and for 2:4 the ceiling of 2x that
+# Unsure means structured, and for a mix of convolutions and attention zeros in addition (lesson
+# 09). Press "microcontroller" and "RAM" next, then "gpu with 2:4". All times were measured on CPUs:
+# for a GPU the picture says "at most", from the MACs, and for 2:4 it uses the ceiling of 2x that
 # Mishra et al. (2021) give for products on sparse tensor cores.
 #
 # ## Claims that cannot both be right
 #
 # Textbooks give several rules, each convincing. Do they agree?
 #
-# **Exercise 12.4.** A claim is a pair: its conditions (for each field a set of values), and what it
-# advises. Two claims contradict each other if they advise differently and one deployment can meet
-# the conditions of both: each field that both speak of has a value that suits both. Return all such
-# pairs, in the order of the claims.
+# **Exercise 12.4.** `claims` maps names to pairs: the conditions (for each field a set of values),
+# and the advice. Two claims contradict each other if their advice differs and one deployment can
+# meet the conditions of both: each field that is in both has a value allowed by both. Return all
+# such pairs of names, in the order of the claims.
 
 
 # %%
@@ -280,28 +282,29 @@ for one, other in contradictions(TEXTBOOK):
     print(f"{one} against {other}")
 
 # %% [markdown]
-# A transformer on an ordinary CPU: C17 says one thing, C20 another. In an interview that is the
-# moment to ask for the bottleneck, and then for a measurement, instead of a second rule.
+# For a transformer on an ordinary CPU, C17 says one thing and C20 another. In an interview, that is
+# the moment to ask for the bottleneck and then for a measurement, rather than to quote a third
+# rule.
 #
 # ## Twenty cases
 #
-# Products and targets are drawn from a seed. Each can be solved: some recorded network meets its
-# targets. Choose a case, tick your steps, and press. An answer is right if a network that was made
-# by just these steps meets the targets, so several can be.
+# Products and targets are drawn at random with a fixed seed. Each case can be solved: some recorded
+# network meets its targets. Choose a case, tick your steps, and press the button. An answer is
+# right if a network made with exactly these steps meets the targets, so several can be right.
 
 # %%
 cases = {case.product: case.brief for case in rules.cases(seed=9, known=known)}
 
 
 def told(brief):
-    """A brief in words."""
+    """A brief as text."""
     asked = {"faster": brief.speedup, "smaller": brief.compression_ratio}
     targets = [f"{number:g} times {name}" for name, number in asked.items() if number > 1]
     keep = "; the trained weights must be kept" if brief.keep_weights else ""
     return (
-        f"{brief.architecture} on {brief.hardware}; short of {brief.bottleneck}; "
-        f"asked: {' and '.join(targets) or 'nothing'}; "
-        f"may lose {brief.max_accuracy_drop:g} points; "
+        f"{brief.architecture} on {brief.hardware}; bottleneck: {brief.bottleneck}; "
+        f"target: {' and '.join(targets) or 'none'}; "
+        f"at most {brief.max_accuracy_drop:g} points lost; "
         f"training: {100 * brief.retraining:.0f} % of the epochs{keep}"
     )
 
@@ -319,8 +322,8 @@ ask(
 print(f"{len(cases)} cases; you have answered {len(answers)}")
 
 # %% [markdown]
-# You can also write them down: `answers["spam filter of a mail server"] = ("quantize",)`. Here is
-# how a judge sounds, on the first case and three answers.
+# You can also enter them as code: `answers["spam filter of a mail server"] = ("quantize",)`. Here
+# is what `judge` says about the first case and three answers.
 
 # %% tags=["nbval-ignore-output"]
 product, brief = next(iter(cases.items()))
@@ -334,8 +337,8 @@ print("every case has a right answer:", all(right.values()))
 print("most have more than one:", sum(len(ways) > 1 for ways in right.values()) > 10)
 
 # %% [markdown]
-# Now all twenty: the picture, the textbook's sentence alone, "always int8", and you. Filled means
-# that the answer meets the targets.
+# Now all twenty cases, answered by the picture, the textbook's sentence alone, "always int8", and
+# you. A filled cell means that the answer meets the targets.
 
 # %%
 ways = {
@@ -360,21 +363,21 @@ axes.set_yticks(np.arange(0.5, len(cases)), minor=True)
 axes.grid(visible=False)
 axes.grid(which="minor", color="black")
 axes.tick_params(which="both", length=0)
-figures.show(figure, alt="Twenty cases and four ways to answer them: filled where targets are met.")
+figures.show(figure, alt="Twenty cases, four ways to answer them: filled where targets are met.")
 
 # %%
 print("the picture is right in at least 18 of 20:", sum(verdicts["the picture"]) >= 18)
-print("and the sentence alone in fewer:", sum(verdicts["the textbook"]) < 15)
+print("the sentence alone in fewer than 15:", sum(verdicts["the textbook"]) < 15)
 
 # %% tags=["nbval-ignore-output"]
 reveal("12.sentence", sum(verdicts["the textbook"]), low=0, high=20, unit="cases")
 yours = [product for product in answers if judge(cases[product], answers[product], known).accepted]
 same = [name for name in answers if set(answers[name]) == set(decide(cases[name], known).names)]
-print(f"you answered {len(answers)}: {len(yours)} right, {len(same)} just as the picture does")
+print(f"you answered {len(answers)}: {len(yours)} right, {len(same)} the same as the picture")
 
 # %% [markdown]
-# Where does the picture fail? It is greedy: it takes what is cheap first and never goes back. Over
-# a thousand cases from other seeds:
+# Where does the picture fail? It is greedy: it takes cheap steps first and never goes back. Over a
+# thousand cases from other seeds:
 
 # %%
 many = [case.brief for seed in range(100, 150) for case in rules.cases(seed, known)]
@@ -389,7 +392,7 @@ for each in wrong[:2]:
 
 # %%
 print(
-    "wrong only where zeros were thought to help:",
+    "every wrong answer includes unstructured pruning:",
     all("unstructured" in decide(each, known).names for each in wrong),
 )
 
@@ -397,8 +400,8 @@ print(
 # ## Does it pay?
 #
 # **Exercise 12.5.** A smaller network took `training` seconds to make. A picture takes `dense`
-# milliseconds with the old network and `small` with the new. After how many pictures has the
-# training paid for itself? None if it never does.
+# milliseconds with the old network and `small` with the new one. After how many pictures has the
+# training paid for itself? Return None if it never does.
 
 
 # %%
@@ -416,26 +419,26 @@ check("12.5", paid_after)
 # %% [markdown]
 # ## The capstone
 #
-# Limits for ResNet-18: bytes of the file that the runtime reads, time of a picture as a share of
-# the dense network's, accuracy. They are drawn from a seed, from what recorded networks reached,
-# with some room, so that they can be met.
+# There are three limits for ResNet-18: the bytes of the file that the runtime reads, the time for a
+# picture as a share of the dense network's, and the accuracy. They are drawn at random with a seed,
+# from what recorded networks reached with some margin, so that they can be met.
 
 # %%
 limits = capstone.drawn(seed=5)
 print(limits)
 
 # %% [markdown]
-# A plan says how many channels and how many weights go, whether it is deployed in int8, how long it
-# trains (a share of the recipe's epochs), and whether the dense network teaches it. It is carried
-# out for real: prune, train on Fashion-MNIST, quantize, time in ONNX Runtime in turns with the
-# dense network.
+# A plan says how many channels and how many weights go, whether the network is deployed in int8,
+# how long it trains (as a share of the recipe's epochs), and whether the dense network is its
+# teacher. `capstone.run` really does all of it: it prunes, trains on Fashion-MNIST, quantizes, and
+# times in ONNX Runtime in turns with the dense network.
 #
-# The **score** is the mean of three parts, of 100: for bytes and for time what is allowed over what
-# is used, for accuracy 1 less a tenth for each point that is missing; at most 1 each, so that 100
-# is all targets met. Accuracy is that on the *validation* pictures: attempts are compared with each
-# other, and that is a choice.
+# The **score** is 100 times the mean of three parts, each at most 1, so that 100 means that all
+# targets are met. The parts for bytes and for time are the limit divided by the measured value; the
+# part for accuracy is 1 minus a tenth for each missing point. The accuracy is measured on the
+# *validation* pictures, because choosing among attempts is a choice.
 #
-# Before it begins, a plan says how long it will take. Compare:
+# `capstone.estimate` says in advance how long a plan will take. Compare:
 
 # %% tags=["nbval-ignore-output"]
 plans = {
@@ -457,8 +460,8 @@ print("small enough:", attempt.parts["bytes"] == 1)
 print("so little training is not enough:", attempt.accuracy < limits.accuracy - 2)
 
 # %% [markdown]
-# What is missing is accuracy: more training, more channels, or a teacher? The recordings can be
-# asked first, for nothing:
+# The accuracy is too low. Does it need more training, more channels, or a teacher? Look at the
+# recordings first, which costs nothing:
 
 # %% tags=["nbval-ignore-output"]
 small = [one for one in known if one.form == "int8" and one.compression_ratio > 50]
@@ -469,18 +472,19 @@ for one in small:
 
 # %%
 full = [one.accuracy_drop for one in runtime.values() if one in small]
-print("with all epochs and a teacher less than half a point is lost:", min(full) < 0.5)
+print("all epochs and a teacher lose less than half a point:", min(full) < 0.5)
 
 # %% [markdown]
-# The board remembers all attempts within these limits on this machine. The best is that with the
-# highest score, and of equal ones that with the least training.
+# The board lists all attempts at these limits on this machine. The best attempt has the highest
+# score and, among equal scores, the least training.
 
 # %% tags=["nbval-ignore-output"]
 print(capstone.table(capstone.remember(attempt, progress.folder())))
 
 # %% [markdown]
-# Your turn. Another `seed` gives other limits; `capstone.board(progress.folder(), limits)` has the
-# attempts. Read the *test* pictures once, of the one that you would deploy (lesson 07 shows how).
+# Your turn. Another `seed` gives other limits; `capstone.board(progress.folder(), limits)` returns
+# the attempts. Measure the *test* accuracy once, for the network that you would deploy (lesson 07
+# shows how).
 
 # %%
 # mine = Plan(channels=0.75, weights=0.0, int8=True, epochs=0.2, teacher=False)
@@ -491,10 +495,10 @@ print(capstone.table(capstone.remember(attempt, progress.folder())))
 # %% [markdown]
 # ## The verdict
 #
-# C20: sparse hardware, unstructured; otherwise, or unsure, structured. What is the most that either
-# kind of pruning gives while at most a point is lost? Zeros on ordinary hardware are what the
-# runtime makes of them; on sparse hardware 2:4 gets its ceiling, which no whole network reaches.
-# Who is unsure has to reckon with the worse of the two.
+# C20: sparse hardware, unstructured; otherwise, or unsure, structured. How much does each kind of
+# pruning gain at a loss of at most one point? On ordinary hardware the gain of zeros is what was
+# measured in the runtime; on sparse hardware 2:4 is credited with its ceiling, which no whole
+# network reaches. If you are unsure of the hardware, assume the worse of the two.
 
 # %% tags=["nbval-ignore-output"]
 zeros, fewer = "unstructured", "structured"
@@ -516,19 +520,19 @@ claims.record("C20", measurements, "the recordings of lessons 05 to 10, one thre
 print("structured is faster for the CNN:", measurements["cnn_structured_over_unstructured"] > 1)
 
 # %% [markdown]
-# A good first sentence, and no more. "Otherwise structured" is right for networks that have plenty
-# of channels, heads or neurons; where they are narrow, structure costs too much accuracy. And
-# sparse hardware wins while there is little time to train: with a full training, structure
-# overtakes even its ceiling.
+# The sentence is a good start, and no more. "Otherwise structured" is right for networks with
+# plenty of channels, heads or neurons; in narrow networks structured pruning costs too much
+# accuracy. And sparse hardware wins while there is little time to train: with a full training,
+# structured pruning exceeds even its ceiling.
 #
 # ## Recap
 #
-# - A brief comes first: hardware, bottleneck, network, three targets, training, weights.
+# - Start with a brief: hardware, bottleneck, network, three targets, training, weights.
 # - Cheap steps first: int8 needs no training, and is often enough.
 # - Unsure of the hardware: structured, because smaller tensors are faster everywhere.
-# - A rule is a guess at a measurement. Where two rules contradict each other, measure.
-# - Speed-ups do not multiply; with the fixed part taken out they nearly do.
-# - The targets judge an answer, not the rule that it came from. Several can be right.
+# - A rule only predicts a measurement. Where two rules contradict each other, measure.
+# - Speed-ups do not multiply; without the fixed part of the time they nearly do.
+# - An answer is judged by the targets, not by the rule behind it. Several can be right.
 #
 # ## Interview questions
 #
@@ -536,10 +540,10 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 #
 # <details><summary>Answer</summary>
 #
-# On which hardware, and what does that accelerate (int8, 2:4, small batches)? What is short:
-# arithmetic, memory bandwidth, the download, RAM? How much faster, how much smaller, how many
-# points may it lose, measured on which data? How much training can be paid, and is the training
-# data there? Must it come from these weights? Then profile before you prune.
+# On which hardware does it run, and what does that accelerate (int8, 2:4, small batches)? What is
+# the bottleneck: arithmetic, memory bandwidth, the download, RAM? How much faster, how much
+# smaller, how many points may it lose, measured on which data? How much training is affordable, and
+# is the training data available? Must these weights be kept? Then profile before you prune.
 #
 # </details>
 #
@@ -548,9 +552,9 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 # <details><summary>Answer</summary>
 #
 # Structured: what is left is an ordinary, smaller network, faster on anything. Zeros gain time only
-# where a kernel or a unit skips their pattern; elsewhere they gain nothing. The exception is a
-# network so narrow that structure costs more accuracy than may be lost, or when only the bytes of
-# the download count.
+# where a kernel or a unit skips their pattern; elsewhere they gain nothing. The exceptions are a
+# network so narrow that structured pruning costs too much accuracy, and a product for which only
+# the bytes of the download count.
 #
 # </details>
 #
@@ -559,8 +563,9 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 # <details><summary>Answer</summary>
 #
 # It is at most twice as fast, for products with weights, at large enough sizes; all the rest of the
-# time stays (Amdahl). It costs little accuracy, often after a short fine-tune. If more than that is
-# asked, fewer heads, neurons or channels go further, and both can be combined where it is measured.
+# time stays (Amdahl). It costs little accuracy, often after only a short fine-tune. If the target
+# is higher, removing heads, neurons or channels goes further; the two can be combined, if you
+# measure the combination.
 #
 # </details>
 #
@@ -568,22 +573,23 @@ print("structured is faster for the CNN:", measurements["cnn_structured_over_uns
 #
 # <details><summary>Answer</summary>
 #
-# Int8 after calibration: four times smaller, and faster where int8 products are. For transformers,
-# half of the weights in one shot (SparseGPT, Wanda) for a point or two, which pays only with 2:4
-# hardware or in a packed file. Structured pruning without any training loses far too much.
+# Int8 after calibration: four times smaller, and faster where the hardware has int8 products. For
+# transformers, half of the weights in one shot (SparseGPT, Wanda) for a point or two, which pays
+# only with 2:4 hardware or in a packed file. Structured pruning without any training loses far too
+# much.
 #
 # </details>
 #
-# **5. A colleague says: pruning gives 10x, int8 gives 4x, so we promise 40x.**
+# **5. A colleague says: pruning gives 10x, int8 gives 4x, so we promise 40x. What do you reply?**
 #
 # <details><summary>Answer</summary>
 #
-# For bytes nearly; for time no. Take out what neither step shortens, the fixed part: each step's
-# own speed-up holds it already. Multiply the factors of the rest, add the fixed part again, and
-# measure the combination in the target's runtime before you promise it.
+# For bytes that is nearly right; for time it is not. Neither step shortens the fixed part, which is
+# already included in each measured speed-up. Take it out, multiply the factors of the rest, add it
+# again, and measure the combination in the runtime of the target before you promise it.
 #
 # </details>
 #
 # ## Where next
 #
-# You can decide, and say why. **Lesson 13** asks you to do it against the clock: the interview.
+# You can now decide, and say why. **Lesson 13** has you do it against the clock, in an interview.

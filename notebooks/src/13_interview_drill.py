@@ -5,15 +5,15 @@
 #
 # You will be able to
 # - answer what interviewers ask about pruning, with a number and its condition,
-# - estimate speeds, bytes and points within a tolerance, and know why you were off,
-# - turn a row of a table into one sentence that holds under questions,
-# - practise so that it stays: questions come back just before you would forget them.
+# - estimate speeds, bytes and points within a tolerance, and explain why an estimate was off,
+# - turn a row of a table into one sentence that stands up to questions,
+# - practise so that you remember: questions come back just before you would forget them.
 #
 # **Time**: 60 minutes of reading and exercises, under 15 s of compute, and then the drill
 #
 # **Claims** under test: none. All of them come back as answers.
 #
-# **Needs**: the lessons whose questions you want to be asked. No network, no GPU.
+# **Needs**: the lessons whose questions you want to practise. No network, no GPU.
 
 # %%
 from collections import Counter
@@ -34,8 +34,8 @@ plt.style.use(figures.STYLE)
 # %% [markdown]
 # ## Predict
 #
-# Below you will be asked ten questions from all lessons, a minute each, and tick which points of a
-# strong answer you made. An answer with three quarters of the points, in time, is a good one.
+# Below you answer ten questions from all lessons, a minute each, and tick the points of a strong
+# answer that you made. An answer is good if it makes three quarters of the points in time.
 
 # %%
 predict(
@@ -54,9 +54,7 @@ predict(
 
 # %%
 bank = questions.load()
-figures.show(
-    drill_widgets.bank_figure(bank), alt="How many questions of each kind every lesson has."
-)
+figures.show(drill_widgets.bank_figure(bank), alt="The number of questions by kind and lesson.")
 
 # %%
 kinds = Counter(question.kind for question in bank.values())
@@ -66,21 +64,22 @@ per_lesson = Counter(question.lesson for question in bank.values())
 print("at least ten for every lesson with claims:", min(per_lesson.values()) >= 10)
 
 # %% [markdown]
-# **Recall** wants a definition, **explain** a minute of reasons, **estimate** a number, **spot the
-# mistake** a second look at a confident sentence, and **design** a plan for a deployment.
+# **Recall** calls for a definition, **explain** for a minute of reasons, **estimate** for a number,
+# **spot the mistake** for a critical look at a confident sentence, and **design** for a plan of a
+# deployment.
 #
 # ## Why be asked, and when again?
 #
-# Whoever tries to recall remembers longer than whoever reads the page again (Roediger and Karpicke,
-# 2006). So think first, say it aloud, and only then look.
+# Trying to recall an answer makes you remember it longer than reading it again (Roediger and
+# Karpicke, 2006). So think first, say your answer aloud, and only then look.
 #
-# When should a question come back? Just before you would have forgotten it: then it costs one
-# answer, and the memory lasts longer than before. The oldest scheme for that is a row of boxes
+# When should a question come back? Just before you would have forgotten it: then one answer is
+# enough, and you remember it longer than before. The oldest scheme for that is a row of boxes
 # (Leitner, 1972).
 #
-# **Exercise 13.1.** There are boxes 1 to 5. After a right answer a question moves one box up, after
-# a wrong one back to box 1. In box 1 it waits one day, in box 2 two, then 4, 8 and 16. Return its
-# new box and for how many days it waits there.
+# **Exercise 13.1.** There are boxes 1 to 5. After a right answer a question moves up one box (at
+# most to box 5), after a wrong one back to box 1. It waits one day in box 1, two in box 2, then 4,
+# 8 and 16. Return its new box and the number of days that it waits there.
 
 
 # %%
@@ -97,14 +96,14 @@ check("13.1", next_box)
 
 # %% [markdown]
 # Boxes treat all questions alike. FSRS (Ye, Su and Cao, 2022; the library `fsrs`) keeps two numbers
-# for each question instead, how *stable* its memory is and how *difficult* it was so far, and asks
-# again when the chance of recall has sunk to 90 %. Here is one question that is always answered
-# well, and one that is forgotten once.
+# for each question instead, the *stability* of your memory of it and its *difficulty* so far, and
+# asks again when the probability of recall has fallen to 90 %. Here is one question that is always
+# answered well, and one that is forgotten once.
 
 
 # %%
 def followed(grades):
-    """Days of the reviews, and the chance of recall on every day, for one question."""
+    """Days of the reviews, and the probability of recall on every day, for one question."""
     scheduler, start = Scheduler(enable_fuzzing=False), datetime(2030, 1, 1, tzinfo=UTC)
     card, now, days, chances = Card(card_id=0, due=start), start, [], []
     for grade in grades:
@@ -127,8 +126,8 @@ for axes, (name, grades) in zip(pair, lives.items(), strict=True):
     axes.plot(*np.transpose(chances), color=figures.COLOURS["dense"])
     axes.plot(days, [1.0] * len(days), "k|", markersize=14)
     axes.set(title=name, xlabel="day", ylim=(0.8, 1.03))
-pair[0].set(ylabel="chance of recall")
-figures.show(figure, alt="Chance of recall over days: it sinks to 0.9, and each review lifts it.")
+pair[0].set(ylabel="probability of recall")
+figures.show(figure, alt="Probability of recall by day: it falls to 0.9, each review resets it.")
 
 # %%
 for name, grades in lives.items():
@@ -136,17 +135,17 @@ for name, grades in lives.items():
     print(f"{name:15s} asked on day", ", ".join(f"{day:.0f}" for day in days))
 
 # %% [markdown]
-# Each good answer makes the next pause longer. What was forgotten comes back the same day, and its
-# pauses grow more slowly afterwards.
+# Each good answer makes the next interval longer. A forgotten question comes back the same day, and
+# its intervals grow more slowly afterwards.
 #
 # ## Estimates
 #
-# *How many times faster?* An interviewer does not want three digits but the right size, and the
-# reason for it. Twice too large and half as large are equally wrong, so what is near is a matter
-# of logarithms.
+# *How many times faster?* An interviewer does not want three digits but the right order of
+# magnitude, and the reason for it. Twice the truth and half of it are equally wrong, so the error
+# is measured on a logarithmic scale.
 #
 # **Exercise 13.2.** Is `guess` at most `factor` times too large or too small? Exactly the factor
-# counts as near; zero or the other sign never does.
+# counts as near; zero or the opposite sign never does.
 
 
 # %%
@@ -162,8 +161,8 @@ check("13.2", within_factor)
 # solution("13.2")
 
 # %% [markdown]
-# Where does the truth come from? Not from a book: each estimate names a place in a recording, yours
-# if you have taken it, else the course's.
+# Where do the true values come from? Not from a book: each estimate names a value in a recording,
+# yours if you have made it, otherwise the course's.
 
 # %%
 finder = questions.NumberFinder()
@@ -184,7 +183,7 @@ axes.annotate("measured", (truth.value, 0.3), ha="center")
 ticks = [0.5, 1, 2, 5, 10, 20]
 axes.set(xscale="log", xlabel="times faster", ylim=(-1, 1), yticks=[], xlim=(0.5, 20))
 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-figures.show(figure, alt="A logarithmic scale with the tolerance, the truth in it, and 10 outside.")
+figures.show(figure, alt="A logarithmic scale: the tolerance, the truth inside, 10 outside.")
 
 # %%
 print("ten times is near enough:", example.estimate.right(10, truth.value))
@@ -195,19 +194,20 @@ print(f"{len(asked)} estimates, {len(measured)} of them from recordings")
 print("all have a finite answer:", bool(np.isfinite(found).all()))
 
 # %% [markdown]
-# The grey band is what counts as right. "A tenth of the weights, so ten times faster" lies outside.
+# Values in the grey band count as right. "A tenth of the weights, so ten times faster" is outside.
 #
 # ## From a row to a sentence
 #
-# In an interview a number without its condition is a textbook claim again. A sentence that holds
-# has a direction, a size, an interval and a condition.
+# In an interview, a number without its condition is no better than a textbook claim. A sentence
+# that stands up to questions has a direction, a size, an interval and a condition.
 #
-# **Exercise 13.3.** A row says how many times as fast `what` is: `ratio`, with its interval from
-# `low` to `high`. Write one of three sentences, numbers with one decimal:
+# **Exercise 13.3.** `what` is `ratio` times as fast as the dense network, with an interval from
+# `low` to `high`. Return one of three sentences, with numbers to one decimal:
 #
-# - `"int8: 3.6 times faster (3.4 to 3.8), one picture."` if the interval lies above 1,
-# - `"int8: 2.0 times slower (1.6 to 2.5), one picture."` if it lies below, everything turned round,
-# - `"int8: no difference was measured (0.9 to 1.1), one picture."` if it holds 1.
+# - `"int8: 3.6 times faster (3.4 to 3.8), one picture."` if the interval is above 1,
+# - `"int8: 2.0 times slower (1.6 to 2.5), one picture."` if it is below 1 (with the reciprocals of
+#   all three numbers),
+# - `"int8: no difference was measured (0.9 to 1.1), one picture."` if it contains 1.
 
 
 # %%
@@ -223,7 +223,7 @@ check("13.3", sentence)
 # solution("13.3")
 
 # %% [markdown]
-# The library's sentences about ResNet-18 in ONNX Runtime, from the course's recording:
+# The reference solution's sentences about ResNet-18 in ONNX Runtime, from the course's recording:
 
 # %%
 SOME = ("dense", "int8"), ("weights", "float32"), ("channels", "float32"), ("channels", "int8")
@@ -236,14 +236,14 @@ for point in recorded["points"]:
         print(say(what, timed["speedup"], *timed["interval"], "one picture, one thread"))
 
 # %% [markdown]
-# The same row can carry a strong sentence or none at all: 95 % of the weights are gone, and in this
-# runtime nothing was gained.
+# Not every row gives a strong sentence: with 95 % of the weights gone, nothing was gained in this
+# runtime.
 #
 # ## Cards
 #
-# What is due comes first, then ten new ones. Think, say it aloud, press the button, and grade
-# yourself honestly; an estimate grades itself. With the keyboard: Tab and Enter. Your grades are
-# kept on this machine, and `make drill` goes on in the terminal.
+# Questions that are due come first, then ten new ones. Think, say your answer aloud, press the
+# button, and grade yourself honestly; estimates are graded automatically. With the keyboard, use
+# Tab and Enter. Your grades are stored on this machine, and `make drill` continues in the terminal.
 
 # %%
 TODAY = datetime.now(UTC)
@@ -251,11 +251,11 @@ deck = drill.deck(bank, TODAY, seed=TODAY.toordinal(), new=10)
 drill_widgets.cards(deck, finder)
 
 # %% [markdown]
-# New ones should not all be about one thing. From a shuffled pile the topics take turns:
+# New questions should not all be about one topic. From a shuffled pile, the topics take turns:
 #
-# **Exercise 13.4.** `topics` holds the topic of each question of the pile. Return the positions of
+# **Exercise 13.4.** `topics` lists the topic of each question in the pile. Return the positions of
 # `count` questions: the first one of every topic, in the order in which the topics appear, then the
-# second one of every topic, and so on. Where there are fewer, return fewer.
+# second one of every topic, and so on. If there are fewer questions, return fewer positions.
 
 
 # %%
@@ -278,15 +278,15 @@ print("topics of ten questions:", ", ".join(question.topic for question in ten))
 # ## The mock interview
 #
 # Ten questions, a minute each. Say your answer aloud, press the button, and tick the points that
-# you made. At the end it says what to read again.
+# you made. The summary at the end says what to read again.
 
 # %%
 another = TODAY.toordinal() + 1  # not the questions of the cards again
 drill_widgets.interview(drill.draw(bank, count=10, seed=another), finder)
 
 # %% [markdown]
-# Here is what the summary looks like, for somebody who makes one point, two and three in turn, each
-# time in forty seconds.
+# Here is what the summary looks like for a learner who makes one, two and three points in turn,
+# always in forty seconds.
 
 # %%
 answers = []
@@ -299,8 +299,8 @@ print(drill.summary(answers))
 # %% [markdown]
 # ## How good am I?
 #
-# Seven of ten were good. Is that better than six of ten last week? Ten questions are a sample, as
-# ten thousand pictures are, only a far smaller one.
+# Suppose seven of ten answers were good. Is that better than six of ten last week? Ten questions
+# are a sample, just as ten thousand pictures are, only a far smaller one.
 #
 # **Exercise 13.5.** Return the 95 % interval of `right` of `asked`, in percent (Wilson, 1927). With
 # $p$ = right / asked, $n$ = asked and $z$ = 1.96: the centre is $p + z^2 / 2n$, half of the width
@@ -322,7 +322,7 @@ check("13.5", success_interval)
 
 # %%
 def draw(count):
-    """What so many questions tell: the share of good answers and its interval."""
+    """The interval for each share of good answers among `count` questions."""
     shares = np.linspace(0, 1, 11)
     ends = np.array([interval(100 * share, int(count)) for share in shares])
     figure, axes = plt.subplots(figsize=(7.2, 3.4))
@@ -335,18 +335,19 @@ def draw(count):
 choose(draw, {"questions": ["10", "30", "150"]}, alt="The interval: wide for ten, narrow for 150.")
 
 # %% [markdown]
-# From here on `quality.interval` does this. After ten questions seven good ones mean anything from
-# four in ten to nine in ten. Do not read a trend into two evenings; the topics below say more.
+# From here on `quality.interval` does this. Seven good answers out of ten are compatible with a
+# true rate from four in ten to nine in ten. Do not read a trend into two evenings; the topics below
+# say more.
 
 # %% tags=["nbval-ignore-output"]
 rows = drill.by_topic(bank, TODAY)
-figures.show(drill_widgets.topics_figure(rows), alt="By topic: how many were asked, and are known.")
+figures.show(drill_widgets.topics_figure(rows), alt="By topic: questions asked and known.")
 answered = sum(row.asked for row in rows)
 if answered:
     good = 10 * sum(row.known for row in rows) / answered
     reveal("13.ten", good, low=0, high=10, unit="of 10")
 else:
-    print("Nothing answered yet. Run this cell again after some cards.")
+    print("No answers yet. Run this cell again after some cards.")
 
 # %%
 print("every question belongs to a topic:", sum(row.questions for row in rows) == len(bank))
@@ -354,14 +355,14 @@ print("every question belongs to a topic:", sum(row.questions for row in rows) =
 # %% [markdown]
 # ## Recap
 #
-# - Recall, do not reread. What you nearly forgot, and then found, stays.
-# - An estimate has a size and a reason; a factor is judged in logarithms.
-# - A sentence that holds under questions has direction, size, interval and condition.
-# - Ten questions are a small sample. Practise by topic, and read what the summary names.
+# - Recall, do not reread. You remember best what you recalled just before forgetting it.
+# - An estimate has a size and a reason; factors are judged on a logarithmic scale.
+# - A sentence that stands up to questions has a direction, a size, an interval and a condition.
+# - Ten questions are a small sample. Practise by topic, and reread what the summary lists.
 #
 # ## Interview questions
 #
-# The bank is full of them; these are about the drill itself.
+# The question bank has those of all lessons; these are about the drill itself.
 #
 # **1. You have one evening before the interview. Do you read all notes again?**
 #
@@ -377,9 +378,9 @@ print("every question belongs to a topic:", sum(row.questions for row in rows) =
 #
 # <details><summary>Answer</summary>
 #
-# A size with its reason and its bounds: "half of the channels leave a quarter of the MACs, so at
-# most four times; one picture at a time on a CPU rather two, as launching each layer stays. I would
-# measure it in an hour, this way." Name what would change it.
+# An order of magnitude with its reason and its bounds: "half of the channels leave a quarter of the
+# MACs, so at most four times; for one picture at a time on a CPU more likely two, as the overhead
+# of each layer stays. I could measure it in an hour, like this." Name what would change it.
 #
 # </details>
 #
@@ -387,8 +388,9 @@ print("every question belongs to a topic:", sum(row.questions for row in rows) =
 #
 # <details><summary>Answer</summary>
 #
-# Speeds and sizes multiply. In logarithms both are the same distance away. A relative error would
-# call the half 50 % off and the double 100 %, and would never call a guess near zero very wrong.
+# Speeds and sizes multiply. On a logarithmic scale both are equally far from the truth. By relative
+# error the half would be 50 % off and the double 100 %, and a guess near zero would never be more
+# than 100 % off.
 #
 # </details>
 #
@@ -396,9 +398,9 @@ print("every question belongs to a topic:", sum(row.questions for row in rows) =
 #
 # <details><summary>Answer</summary>
 #
-# Say so, and then how you would find out: which experiment, what is held equal, what would be
-# measured, which result would decide. That is what the job is. Guessing a number without saying
-# that it is a guess is the common mistake.
+# Say so, and then how you would find out: which experiment, what you would keep equal, what you
+# would measure, which result would decide. That is the job. The common mistake is to guess a number
+# without saying that it is a guess.
 #
 # </details>
 #
@@ -406,9 +408,9 @@ print("every question belongs to a topic:", sum(row.questions for row in rows) =
 #
 # <details><summary>Answer</summary>
 #
-# Give the condition under which it holds, then your number with *its* condition: "that is right
-# for one layer; for a whole ResNet-18 and one picture I measured more, because the next layer reads
-# fewer channels as well." You contradict nobody, and you have shown that you measure.
+# Give the condition under which it holds, then your number with *its* condition: "that is right for
+# one layer; for a whole ResNet-18 and one picture I measured more, because the next layer reads
+# fewer channels as well." You have contradicted nobody, and shown that you measure.
 #
 # </details>
 #

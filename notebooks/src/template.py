@@ -29,13 +29,13 @@ plt.style.use(figures.STYLE)
 # %% [markdown]
 # ## Predict
 #
-# TODO: what is about to be measured, in two or three sentences, and what the textbook says about
-# it. The reader commits to a number before anything runs.
+# TODO: say what will be measured, in two or three sentences, and what the textbook says about it.
+# The reader commits to a number before anything runs.
 
 # %%
 predict(
     "NN.half",
-    "The same network with weights of 16 bits in place of 32: how many times smaller is its file?",
+    "The same network with 16-bit instead of 32-bit weights: how many times smaller is its file?",
     low=1,
     high=4,
     unit="x",
@@ -49,9 +49,9 @@ predict(
 # and a sentence that says what the picture shows. No sentence states a measured number: a cell
 # prints it.
 #
-# **Exercise NN.1.** TODO: replace this example, and write at least three more. A network takes
-# `dense_bytes` as it was trained, and `file_bytes` in the file that is shipped. Return the
-# compression ratio: how many times smaller the file is.
+# **Exercise NN.1.** TODO: replace this example, and write at least three more. A trained network
+# takes `dense_bytes`, and the file that is deployed `file_bytes`. Return the compression ratio: how
+# many times smaller the file is.
 
 
 # %%
@@ -70,9 +70,9 @@ check("NN.1", compression_ratio)
 # TODO: the experiment, on a real network. From here on the function of the exercise is imported
 # from `course_lib`, so that a reader who skipped the exercise can go on.
 #
-# TODO: if an output depends on the machine, the tag `nbval-ignore-output` keeps it from being
-# compared (`# %% tags=["nbval-ignore-output"]`). Let the next cell print what holds on every
-# machine: a rounded number, or whether a condition is met.
+# TODO: if an output depends on the machine, the tag `nbval-ignore-output` excludes it from the
+# comparison (`# %% tags=["nbval-ignore-output"]`). Let the next cell print something that is the
+# same on every machine: a rounded number, or whether a condition is met.
 
 # %%
 network = models.load_trained("small_resnet")

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_grading.py [LESSON]
 
-It fails when a submission gets other points than it should, or harms what it could find.
+It fails if a submission gets the wrong number of points, or damages a file outside its folder.
 """
 
 import sys
@@ -23,7 +23,7 @@ CLASS = 30
 
 
 def submissions(of: Assignment, precious: Path) -> dict[str, tuple]:
-    """A notebook and its points for each student; the name begins with the kind."""
+    """The notebook and the expected points of each student; names begin with the kind."""
     points = [task.points for task in of.tasks]
     attacks = {f"hostile, {kind}": (each, 0) for kind, each in hostile(of, precious).items()}
     some = {
@@ -37,7 +37,7 @@ def submissions(of: Assignment, precious: Path) -> dict[str, tuple]:
 
 
 def main(number: str) -> int:
-    """Grade a class and print the table; 1 when something is not as expected."""
+    """Grade a class and print the table; return 1 if anything is not as expected."""
     of = lesson(number)
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name, each) for each in ("handed in", "out", "precious")]

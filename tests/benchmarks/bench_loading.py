@@ -1,4 +1,4 @@
-"""How long a learner waits: imports, data and trained networks, each in a process of its own.
+"""Loading times of imports, data and trained networks, each in its own process.
 
 python tests/benchmarks/bench_loading.py [--rounds 3]
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-#: What is measured, and the seconds that it should take on two quiet cores.
+#: What is measured, and the target in seconds on two idle cores.
 TASKS = {
     "import course_lib, beyond torch": (
         "import torch",
@@ -38,7 +38,7 @@ TASKS = {
 
 
 def seconds(before: str, task: str) -> float:
-    """What ``task`` takes after ``before``, in a fresh Python."""
+    """The seconds that ``task`` takes after ``before``, in a fresh Python."""
     script = f"{before}\nimport time\nstart = time.perf_counter()\n{task}\n"
     script += "print(time.perf_counter() - start)"
     done = subprocess.run(
@@ -48,7 +48,7 @@ def seconds(before: str, task: str) -> float:
 
 
 def main() -> None:
-    """Print a row for each task: the fastest of some rounds, and what it should take."""
+    """Print a row for each task: the fastest of a few rounds, and the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds

@@ -1,7 +1,7 @@
 """What a lesson calls: ``check("01.2", my_function)``, ``hint("01.2")``, ``solution("01.2")``.
 
-None of them raises in a lesson, whatever it is given. Attempts and hints are remembered with the
-learner's progress. ``require`` is the grader's front: the same judgement, but it raises.
+None of them raises in a lesson, whatever the arguments. Attempts and hints are stored in the
+learner's progress. ``require`` is for graders: the same check, but it raises.
 """
 
 import html
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from course_lib.teaching import progress
 from course_lib.teaching.exercises.engine import Exercise, Outcome, as_html, as_text, examine
+from course_lib.teaching.progress import Progress
 
 FILES = sorted(Path(__file__).parent.glob("lesson[0-9][0-9].py"))
 LESSONS = [import_module(f"{__name__}.{file.stem}") for file in FILES]
@@ -36,7 +37,7 @@ class Shown:
 
 
 def check(name: str, answer: Callable) -> Shown:
-    """Judge ``answer``, remember the attempt, and show the outcome; never raises."""
+    """Check ``answer``, store the attempt, and show the outcome; never raises."""
     if name not in EXERCISES:
         return _unknown(name)
     exercise = EXERCISES[name]
@@ -63,19 +64,19 @@ def require(name: str, answer: Callable) -> None:
 
 
 def judge(exercise: Exercise, answer: Callable) -> Outcome:
-    """The outcome of ``answer``; something that is no function is a "not yet" like any other."""
+    """The outcome of ``answer``; what cannot be called, or compared, is "not yet" as well."""
     if not callable(answer):
         why = f"Pass the function itself, without brackets; got a {type(answer).__name__}."
         return Outcome("not yet", why)
     try:
         return examine(exercise, answer)
-    except Exception as error:  # a result so odd that it cannot even be compared or shown
+    except Exception as error:  # the result cannot even be compared or shown
         why = f"Your result cannot be compared ({type(error).__name__}: {error})."
         return Outcome("not yet", f"{why} Return an ordinary number or dense tensor.")
 
 
 def hint(name: str) -> Shown:
-    """Show the next hint; after the last one, start again. Hints are counted, not punished."""
+    """Show the next hint; after the last one, start again. Hints are counted, without penalty."""
     if name not in EXERCISES:
         return _unknown(name)
     hints = EXERCISES[name].hints
@@ -95,12 +96,12 @@ def solution(name: str) -> Shown:
 
 
 def _unknown(name: str) -> Shown:
-    text = f"No exercise is called {name!r}; there are {', '.join(EXERCISES)}."
+    text = f"There is no exercise {name!r}; the exercises are {', '.join(EXERCISES)}."
     return Shown(f"<p>{html.escape(text)}</p>", text)
 
 
 def _remember(name: str, attempts: int = 0, hints: int = 0, solved: bool = False) -> None:
-    def change(state: dict) -> None:
+    def change(state: Progress) -> None:
         entry = state["exercises"].setdefault(name, {"attempts": 0, "hints": 0, "solved": False})
         entry["attempts"] += attempts
         entry["hints"] += hints

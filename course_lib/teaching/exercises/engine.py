@@ -1,9 +1,9 @@
 """Exercises that check themselves, and name the misconception behind a wrong answer.
 
-An exercise holds its reference solution and its *mistakes*: each is a wrong answer written as code,
-with the words that help whoever wrote it. A learner's function is run on the exercise's cases; when
-it is wrong, the mistake that gives the same results says why. The tests run every mistake and
-demand that it is rejected in its own words.
+An exercise has a reference solution and *mistakes*: common wrong answers, written as code, each
+with a message for learners who give it. A learner's function is run on the exercise's cases; if it
+is wrong, the message of the mistake that gives the same results says why. The tests run every
+mistake and require that it is rejected with its own message.
 """
 
 import copy
@@ -18,14 +18,18 @@ from course_lib.teaching.running import SECONDS, Failure, Result, call, run, sam
 
 
 class Mistake(NamedTuple):
-    """A wrong answer, and what to tell whoever gives it."""
+    """A common wrong answer, and the message for learners who give it."""
 
     answer: Callable
     message: str
 
 
 class Exercise(NamedTuple):
-    """A function to write: ``cases`` are argument tuples, the smallest first."""
+    """A function to write, with its ``reference`` solution.
+
+    ``cases`` returns argument tuples, the smallest first. ``difficulty`` is from 1 to 5;
+    ``minutes`` is the time to plan for.
+    """
 
     id: str
     title: str
@@ -38,7 +42,10 @@ class Exercise(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What :func:`assess` found: ``kind`` is "not attempted", "not yet" or "correct"."""
+    """What :func:`assess` found: ``kind`` is "not attempted", "not yet" or "correct".
+
+    ``table`` shows the failing case, as pairs of a name and a value.
+    """
 
     kind: str
     message: str
@@ -53,14 +60,16 @@ def examine(exercise: Exercise, answer: Callable, seconds: float = SECONDS) -> O
 def assess(exercise: Exercise, results: list[Result]) -> Outcome:
     """Judge what a learner's function returned for the cases of ``exercise``.
 
-    The first case that differs decides, and the mistake that explains it gives the words.
+    The first case that differs decides; the mistake with the same results supplies the message.
     """
     cases = exercise.cases()
     arguments, last = cases[len(results) - 1], results[-1]
     if last.value is ...:
         return Outcome("not attempted", "Replace the `...` and run the cell again.")
     if last.changed:
-        why = "Your function changed its input. Work on a copy: whoever called it needs it."
+        why = (
+            "Your function changed its input. Work on a copy: the caller still needs the original."
+        )
         return Outcome("not yet", why, _table(exercise, arguments, last.value))
     if last.ends:
         return Outcome("not yet", last.value.message, _table(exercise, arguments, last.value))
@@ -72,11 +81,11 @@ def _compared(exercise: Exercise, cases: list[tuple], values: list) -> Outcome:
         if not same(value, _expected(exercise, arguments)):
             why = _diagnosis(exercise, cases, values) or _difference(exercise, arguments, value)
             return Outcome("not yet", why, _table(exercise, arguments, value))
-    return Outcome("correct", f"All {len(cases)} cases agree, the awkward ones too.")
+    return Outcome("correct", f"All {len(cases)} cases agree, including the awkward ones.")
 
 
 def _diagnosis(exercise: Exercise, cases: list[tuple], results: list) -> str | None:
-    """The words of the mistake that gives the same result in every case."""
+    """The message of the mistake that gives the same result in every case."""
     for mistake in exercise.mistakes:
         wrong = (call(mistake.answer, copy.deepcopy(case)) for case in cases)
         if all(map(_alike, wrong, results)):
@@ -85,7 +94,7 @@ def _diagnosis(exercise: Exercise, cases: list[tuple], results: list) -> str | N
 
 
 def _expected(exercise: Exercise, arguments: tuple) -> Any:
-    """What the reference returns; it may use up what it is given, such as a clock."""
+    """What the reference returns for a copy of ``arguments``, which it may change."""
     return exercise.reference(*copy.deepcopy(arguments))
 
 
@@ -105,7 +114,7 @@ def _difference(exercise: Exercise, arguments: tuple, result: Any) -> str:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Two answers of any type that give the same result, or fail in the same way."""
+    """Whether two results of any type are equal, or are failures with the same error."""
     if isinstance(one, Failure) or isinstance(other, Failure):
         return type(one) is type(other) and one.error == other.error
     return same(one, other)

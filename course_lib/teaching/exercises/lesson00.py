@@ -33,7 +33,7 @@ EXERCISES = [
         cases=_cases,
         hints=(
             "`tensor == 0` is True where a weight is exactly zero.",
-            "A fraction is a mean: of True (1) and False (0), after `.float()`.",
+            "A fraction is the mean of True (1) and False (0), taken after `.float()`.",
             "`.item()` turns a tensor of one number into a Python float.",
         ),
         mistakes=(

@@ -1,4 +1,6 @@
-"""The exercises of lesson 01: masks, scores, and steps that keep the zeros."""
+"""The exercises of lesson 01: masks, scores, and training steps that keep the zeros."""
+
+from collections.abc import Callable
 
 import torch
 
@@ -13,7 +15,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def magnitude_mask(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """Keep all but the ``round(sparsity * n)`` smallest magnitudes; ties: earlier goes first."""
+    """Keep all but the ``round(sparsity * n)`` smallest magnitudes; of equal ones the first go."""
     count = round(sparsity * weight.numel())
     order = weight.abs().flatten().argsort(stable=True)
     mask = torch.ones(weight.numel(), dtype=torch.bool)
@@ -40,13 +42,13 @@ def _prune_in_order(score: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _threshold(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """The largest magnitude that is to be pruned."""
+    """The largest magnitude to prune."""
     count = round(sparsity * weight.numel())
     return weight.abs().flatten().sort().values[count - 1] if count else torch.tensor(-1.0)
 
 
 def _first_kept(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """The smallest magnitude that is to be kept."""
+    """The smallest magnitude to keep."""
     count = round(sparsity * weight.numel())
     ordered = weight.abs().flatten().sort().values
     return ordered[count] if count < len(ordered) else torch.tensor(torch.inf)
@@ -60,8 +62,8 @@ MAGNITUDE_MASK = Exercise(
     reference=magnitude_mask,
     cases=_magnitude_cases,
     hints=(
-        "How many weights go? `round(sparsity * weight.numel())`.",
-        "A threshold cannot split weights of equal size. An order can: "
+        "How many weights are pruned? `round(sparsity * weight.numel())`.",
+        "A threshold cannot separate weights of equal size. An order can: "
         "`weight.abs().flatten().argsort(stable=True)` lists positions, smallest first.",
         "Start from a flat mask of True, set the first positions to False, and give it the "
         "weight's shape with `.view(weight.shape)`.",
@@ -83,13 +85,13 @@ MAGNITUDE_MASK = Exercise(
         ),
         Mistake(
             lambda weight, sparsity: weight.abs() > _threshold(weight, sparsity),
-            "With equal weights your threshold prunes too many: all ties fall together. Prune "
-            "exactly the number asked for, by position in the order.",
+            "With equal weights your threshold prunes too many: all ties go together. Prune "
+            "exactly the requested number, by position in the order.",
         ),
         Mistake(
             lambda weight, sparsity: weight.abs() >= _first_kept(weight, sparsity),
-            "With equal weights your threshold prunes too few: all ties survive together. Prune "
-            "exactly the number asked for, by position in the order.",
+            "With equal weights your threshold prunes too few: all ties stay together. Prune "
+            "exactly the requested number, by position in the order.",
         ),
         Mistake(
             lambda weight, sparsity: weight.abs() > sparsity * weight.abs().max(),
@@ -102,7 +104,7 @@ MAGNITUDE_MASK = Exercise(
         ),
         Mistake(
             lambda weight, sparsity: _prune_in_order(weight.abs(), int(sparsity * weight.numel())),
-            "`int` cuts the number of weights off; 0.65 of 12 is 7.8, and `round` makes that 8.",
+            "`int` truncates: 0.65 of 12 is 7.8, which `round` makes 8.",
         ),
     ),
 )
@@ -112,7 +114,7 @@ MAGNITUDE_MASK = Exercise(
 
 
 def global_masks(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str, torch.Tensor]:
-    """One ranking over all weights, cut into one mask per layer."""
+    """One ranking of all weights, split into one mask per layer."""
     everything = torch.cat([weight.flatten() for weight in weights.values()])
     mask = magnitude_mask(everything, sparsity)
     parts = mask.split([weight.numel() for weight in weights.values()])
@@ -143,7 +145,7 @@ def _global_cases() -> list[tuple]:
     ]
 
 
-def _each(weights: dict, mask: object) -> dict:
+def _each(weights: dict, mask: Callable) -> dict:
     return {name: mask(weight) for name, weight in weights.items()}
 
 
@@ -151,8 +153,8 @@ def _all(weights: dict) -> torch.Tensor:
     return torch.cat([weight.flatten() for weight in weights.values()])
 
 
-def _on_scaled(weights: dict, sparsity: float, scale: object) -> dict:
-    """Global masks, ranked after each layer was divided by its own scale."""
+def _on_scaled(weights: dict, sparsity: float, scale: Callable) -> dict:
+    """Global masks, ranked after dividing each layer by its own scale."""
     return global_masks(_each(weights, lambda weight: weight / scale(weight)), sparsity)
 
 
@@ -172,18 +174,18 @@ GLOBAL_MASKS = Exercise(
         "Every weight of the network competes with every other. Put them into one long vector "
         "with `torch.cat`.",
         "You already have a function that masks one tensor: use it on the long vector.",
-        "`mask.split([weight.numel() for weight in weights.values()])` cuts it up again.",
+        "`mask.split([weight.numel() for weight in weights.values()])` splits it again.",
     ),
     mistakes=(
         Mistake(
             lambda weights, sparsity: _each(weights, lambda w: magnitude_mask(w, sparsity)),
-            "You prune the same fraction of every layer. Globally, a layer of small weights may "
-            "lose nearly all and a layer of large ones nothing.",
+            "You prune the same fraction of every layer. With a global ranking, a layer of small "
+            "weights may lose nearly all of them and a layer of large weights none.",
         ),
         Mistake(
             _mean_of_thresholds,
-            "You average the thresholds of the layers. The threshold of all weights together is "
-            "another number: rank them together.",
+            "You average the thresholds of the layers. The threshold for all weights together is "
+            "a different number: rank them together.",
         ),
         Mistake(
             lambda weights, sparsity: _on_scaled(weights, sparsity, lambda w: w.abs().max()),
@@ -200,7 +202,7 @@ GLOBAL_MASKS = Exercise(
                 weights, lambda w: w.abs() > _threshold(_all(weights), sparsity)
             ),
             "With equal weights in two layers your threshold prunes too many. Prune exactly the "
-            "number asked for, earlier layers first.",
+            "requested number, earlier layers first.",
         ),
         Mistake(
             lambda weights, sparsity: _each(global_masks(weights, sparsity), torch.logical_not),
@@ -208,7 +210,7 @@ GLOBAL_MASKS = Exercise(
         ),
         Mistake(
             lambda weights, sparsity: magnitude_mask(_all(weights), sparsity),
-            "The ranking is done, but one long mask comes back. Cut it into one mask per layer.",
+            "The ranking is right, but you return one long mask. Split it into one mask per layer.",
         ),
     ),
 )
@@ -260,8 +262,8 @@ MASKED_STEP = Exercise(
     hints=(
         "First write the step without a mask: velocity = momentum * velocity + gradient "
         "+ weight_decay * weight, then weight - lr * velocity.",
-        "Momentum remembers steps from before the pruning, so a gradient of zero is not enough.",
-        "Whatever the optimizer did, multiply the new weight by the mask at the very end.",
+        "Momentum remembers steps from before the pruning, so a zero gradient is not enough.",
+        "Whatever the optimizer does, multiply the new weight by the mask at the very end.",
     ),
     mistakes=(
         Mistake(
@@ -296,7 +298,8 @@ MASKED_STEP = Exercise(
                 _step(w, v, g, *rates)[0] * ~mask,
                 _step(w, v, g, *rates)[1],
             ),
-            "You keep what the mask prunes. True means keep: multiply by the mask itself.",
+            "You keep the weights that the mask prunes. True means keep: multiply by the mask "
+            "itself.",
         ),
         Mistake(
             lambda w, v, g, mask, *rates: masked_step(w, v, g, mask, *rates)[0],
@@ -331,19 +334,19 @@ WANDA = Exercise(
     reference=wanda,
     cases=_wanda_cases,
     hints=(
-        "weight[i, j] is multiplied by input j. So its score needs the norm of input j.",
-        "The weight has shape (out, in) and the norm (in,): broadcasting lines up the last "
-        "dimension by itself.",
+        "weight[i, j] is multiplied by input j, so its score needs the norm of input j.",
+        "The weight has shape (out, in) and the norm (in,): broadcasting aligns the last "
+        "dimension.",
     ),
     mistakes=(
         Mistake(
             lambda weight, norm: weight.abs(),
-            "That is the magnitude alone. A small weight that reads a loud input matters: multiply "
-            "by the input's norm.",
+            "That is the magnitude alone. A small weight matters if its input is large: multiply "
+            "by the norm of the input.",
         ),
         Mistake(
             lambda weight, norm: weight * norm,
-            "A score of a negative weight must not be negative: take the absolute value.",
+            "The score of a negative weight must not be negative: take the absolute value.",
         ),
         Mistake(
             lambda weight, norm: weight.abs() * norm[:, None],
@@ -351,7 +354,7 @@ WANDA = Exercise(
         ),
         Mistake(
             lambda weight, norm: weight.abs() * norm.square(),
-            "You square the norm. Wanda multiplies by the norm itself: the size of the product "
+            "You square the norm. Wanda multiplies by the norm itself, which gives the size of "
             "weight times input.",
         ),
         Mistake(
@@ -361,12 +364,12 @@ WANDA = Exercise(
         ),
         Mistake(
             lambda weight, norm: weight.abs() / norm,
-            "You divide by the norm. A louder input makes its weights matter more, not less.",
+            "You divide by the norm. A larger input makes its weights matter more, not less.",
         ),
         Mistake(
             lambda weight, norm: (weight.abs() * norm).sum(0),
-            "You sum over the outputs. A single weight needs a score of its own: same shape as "
-            "the weight.",
+            "You sum over the outputs. Every weight needs its own score: return the shape of the "
+            "weight.",
         ),
     ),
 )
@@ -409,14 +412,14 @@ NM_MASK = Exercise(
     cases=_nm_cases,
     hints=(
         "`weight.reshape(-1, m)` makes every group of m consecutive inputs a row.",
-        "Within a row the m - n smallest magnitudes go, always exactly that many.",
+        "Within a row, prune the m - n smallest magnitudes, always exactly that many.",
         "`mask.scatter_(1, order[:, :m - n], False)` writes False at the positions in `order`.",
     ),
     mistakes=(
         Mistake(
             lambda weight, n, m: magnitude_mask(weight, 1 - n / m),
             "You rank the whole matrix. The hardware needs exactly n of every m neighbours, so "
-            "each group of m has its own ranking.",
+            "rank each group of m by itself.",
         ),
         Mistake(
             _row_mask,
@@ -448,7 +451,7 @@ NM_MASK = Exercise(
                 .expand(-1, m)
                 .reshape(weight.shape)
             ),
-            "With equal weights your threshold keeps more than n of a group. The hardware stores "
+            "With equal weights your threshold keeps more than n in a group. The hardware stores "
             "exactly n: choose positions, not a threshold.",
         ),
     ),

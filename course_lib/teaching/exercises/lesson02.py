@@ -1,4 +1,4 @@
-"""The exercises of lesson 02: what a channel is worth, and how to tell that a score is right."""
+"""The exercises of lesson 02: what a channel is worth, and how to check a score."""
 
 import math
 
@@ -38,7 +38,7 @@ L1_SCORES = Exercise(
     reference=l1_scores,
     cases=_l1_cases,
     hints=(
-        "weight[i] is the filter that makes channel i. How large are its numbers together?",
+        "weight[i] is the filter that makes channel i. How large are its weights in total?",
         "`weight.flatten(1)` makes each filter a row, whatever the shape of the rest.",
     ),
     mistakes=(
@@ -77,7 +77,7 @@ L1_SCORES = Exercise(
         ),
         Mistake(
             lambda weight: l1_scores(weight) / l1_scores(weight).max(),
-            "You divide by the largest. L1 is the sum as it is.",
+            "You divide by the largest score. L1 is the plain sum.",
         ),
     ),
 )
@@ -87,7 +87,7 @@ L1_SCORES = Exercise(
 
 
 def channels_to_remove(scores: torch.Tensor, ratio: float, multiple: int) -> list[int]:
-    """Positions of the lowest scores; the number of channels that stay is a ``multiple``."""
+    """Positions of the lowest scores; the number of channels that stay is a multiple."""
     count = len(scores)
     stay = max(1, count - round(ratio * count))
     stay = min(count, math.ceil(stay / multiple) * multiple)
@@ -152,37 +152,40 @@ CHANNELS_TO_REMOVE = Exercise(
     reference=channels_to_remove,
     cases=_remove_cases,
     hints=(
-        "First the number that stays: the channels less `round(ratio * channels)`, at least 1.",
-        "Then round it up: `math.ceil(stay / multiple) * multiple`, but never above the channels "
-        "that there are.",
-        "`scores.argsort(stable=True)` lists the positions, lowest first. Take as many as go.",
+        "First compute how many stay: the number of channels minus `round(ratio * channels)`, at "
+        "least 1.",
+        "Then round it up: `math.ceil(stay / multiple) * multiple`, but never to more channels "
+        "than there are.",
+        "`scores.argsort(stable=True)` lists the positions, lowest score first. Take as many as "
+        "are to be removed.",
     ),
     mistakes=(
         Mistake(
             lambda scores, ratio, multiple: _order(scores)[
                 len(channels_to_remove(scores, ratio, multiple)) :
             ].tolist(),
-            "You return the channels that stay. Return those that go.",
+            "You return the channels that stay. Return those to remove.",
         ),
         Mistake(
             lambda scores, ratio, multiple: scores.argsort(stable=True, descending=True)[
                 : len(channels_to_remove(scores, ratio, multiple))
             ].tolist(),
-            "You remove the highest scores. The lowest go.",
+            "You remove the highest scores. Remove the lowest.",
         ),
         Mistake(
             lambda scores, ratio, multiple: channels_to_remove(scores, ratio, 1),
-            "You do not use `multiple`. With 20 channels, half to go and a multiple of 8, 16 stay.",
+            "You do not use `multiple`. With 20 channels, a ratio of 0.5 and a multiple of 8, 16 "
+            "channels stay.",
         ),
         Mistake(
             _gone_in_multiples,
-            "You remove a multiple. The number that *stays* has to be one: it is the width of the "
-            "new layer.",
+            "The number you remove is a multiple. The number that *stays* has to be one: it is "
+            "the width of the new layer.",
         ),
         Mistake(
             _rounded_down,
-            "You round the number that stays down, so more channels go than were asked for. Round "
-            "up.",
+            "You round the number that stays down, so you remove more channels than requested. "
+            "Round up.",
         ),
         Mistake(
             _below_threshold,
@@ -191,21 +194,21 @@ CHANNELS_TO_REMOVE = Exercise(
         ),
         Mistake(
             _may_be_empty,
-            "With a high ratio all of your channels go, and the network is cut. At least one "
-            "stays.",
+            "With a high ratio you remove all channels, which disconnects the network. Keep at "
+            "least one.",
         ),
         Mistake(
             _cut_off,
-            "`int` cuts the number of channels off; 0.38 of 20 is 7.6, and `round` makes that 8.",
+            "`int` truncates: 0.38 of 20 is 7.6, which `round` makes 8.",
         ),
         Mistake(
             _uncapped,
-            "With 6 channels and a multiple of 8 more would stay than there are. The number that "
-            "goes becomes negative, and a negative slice counts from the end.",
+            "With 6 channels and a multiple of 8, more channels would stay than there are. The "
+            "number to remove becomes negative, and a negative slice counts from the end.",
         ),
         Mistake(
             lambda scores, ratio, multiple: sorted(channels_to_remove(scores, ratio, multiple)),
-            "These are the right channels in another order. Return the lowest score first.",
+            "These are the right channels in the wrong order. Return the lowest score first.",
         ),
     ),
 )
@@ -222,7 +225,7 @@ def removal_cost(
     labels: torch.Tensor,
     channel: int,
 ) -> float:
-    """By how much the mean loss rises when nobody reads ``channel`` any more."""
+    """The rise of the mean loss when nothing reads ``channel`` any more."""
     hidden = torch.relu(inputs @ make.T + shift)
     before = F.cross_entropy(hidden @ read.T, labels)
     hidden[:, channel] = 0
@@ -230,7 +233,7 @@ def removal_cost(
 
 
 def _cost_cases() -> list[tuple]:
-    # Two classes, two channels; the second channel is made of zeros and speaks by its shift only.
+    # Two classes, two channels; the second channel has zero weights and is equal to its shift.
     make, shift = torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, 2.0])
     read, labels = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.tensor([0, 1])
     inputs = torch.tensor([[3.0], [1.0]])
@@ -286,8 +289,8 @@ REMOVAL_COST = Exercise(
     reference=removal_cost,
     cases=_cost_cases,
     hints=(
-        "The loss twice: once as it is, once without the channel. The cost is the second less the "
-        "first.",
+        "Compute the loss twice: as it is, and without the channel. The cost is the second minus "
+        "the first.",
         "Without the channel, the last layer has nothing to read there: its column of `hidden` is "
         "zero.",
         "`F.cross_entropy(hidden @ read.T, labels)` is the mean loss; `.item()` makes it a float.",
@@ -295,45 +298,47 @@ REMOVAL_COST = Exercise(
     mistakes=(
         Mistake(
             _filter_zeroed,
-            "You set the filter to zero, but the channel is still read: relu lets its shift pass. "
-            "Zero what is read, the column of `hidden`.",
+            "You set the filter to zero, but the channel is still read: relu lets its shift "
+            "through. Zero what is read, the column of `hidden`.",
         ),
         Mistake(
             _class_zeroed,
-            "You zero a class. Row i of `read` makes the score of class i; column i reads "
+            "You zero a class. Row i of `read` computes the logit of class i; column i reads "
             "channel i.",
         ),
         Mistake(
             lambda x, make, shift, read, labels, channel: F.cross_entropy(
                 _unread(x, make, shift, read, channel), labels
             ).item(),
-            "That is the loss without the channel. The cost is by how much it rises: subtract the "
-            "loss with the channel.",
+            "That is the loss without the channel. The cost is the rise: subtract the loss with "
+            "the channel.",
         ),
         Mistake(
             lambda x, make, shift, read, labels, channel: (
                 -removal_cost(x, make, shift, read, labels, channel)
             ),
-            "The sign is reversed. A cost is positive where the loss rises: after less before.",
+            "The sign is reversed. A cost is positive where the loss rises: after minus before.",
         ),
         Mistake(
             lambda x, make, shift, read, labels, channel: abs(
                 removal_cost(x, make, shift, read, labels, channel)
             ),
-            "Removing a channel can also help. Such a cost is negative: take no absolute value.",
+            "Removing a channel can also help. Then the cost is negative: do not take the "
+            "absolute value.",
         ),
         Mistake(
             lambda x, make, shift, read, labels, channel: _rise(
                 x, make, shift, read, labels, _unread(x, make, shift, read, channel), _wrong
             ),
-            "You measure wrong answers. One channel rarely changes an answer, so most costs would "
-            "be zero. The loss sees smaller changes.",
+            "You measure the error rate. One channel rarely changes a prediction, so most costs "
+            "would be zero. The loss also shows smaller changes.",
         ),
         Mistake(
             lambda x, make, shift, read, labels, channel: _rise(
                 x, make, shift, read, labels, _unread(x, make, shift, read, channel), _summed
             ),
-            "You sum over the pictures, so twice the pictures cost twice as much. Take the mean.",
+            "You sum over the pictures, so twice as many pictures give twice the cost. Take the "
+            "mean.",
         ),
     ),
 )
@@ -389,16 +394,16 @@ RANK_CORRELATION = Exercise(
     reference=rank_correlation,
     cases=_rank_cases,
     hints=(
-        "The rank of a value is how many values are smaller. Replace both lists by their ranks.",
-        "`values[:, None] > values` compares every value with every other; sum over a row counts "
-        "the smaller ones. For ties, add half of the number of equal ones.",
+        "The rank of a value is the number of smaller values. Replace both lists by their ranks.",
+        "`values[:, None] > values` compares every value with every other; the sum of a row "
+        "counts the smaller ones. For ties, add half the number of equal ones.",
         "`torch.corrcoef(torch.stack([a, b]))[0, 1]` is the ordinary correlation of a and b.",
     ),
     mistakes=(
         Mistake(
             _pearson,
-            "That is the ordinary correlation of the values. One huge value decides it. Correlate "
-            "the ranks.",
+            "That is the ordinary correlation of the values. A single huge value dominates it. "
+            "Correlate the ranks.",
         ),
         Mistake(
             lambda scores, truth: _pearson(scores.argsort(stable=True), truth.argsort(stable=True)),
@@ -416,7 +421,7 @@ RANK_CORRELATION = Exercise(
         ),
         Mistake(
             lambda scores, truth: abs(rank_correlation(scores, truth)),
-            "The opposite order must give -1: take no absolute value.",
+            "The opposite order must give -1: do not take the absolute value.",
         ),
         Mistake(
             lambda scores, truth: rank_correlation(-scores, truth),
@@ -462,15 +467,15 @@ TAYLOR_SCORES = Exercise(
     cases=_taylor_cases,
     hints=(
         "`weight * gradients` has the shape (batches, out, in): the first dimension is broadcast.",
-        "Column j reads channel j: sum over the outputs. These weights go together, so their "
-        "changes may cancel.",
-        "Absolute value within each batch, then the mean over the batches.",
+        "Column j reads channel j: sum over the outputs. These weights are removed together, so "
+        "their effects on the loss may cancel.",
+        "Take the absolute value within each batch, then the mean over the batches.",
     ),
     mistakes=(
         Mistake(
             lambda weight, gradients: (weight * gradients).abs().sum(1).mean(0),
-            "You take the absolute value of every weight's change. They all go at once, and their "
-            "changes may cancel: sum first.",
+            "You take the absolute value for every weight. All of them are removed at once, and "
+            "their effects may cancel: sum first.",
         ),
         Mistake(
             lambda weight, gradients: (weight * gradients.mean(0)).sum(0).abs(),
@@ -479,33 +484,33 @@ TAYLOR_SCORES = Exercise(
         ),
         Mistake(
             lambda weight, gradients: (weight * gradients).sum(1).mean(0),
-            "Batches with a rise and batches with a fall cancel in your mean. Take the absolute "
-            "value in each batch.",
+            "Batches in which the loss rises and batches in which it falls cancel in your mean. "
+            "Take the absolute value in each batch.",
         ),
         Mistake(
             lambda weight, gradients: gradients.sum(1).abs().mean(0),
-            "You use the gradient alone. The weights go to zero, a step as long as the weight: "
-            "multiply by it.",
+            "You use the gradient alone. Setting a weight to zero is a step as long as the "
+            "weight: multiply by it.",
         ),
         Mistake(
             lambda weight, gradients: weight.abs().sum(0),
             "You use the weights alone, which is the L1 norm of the readers. The gradient says "
-            "what the loss thinks of them.",
+            "how much the loss depends on them.",
         ),
         Mistake(
             lambda weight, gradients: (weight * gradients).sum(2).abs().mean(0),
-            "You sum over the inputs and score what is made. Column j reads channel j: sum over "
-            "the outputs.",
+            "You sum over the inputs, which scores the channels that the layer makes. Column j "
+            "reads channel j: sum over the outputs.",
         ),
         Mistake(
             lambda weight, gradients: (weight * gradients).abs().mean(0),
-            "You get a score for every weight. A channel goes with all its weights: one number for "
-            "each column.",
+            "You get a score for every weight. A channel is removed with all its weights: return "
+            "one number for each column.",
         ),
         Mistake(
             lambda weight, gradients: (weight * gradients).sum(1).square().mean(0),
-            "You square instead of taking the absolute value. Molchanov et al. do so too; here the "
-            "score is in nats, as the loss is.",
+            "You square instead of taking the absolute value. Molchanov et al. do so, too; here "
+            "the score is in nats, like the loss.",
         ),
         Mistake(
             lambda weight, gradients: (weight * gradients).sum(1).abs().sum(0),
@@ -521,7 +526,7 @@ TAYLOR_SCORES = Exercise(
 def rescaled_filters(
     weight: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, factor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Filters times ``factor``, and the BatchNorm statistics with which nothing else changes."""
+    """Filters times ``factor``, and the BatchNorm statistics that leave the function unchanged."""
     return weight * factor[:, None, None, None], mean * factor, var * factor.square()
 
 
@@ -547,7 +552,8 @@ RESCALED_FILTERS = Exercise(
     reference=rescaled_filters,
     cases=_rescale_cases,
     hints=(
-        "A filter times 10 makes outputs times 10. What is their mean then, and their variance?",
+        "A filter multiplied by 10 gives outputs multiplied by 10. What happens to their mean and "
+        "their variance?",
         "The mean grows with the factor, the variance with its square.",
         "`factor[:, None, None, None]` gives each filter, weight[i], its own factor.",
     ),
@@ -555,7 +561,7 @@ RESCALED_FILTERS = Exercise(
         Mistake(
             lambda weight, mean, var, factor: (_scaled(weight, factor), mean, var),
             "The BatchNorm still has the statistics of the old outputs, so the function changes. "
-            "The mean and the variance have to follow.",
+            "Scale the mean and the variance as well.",
         ),
         Mistake(
             lambda weight, mean, var, factor: (
@@ -563,11 +569,11 @@ RESCALED_FILTERS = Exercise(
                 mean,
                 var * factor.square(),
             ),
-            "The outputs are larger, and so is their mean: the running mean has to follow.",
+            "The outputs are larger, and so is their mean: scale the running mean as well.",
         ),
         Mistake(
             lambda weight, mean, var, factor: (_scaled(weight, factor), mean * factor, var),
-            "The outputs spread wider: the running variance has to follow.",
+            "The outputs also vary more: scale the running variance as well.",
         ),
         Mistake(
             lambda weight, mean, var, factor: (
@@ -592,7 +598,7 @@ RESCALED_FILTERS = Exercise(
                 mean / factor,
                 var / factor.square(),
             ),
-            "The statistics go the other way in your answer. Larger outputs have a larger mean and "
+            "You scaled the statistics the wrong way. Larger outputs have a larger mean and "
             "variance.",
         ),
         Mistake(
@@ -601,8 +607,8 @@ RESCALED_FILTERS = Exercise(
                 mean * factor,
                 var * factor.square(),
             ),
-            "You scale the inputs of the filters. The factor belongs to the channel that is made, "
-            "the first dimension.",
+            "You scale the inputs of the filters. The factor belongs to the channel that the "
+            "filter makes, the first dimension.",
         ),
         Mistake(
             lambda weight, mean, var, factor: (
@@ -610,8 +616,8 @@ RESCALED_FILTERS = Exercise(
                 mean * factor,
                 var * factor.square(),
             ),
-            "Broadcasting lines up the last dimension, the width of the filter. Give the factor "
-            "the shape (out, 1, 1, 1).",
+            "Broadcasting aligns the last dimension, the width of the filter. Give the factor the "
+            "shape (out, 1, 1, 1).",
         ),
         Mistake(
             lambda weight, mean, var, factor: _scaled(weight, factor),

@@ -1,4 +1,4 @@
-"""The exercises of lesson 03: where a channel lives, and what goes with it."""
+"""The exercises of lesson 03: where a channel is stored, and what is removed with it."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 def remove_hidden(
     first: torch.Tensor, bias: torch.Tensor, second: torch.Tensor, keep: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows of what makes the hidden channels, columns of what reads them."""
+    """Keep rows of the layer that makes the hidden channels, columns of the one that reads them."""
     return first[keep], bias[keep], second[:, keep]
 
 
@@ -56,7 +56,7 @@ REMOVE_HIDDEN = Exercise(
     mistakes=(
         Mistake(
             lambda first, bias, second, keep: (first[keep], bias[keep], second),
-            "The second layer still reads the removed channels. It loses columns.",
+            "The second layer still reads the removed channels. Remove its columns.",
         ),
         Mistake(
             lambda first, bias, second, keep: (first[keep], bias, second[:, keep]),
@@ -74,8 +74,8 @@ REMOVE_HIDDEN = Exercise(
         ),
         Mistake(
             _zeroed,
-            "You set the removed channels to zero. The tensors keep their size; take the kept ones "
-            "out instead.",
+            "You set the removed channels to zero, but the tensors keep their size. Select the "
+            "channels that stay instead.",
         ),
         Mistake(
             lambda first, bias, second, keep: remove_hidden(
@@ -91,7 +91,8 @@ REMOVE_HIDDEN = Exercise(
             lambda first, bias, second, keep: remove_hidden(
                 first, bias, second, list(range(len(keep)))
             ),
-            "You kept the first channels, as many as asked for, but not the ones asked for.",
+            "You kept the right number of channels, but the first ones rather than those in "
+            "`keep`.",
         ),
     ),
 )
@@ -101,7 +102,7 @@ REMOVE_HIDDEN = Exercise(
 
 
 def reading_columns(channels: list[int], height: int, width: int) -> list[int]:
-    """A flattened picture lays channel after channel: ``height * width`` columns each."""
+    """Flattened, each channel takes ``height * width`` columns, one channel after another."""
     pixels = height * width
     return [channel * pixels + pixel for channel in sorted(channels) for pixel in range(pixels)]
 
@@ -125,16 +126,16 @@ READING_COLUMNS = Exercise(
     reference=reading_columns,
     cases=_columns_cases,
     hints=(
-        "In which order does `flatten` lay the values of a tensor of shape (channels, height, "
-        "width)? The last dimension runs fastest.",
+        "In which order does `flatten` put the values of a tensor of shape (channels, height, "
+        "width)? The last dimension varies fastest.",
         "One channel fills `height * width` neighbouring columns.",
         "Channel c begins at column `c * height * width`.",
     ),
     mistakes=(
         Mistake(
             lambda channels, height, width: sorted(channels),
-            "One column per channel is right in front of the flatten. Behind it, every pixel of a "
-            "channel has a column of its own.",
+            "One column per channel is right before the flatten. After it, every pixel of a "
+            "channel has its own column.",
         ),
         Mistake(
             lambda channels, height, width: sorted(
@@ -142,8 +143,8 @@ READING_COLUMNS = Exercise(
                 for channel in channels
                 for pixel in range(height * width)
             ),
-            "You spread the columns of a channel as if the channels ran fastest. `flatten` lays "
-            "one channel after the other.",
+            "You placed the columns as if the channel varied fastest. `flatten` puts one channel "
+            "after the other.",
         ),
         Mistake(
             lambda channels, height, width: [
@@ -163,14 +164,14 @@ READING_COLUMNS = Exercise(
                 for channel in channels
                 for pixel in range(height * width)
             ],
-            "The columns are right, their order is not: return them rising, whatever the order of "
-            "the channels.",
+            "The columns are right, but not their order: return them ascending, whatever the "
+            "order of the channels.",
         ),
         Mistake(
             lambda channels, height, width: [
                 channel * height * width for channel in sorted(channels)
             ],
-            "You named the first column of each channel only. All of its pixels are read.",
+            "You returned only the first column of each channel. All of its pixels are read.",
         ),
     ),
 )
@@ -219,7 +220,7 @@ KEPT_AFTER_CONCAT = Exercise(
     cases=_concat_cases,
     hints=(
         "Where does the second tensor begin in the concatenated one?",
-        "Channel c of a tensor lies at c plus the widths of all tensors before it.",
+        "Channel c of a tensor is at c plus the widths of all tensors before it.",
         "Keep a running `start`, and add the full width after each tensor.",
     ),
     mistakes=(
@@ -230,8 +231,8 @@ KEPT_AFTER_CONCAT = Exercise(
         ),
         Mistake(
             lambda widths, kept: _with_starts(kept, _sums_before([len(one) for one in kept])),
-            "You counted only the kept channels of the tensors before. The places are those of the "
-            "old tensor, which still has all of them.",
+            "You counted only the kept channels of the tensors before. The places are in the old "
+            "tensor, which still has all of them.",
         ),
         Mistake(
             lambda widths, kept: list(range(sum(len(one) for one in kept))),
@@ -244,7 +245,7 @@ KEPT_AFTER_CONCAT = Exercise(
                 for place in range(sum(widths))
                 if place not in kept_after_concat(widths, kept)
             ],
-            "These are the places that go. Return those that stay.",
+            "These are the places to remove. Return those that stay.",
         ),
         Mistake(
             lambda widths, kept: [
@@ -252,7 +253,7 @@ KEPT_AFTER_CONCAT = Exercise(
                 for start, channels in zip(_sums_before(widths), kept, strict=True)
                 for channel in channels
             ],
-            "The places are right, their order is not: return them rising.",
+            "The places are right, but not their order: return them ascending.",
         ),
         Mistake(
             lambda widths, kept: _with_starts(
@@ -301,7 +302,7 @@ def _one_pass(count: int, pairs: list[tuple[int, int]]) -> list[list[int]]:
 
 
 def _neighbours(count: int, pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Each channel with those it shares a pair with: not followed any further."""
+    """Each channel with its direct neighbours only."""
     taken: set[int] = set()
     lists = []
     for channel in range(count):
@@ -321,39 +322,40 @@ COUPLED = Exercise(
     reference=coupled,
     cases=_coupled_cases,
     hints=(
-        "If 0 goes with 1 and 1 goes with 2, then 0 goes with 2.",
-        "Give each channel a label, its own number. A pair makes both labels the smaller of the "
-        "two.",
+        "If 0 is coupled to 1 and 1 to 2, then 0 is coupled to 2.",
+        "Give each channel its own number as a label. For each pair, set both labels to the "
+        "smaller of the two.",
         "One pass over the pairs is not enough: repeat until no label changes, then collect the "
-        "channels of equal label.",
+        "channels with equal labels.",
     ),
     mistakes=(
         Mistake(
             _one_pass,
-            "You went over the pairs once. A later pair can join what earlier pairs had already "
-            "settled: repeat until nothing changes.",
+            "You went over the pairs once. A later pair can join groups that earlier pairs "
+            "formed: repeat until nothing changes.",
         ),
         Mistake(
             _neighbours,
-            "You collected direct neighbours only. Coupling passes on: if 0 goes with 1 and 1 with "
-            "2, all three go together.",
+            "You collected direct neighbours only. Coupling is transitive: if 0 is coupled to 1 "
+            "and 1 to 2, all three belong together.",
         ),
         Mistake(
             lambda count, pairs: [group for group in coupled(count, pairs) if len(group) > 1],
-            "You left out the channels that nothing is coupled to. Each of them is a list of one.",
+            "You left out the channels that nothing is coupled to. Each of them is a list by "
+            "itself.",
         ),
         Mistake(
             lambda count, pairs: [sorted(set(pair)) for pair in pairs],
-            "You returned the pairs. Pairs that share a channel belong to one list.",
+            "You returned the pairs. Pairs that share a channel belong in one list.",
         ),
         Mistake(
             lambda count, pairs: [set(group) for group in coupled(count, pairs)],
-            "The groups are right, but they are sets, which have no order. Return lists in rising "
-            "order.",
+            "The groups are right, but they are sets, which have no order. Return lists in "
+            "ascending order.",
         ),
         Mistake(
             lambda count, pairs: sorted(coupled(count, pairs), key=len, reverse=True),
-            "The groups are right, their order is not: order them by their first channel, not by "
+            "The groups are right, but not their order: order them by their first channel, not by "
             "size.",
         ),
     ),
@@ -364,7 +366,7 @@ COUPLED = Exercise(
 
 
 def cost_left(widths: list[int], ratio: float) -> float:
-    """Hidden widths shrink; the picture's channels and the classes stay."""
+    """The share of the MACs that is left; the first and the last width do not change."""
 
     def total(sizes: list[int]) -> int:
         return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
@@ -396,7 +398,7 @@ COST_LEFT = Exercise(
     reference=cost_left,
     cases=_cost_cases,
     hints=(
-        "Write the widths after pruning first; the first and the last do not change.",
+        "First write down the widths after pruning; the first and the last do not change.",
         "A layer between two widths costs their product; add these up, before and after.",
         "`zip(widths, widths[1:])` gives the two widths of each layer.",
     ),
@@ -408,8 +410,8 @@ COST_LEFT = Exercise(
         ),
         Mistake(
             lambda widths, ratio: 1 - ratio,
-            "Removing half of the channels does not leave half: a layer loses outputs, and the "
-            "next one inputs.",
+            "That holds for a layer that only loses outputs. Here the next layer loses inputs as "
+            "well.",
         ),
         Mistake(
             lambda widths, ratio: (
@@ -422,7 +424,7 @@ COST_LEFT = Exercise(
                 _chain([widths[0], *(w - int(ratio * w) for w in widths[1:-1]), widths[-1]])
                 / _chain(widths)
             ),
-            "`int` cuts off where `round` rounds: a quarter of 7 channels is 1.75, so 2 go.",
+            "`int` truncates, `round` rounds: a quarter of 7 channels is 1.75, so 2 are removed.",
         ),
         Mistake(
             lambda widths, ratio: (

@@ -1,4 +1,4 @@
-"""The exercises of lesson 04: what was lost, what brings it back, and what is only noise."""
+"""The exercises of lesson 04: accuracy lost, accuracy recovered, and what is only noise."""
 
 import math
 
@@ -48,7 +48,7 @@ DROP_RECOVERY_GAP = Exercise(
                 retrained - pruned,
                 retrained - dense,
             ),
-            "The signs are turned: a drop and a gap are positive when accuracy was lost.",
+            "The signs are reversed: a drop and a gap are positive when accuracy was lost.",
         ),
         Mistake(
             lambda dense, pruned, retrained: (
@@ -56,7 +56,8 @@ DROP_RECOVERY_GAP = Exercise(
                 dense - retrained,
                 retrained - pruned,
             ),
-            "Recovery and gap are exchanged: the recovery is what came back, the gap what is left.",
+            "Recovery and gap are swapped: the recovery is what came back, the gap what is still "
+            "lost.",
         ),
         Mistake(
             lambda dense, pruned, retrained: (
@@ -77,8 +78,8 @@ DROP_RECOVERY_GAP = Exercise(
                 retrained - pruned,
                 max(0.0, dense - retrained),
             ),
-            "You cut the gap off at zero. A retrained network may beat the dense one: its gap is "
-            "negative, and that is a finding.",
+            "You clipped the gap at zero. A retrained network may beat the dense one: then its "
+            "gap is negative, and that is a finding.",
         ),
         Mistake(
             lambda dense, pruned, retrained: tuple(
@@ -94,7 +95,7 @@ DROP_RECOVERY_GAP = Exercise(
 
 
 def rewound_rates(rates: list[float], budget: float) -> list[float]:
-    """The end of the recipe's learning rates: as many steps as the budget allows."""
+    """The last learning rates of the recipe, as many steps as the budget allows."""
     steps = round(budget * len(rates))
     return rates[len(rates) - steps :]
 
@@ -133,8 +134,8 @@ REWOUND_RATES = Exercise(
     reference=rewound_rates,
     cases=_rates_cases,
     hints=(
-        "Rewind the clock so far that exactly the budget is left of the recipe. Which of its "
-        "learning rates follow from there?",
+        "Rewind until exactly the budget is left of the recipe. Which learning rates come after "
+        "that point?",
         "How many steps are left? `round(budget * len(rates))`.",
         "The last n entries of a list are `rates[-n:]`, except when n is 0. "
         "`rates[len(rates) - n:]` is right for every n.",
@@ -151,8 +152,8 @@ REWOUND_RATES = Exercise(
         ),
         Mistake(
             _from_the_peak,
-            "You start at the highest rate. How high a rewound schedule starts depends on the "
-            "budget: only with a large one does it reach the peak.",
+            "You start at the highest rate. Where a rewound schedule starts depends on the "
+            "budget: only a large one includes the peak.",
         ),
         Mistake(
             lambda rates, budget: [rates[-1]] * _steps(rates, budget),
@@ -164,20 +165,20 @@ REWOUND_RATES = Exercise(
                 if _steps(rates, budget)
                 else []
             ),
-            "You found where to rewind to and stay at that rate. From there the recipe goes on "
-            "and falls to its end.",
+            "You found the right point, but kept its rate. From there on, the recipe's rates fall "
+            "to the end.",
         ),
         Mistake(
             lambda rates, budget: rewound_rates(rates, budget)[::-1],
-            "The steps are right, their order is turned: the rate has to fall, not to rise.",
+            "The rates are right, but reversed: the rate has to fall, not rise.",
         ),
         Mistake(
             lambda rates, budget: rates[-_steps(rates, budget) :],
-            "With no step left you return the whole recipe: `rates[-0:]` is `rates[0:]`.",
+            "With no steps left you return the whole recipe: `rates[-0:]` is `rates[0:]`.",
         ),
         Mistake(
             lambda rates, budget: rates[len(rates) - int(budget * len(rates)) :],
-            "`int` cuts off: 0.18 of 10 steps is 1.8, and `round` makes that 2.",
+            "`int` truncates: 0.18 of 10 steps is 1.8, which `round` makes 2.",
         ),
     ),
 )
@@ -187,7 +188,7 @@ REWOUND_RATES = Exercise(
 
 
 def smallest_budget(gaps: dict[float, float], tolerance: float) -> float | None:
-    """Of the budgets whose gap is at most the tolerance, the smallest; None if there is none."""
+    """The smallest budget whose gap is at most the tolerance; None if there is none."""
     enough = [budget for budget, gap in gaps.items() if gap <= tolerance]
     return min(enough, default=None)
 
@@ -226,8 +227,8 @@ SMALLEST_BUDGET = Exercise(
     cases=_budget_cases,
     hints=(
         "First collect the budgets whose gap is at most the tolerance.",
-        "A negative gap is better than the dense network, so it is within any tolerance.",
-        "`min(..., default=None)` is the smallest, and None where there is nothing to choose.",
+        "A negative gap means better than dense, so it is within any tolerance.",
+        "`min(..., default=None)` is the smallest, or None if there is nothing to choose from.",
     ),
     mistakes=(
         Mistake(
@@ -242,7 +243,7 @@ SMALLEST_BUDGET = Exercise(
         ),
         Mistake(
             lambda gaps, tolerance: min(gaps, key=gaps.get, default=None),
-            "That is the budget with the smallest gap. A smaller budget may be enough, and none "
+            "That is the budget with the smallest gap. A smaller budget may be enough, or none "
             "may be.",
         ),
         Mistake(
@@ -251,11 +252,11 @@ SMALLEST_BUDGET = Exercise(
         ),
         Mistake(
             lambda gaps, tolerance: min(_enough(gaps, tolerance), default=max(gaps, default=None)),
-            "Where no budget is enough you return the largest one, as if it were. Return None.",
+            "If no budget is enough, you return the largest one as if it were. Return None.",
         ),
         Mistake(
             lambda gaps, tolerance: min(_enough(gaps, tolerance), default=0.0),
-            "Where no budget is enough you return 0, as if no training were needed. Return None.",
+            "If no budget is enough, you return 0, as if no training were needed. Return None.",
         ),
         Mistake(
             lambda gaps, tolerance: min(
@@ -265,12 +266,12 @@ SMALLEST_BUDGET = Exercise(
         ),
         Mistake(
             lambda gaps, tolerance: gaps.get(smallest_budget(gaps, tolerance)),
-            "You return the gap. Return the budget that it was reached with.",
+            "You return the gap. Return the budget that reached it.",
         ),
         Mistake(
             _and_stays,
-            "You ask that all larger budgets are enough, too. With noise a larger one may miss by "
-            "a little; return the smallest that was measured to be enough.",
+            "You require all larger budgets to be enough, too. With noise a larger one may miss "
+            "by a little; return the smallest one that was measured to be enough.",
         ),
     ),
 )
@@ -317,7 +318,7 @@ DIFFERENCE_INTERVAL = Exercise(
         "The variance of an accuracy p (a fraction) on n pictures is p * (1 - p) / n.",
         "Both accuracies are uncertain. The variance of a difference is the *sum* of the two "
         "variances.",
-        "Half the width is 1.96 * sqrt(variance), times 100 to be in points again.",
+        "Half the width is 1.96 * sqrt(variance), times 100 to return to points.",
     ),
     mistakes=(
         Mistake(
@@ -327,14 +328,14 @@ DIFFERENCE_INTERVAL = Exercise(
         ),
         Mistake(
             lambda first, second, n: _around(first, second, _half(first, n) + _half(second, n)),
-            "You added the two half widths. That is asking whether the two intervals overlap, "
-            "which is too strict: errors seldom are at their worst together. Add the variances.",
+            "You added the two half widths. That asks whether the two intervals overlap, which is "
+            "too strict: both errors are rarely at their worst at once. Add the variances.",
         ),
         Mistake(
             lambda first, second, n: _around(
                 first, second, 1.96 * math.sqrt((first * (1 - first) + second * (1 - second)) / n)
             ),
-            "You put percent where p is a fraction, so 1 - p is negative. Divide by 100 first.",
+            "You used percent where p is a fraction, so 1 - p is negative. Divide by 100 first.",
         ),
         Mistake(
             lambda first, second, n: _around(
@@ -382,7 +383,7 @@ DIFFERENCE_INTERVAL = Exercise(
 
 
 def iterative_sparsities(share: float, rounds: int) -> list[float]:
-    """Each round leaves the fraction (1 - share) of what the round before it left."""
+    """The sparsity after each round; a round keeps the fraction (1 - share) of what was left."""
     return [1 - (1 - share) ** done for done in range(1, rounds + 1)]
 
 
@@ -406,7 +407,7 @@ ITERATIVE_SPARSITIES = Exercise(
     reference=iterative_sparsities,
     cases=_rounds_cases,
     hints=(
-        "Follow what is *left*. It begins at 1.",
+        "Follow what is *left*. It starts at 1.",
         "After one round (1 - share) is left, after two (1 - share) * (1 - share).",
         "The sparsity is 1 minus what is left.",
     ),
@@ -418,24 +419,25 @@ ITERATIVE_SPARSITIES = Exercise(
         ),
         Mistake(
             lambda share, rounds: [min(1.0, share * done) for done in range(1, rounds + 1)],
-            "You removed the share of all weights and stopped at 1. Of the weights that are left, "
-            "a share below 1 never takes the last.",
+            "You removed the share of all weights and stopped at 1. A share below 1 of the "
+            "remaining weights never removes the last one.",
         ),
         Mistake(
             lambda share, rounds: [(1 - share) ** done for done in range(1, rounds + 1)],
-            "That is the fraction that is left. The sparsity is the fraction that is gone.",
+            "That is the fraction that is left. The sparsity is the fraction that is removed.",
         ),
         Mistake(
             lambda share, rounds: [1 - (1 - share) ** done for done in range(rounds)],
-            "Your list begins before the first round. Return the sparsity after each round.",
+            "Your list starts before the first round. Return the sparsity after each round.",
         ),
         Mistake(
             lambda share, rounds: [share * (1 - share) ** done for done in range(rounds)],
-            "That is what each round removes. Return what is gone in all after each round.",
+            "That is what each round removes. Return the total removed after each round.",
         ),
         Mistake(
             lambda share, rounds: [share**done for done in range(1, rounds + 1)],
-            "You multiplied what goes, so the sparsity falls. Multiply what stays.",
+            "You multiplied the fractions removed, so the sparsity falls. Multiply the fractions "
+            "kept.",
         ),
         Mistake(
             lambda share, rounds: 1 - (1 - share) ** rounds,
@@ -443,7 +445,8 @@ ITERATIVE_SPARSITIES = Exercise(
         ),
         Mistake(
             lambda share, rounds: [share] * rounds,
-            "The share is the same in every round, but it adds up: return what is gone in all.",
+            "The share is the same in every round, but the rounds add up: return the total "
+            "removed.",
         ),
     ),
 )

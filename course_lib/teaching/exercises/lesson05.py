@@ -10,17 +10,17 @@ from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 
 class Machine:
-    """A make-believe machine: it needs longer for a first run, and slows down after a while."""
+    """A simulated machine that becomes ``slower`` times as slow after ``slow_after`` seconds."""
 
     def __init__(self, slow_after: float, slower: float):
         self.slow_after, self.slower, self.now = slow_after, slower, 0.0
 
     def __call__(self) -> float:
-        """What its clock shows, in seconds."""
+        """The time on its clock, in seconds."""
         return self.now
 
     def work(self, seconds: float) -> None:
-        """Let time pass: more of it once the machine is slow."""
+        """Advance the clock by ``seconds``, times ``slower`` once the machine is slow."""
         self.now += seconds * (self.slower if self.now >= self.slow_after else 1)
 
     def __eq__(self, other: object) -> bool:  # the same machine, however late it is
@@ -31,7 +31,7 @@ class Machine:
 
 
 class SimulatedJob:
-    """What a candidate runs on a :class:`Machine`: so many milliseconds, a first run ten times."""
+    """A job on a :class:`Machine`, of given milliseconds; its first run takes ten times as long."""
 
     def __init__(self, machine: Machine, *milliseconds: float):
         self.machine, self.milliseconds, self.runs = machine, milliseconds, 0
@@ -51,8 +51,8 @@ class SimulatedJob:
 def median_times(
     candidates: dict[str, Callable], rounds: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """A first run that is not counted, then rounds in which every candidate has one turn."""
-    times = {name: [] for name in candidates}
+    """Milliseconds of each candidate: the median of rounds in which each has one turn."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(1 + rounds):
         for name, run in candidates.items():
             start = clock()
@@ -84,8 +84,8 @@ def _timed(run: Callable, clock: Callable[[], float]) -> float:
 
 
 def _rounds(candidates: dict, rounds: int, clock: Callable, of: Callable, skip: int = 1) -> dict:
-    """Timed in turns; the first ``skip`` are not counted; ``of`` makes one number of the rest."""
-    times = {name: [] for name in candidates}
+    """Times in turns without the first ``skip``; ``of`` reduces the rest to one number."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(skip + rounds):
         for name, run in candidates.items():
             times[name].append(_timed(run, clock))
@@ -113,30 +113,30 @@ MEDIAN_TIMES = Exercise(
     hints=(
         "Two loops: the outer one counts rounds, the inner one gives each candidate its turn.",
         "Read the clock right before and right after `run()`; the difference is in seconds.",
-        "One round more than asked for; forget the times of the first. `statistics.median` takes "
-        "a list.",
+        "Run one round more than `rounds` and discard the times of the first. `statistics.median` "
+        "takes a list.",
     ),
     mistakes=(
         Mistake(
             _one_after_the_other,
             "You timed all rounds of one candidate, then all of the next. The machine slowed down "
-            "in between, and one of them paid for it. Give each its turn in every round.",
+            "in between, which affected only one of them. Give each its turn in every round.",
         ),
         Mistake(
             lambda candidates, rounds, clock: _rounds(
                 candidates, rounds, clock, statistics.median, skip=0
             ),
-            "You counted the first run. It loads code and data that all later runs find ready.",
+            "You counted the first run. It loads code and data that later runs find in place.",
         ),
         Mistake(
             lambda candidates, rounds, clock: _rounds(
                 candidates, rounds - 1, clock, lambda taken: statistics.median(taken or [0.0])
             ),
-            "One round is missing: the uncounted one comes on top of `rounds`.",
+            "One round is missing: the uncounted round is in addition to `rounds`.",
         ),
         Mistake(
             lambda candidates, rounds, clock: _rounds(candidates, rounds, clock, _average),
-            "You took the average. A single slow round moves it; the median it hardly moves.",
+            "You took the average. A single slow round shifts it, but hardly shifts the median.",
         ),
         Mistake(
             lambda candidates, rounds, clock: _rounds(candidates, rounds, clock, min),
@@ -199,9 +199,9 @@ TO_CSR = Exercise(
     reference=to_csr,
     cases=_csr_cases,
     hints=(
-        "Walk through the rows from the top, and through each row from the left.",
+        "Go through the rows from the top, and through each row from the left.",
         "`starts` begins with 0. After each row append how many values there are so far.",
-        "An empty row appends the same number once more: it begins where the next one begins.",
+        "For an empty row, append the same number again: it begins where the next one begins.",
     ),
     mistakes=(
         Mistake(
@@ -219,7 +219,7 @@ TO_CSR = Exercise(
         ),
         Mistake(
             _by_columns,
-            "You walked down the columns. That is CSC; CSR goes row after row.",
+            "You went through the columns. That is CSC; CSR goes row by row.",
         ),
         Mistake(
             lambda matrix: (
@@ -348,8 +348,8 @@ LEAST_TIME = Exercise(
     cases=_roofline_cases,
     hints=(
         "How long does the arithmetic take at `rate`? How long do the bytes take at `bandwidth`?",
-        "Both happen at the same time. Which one is over last?",
-        "Return that time, and the name of what it was.",
+        "Both happen at the same time. Which one finishes last?",
+        "Return that time, and which of the two it was.",
     ),
     mistakes=(
         Mistake(
@@ -365,22 +365,22 @@ LEAST_TIME = Exercise(
                 min(macs / rate, moved / bandwidth),
                 _limit(macs / rate, moved / bandwidth),
             ),
-            "You took the shorter time. It is over when *both* are done.",
+            "You took the shorter time. The work is done when *both* are.",
         ),
         Mistake(
             lambda macs, moved, rate, bandwidth: (
                 max(macs / rate, moved / bandwidth),
                 "memory" if macs / rate >= moved / bandwidth else "arithmetic",
             ),
-            "The time is right, the name is turned: what takes longer is the limit.",
+            "The time is right, but the names are swapped: what takes longer is the limit.",
         ),
         Mistake(
             lambda macs, moved, rate, bandwidth: (
                 macs / rate,
                 _limit(macs / rate, moved / bandwidth),
             ),
-            "You always returned the time of the arithmetic. Where memory is the limit, it is the "
-            "other one.",
+            "You always returned the time of the arithmetic. Where memory is the limit, return "
+            "the time of the memory.",
         ),
         Mistake(
             lambda macs, moved, rate, bandwidth: (
@@ -395,7 +395,7 @@ LEAST_TIME = Exercise(
                 "arithmetic" if macs > moved else "memory",
             ),
             "You compared MACs with bytes. Compare the two times: a machine may do twenty MACs in "
-            "the time that one byte takes.",
+            "the time it takes to move one byte.",
         ),
     ),
 )
@@ -457,15 +457,15 @@ TWO_FOUR = Exercise(
     reference=two_four,
     cases=_two_four_cases,
     hints=(
-        "Cut the row into fours. Each four keeps exactly two, whatever its neighbours hold.",
+        "Cut the row into fours. Each four keeps exactly two, whatever its neighbours contain.",
         "Rank the four places by `abs(value)`, the largest first; of equal ones the earlier place.",
         "Sort the two places that you keep, then store value and place of each.",
     ),
     mistakes=(
         Mistake(
             lambda row: _fours(row, lambda four: _ranked(four)[:2]),
-            "You stored the larger value first. Keep the order in which they stand in the row: the "
-            "hardware walks from left to right.",
+            "You stored the larger value first. Keep the order of the row: the hardware reads "
+            "from left to right.",
         ),
         Mistake(
             lambda row: _fours(
@@ -477,7 +477,7 @@ TWO_FOUR = Exercise(
         ),
         Mistake(
             lambda row: _fours(row, lambda four: sorted(_ranked(four)[2:])),
-            "You kept the two smallest.",
+            "You kept the two smallest of every four.",
         ),
         Mistake(
             lambda row: (
@@ -494,14 +494,14 @@ TWO_FOUR = Exercise(
         ),
         Mistake(
             lambda row: _fours(row, lambda four: [p for p in range(4) if p in _ranked(four)[:1]]),
-            "You kept one of every four.",
+            "You kept only one of every four.",
         ),
         Mistake(
             lambda row: (
                 [value for place, value in enumerate(row) if place % 4 in (0, 1)],
                 [place % 4 for place in range(len(row)) if place % 4 in (0, 1)],
             ),
-            "You kept the first two of every four, whatever they hold.",
+            "You kept the first two of every four, whatever their values.",
         ),
     ),
 )

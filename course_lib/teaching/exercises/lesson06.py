@@ -8,7 +8,7 @@ from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 
 def conv_macs(inputs: int, outputs: int, kernel: int, height: int, width: int) -> int:
-    """Every output value is a sum over all inputs and all places of the kernel."""
+    """Every output value is a sum over all inputs and all positions of the kernel."""
     return outputs * height * width * inputs * kernel * kernel
 
 
@@ -32,19 +32,20 @@ CONV_MACS = Exercise(
     cases=_macs_cases,
     hints=(
         "How many output values are there? One for each output channel and each position.",
-        "One output value looks at kernel x kernel places of every input channel.",
+        "One output value reads kernel x kernel positions of every input channel.",
         "Multiply the two numbers.",
     ),
     mistakes=(
         Mistake(
             lambda inputs, outputs, kernel, height, width: inputs * outputs * kernel * kernel,
-            "That is the number of weights. Each of them is used at every position of the map.",
+            "That is the number of weights. Each of them is used at every position of the feature "
+            "map.",
         ),
         Mistake(
             lambda inputs, outputs, kernel, height, width: (
                 inputs * outputs * kernel * height * width
             ),
-            "The kernel has two dimensions: kernel x kernel places.",
+            "The kernel has two dimensions: kernel x kernel positions.",
         ),
         Mistake(
             lambda inputs, outputs, kernel, height, width: (
@@ -78,7 +79,7 @@ CONV_MACS = Exercise(
 
 
 def share_left(channels: list[int], removed: float) -> float:
-    """Ends stay as they are; of all between, so many are left. MACs are products of neighbours."""
+    """The share of the MACs left when all widths but the first and the last shrink."""
     inner = [count - round(removed * count) for count in channels[1:-1]]
     fewer = [channels[0], *inner, channels[-1]]
     return _products(fewer) / _products(channels)
@@ -109,25 +110,26 @@ SHARE_LEFT = Exercise(
     cases=_chain_cases,
     hints=(
         "A layer that reads a channels and makes b of them costs a * b.",
-        "The first number is the picture and the last one the classes: they stay.",
-        "Add up the products of neighbours, once with all channels and once with the rest.",
+        "The first number is the channels of the picture and the last the classes: both stay.",
+        "Add up the products of neighbours, once with all channels and once with those left.",
     ),
     mistakes=(
         Mistake(
             lambda channels, removed: 1 - removed,
-            "That is one layer that loses outputs. Here each inner layer also *reads* fewer.",
+            "That holds for one layer that loses outputs. Here each inner layer also *reads* "
+            "fewer.",
         ),
         Mistake(
             lambda channels, removed: (1 - removed) ** 2,
-            "Squared holds for layers that lose inputs *and* outputs. The first layer keeps its "
-            "inputs and the last one its outputs.",
+            "The square holds for layers that lose inputs *and* outputs. The first layer keeps "
+            "its inputs and the last one its outputs.",
         ),
         Mistake(
             lambda channels, removed: (
                 _products([c - round(removed * c) for c in channels]) / _products(channels)
             ),
-            "You pruned the ends, too: pixels of the picture and classes of the answer are no "
-            "channels to remove.",
+            "You pruned the ends, too: the channels of the picture and the classes cannot be "
+            "removed.",
         ),
         Mistake(
             lambda channels, removed: (
@@ -138,11 +140,12 @@ SHARE_LEFT = Exercise(
         ),
         Mistake(
             lambda channels, removed: 1 - share_left(channels, removed),
-            "That is the share that is saved; return the one that is left.",
+            "That is the share that is saved; return the share that is left.",
         ),
         Mistake(
             lambda channels, removed: 1 / share_left(channels, removed),
-            "That is how many times fewer they are. Return the share that is left, below 1.",
+            "That is how many times fewer MACs there are. Return the share that is left, at most "
+            "1.",
         ),
         Mistake(
             lambda channels, removed: (
@@ -151,7 +154,7 @@ SHARE_LEFT = Exercise(
                 )
                 / _products(channels)
             ),
-            "You kept what should go: `removed` is the fraction that is gone.",
+            "You kept what should be removed: `removed` is the fraction to remove.",
         ),
     ),
 )
@@ -161,7 +164,7 @@ SHARE_LEFT = Exercise(
 
 
 def overall_speedup(share: float, factor: float) -> float:
-    """The rest takes as long as before; ``share`` of the time is divided by ``factor``."""
+    """The speed-up when ``share`` of the time is divided by ``factor`` (Amdahl's law)."""
     return 1 / (1 - share + share / factor)
 
 
@@ -184,7 +187,7 @@ OVERALL_SPEEDUP = Exercise(
     reference=overall_speedup,
     cases=_amdahl_cases,
     hints=(
-        "Say the whole takes 1. How long does the untouched part take? And the other part, now?",
+        "Let the whole take 1. How long does the untouched part take? And the other part, now?",
         "The new time is (1 - share) + share / factor.",
         "The speed-up is the old time over the new time.",
     ),
@@ -222,7 +225,7 @@ OVERALL_SPEEDUP = Exercise(
 
 
 def aligned(left: int, multiple: int, whole: int) -> int:
-    """The next multiple at or above ``left``; the whole layer if that is more than it has."""
+    """The next multiple at or above ``left``, but at most ``whole``, all channels of the layer."""
     return min(-(-left // multiple) * multiple, whole)
 
 
@@ -246,14 +249,14 @@ ALIGNED = Exercise(
     reference=aligned,
     cases=_aligned_cases,
     hints=(
-        "Round *up*: those channels cost next to nothing and are worth some accuracy.",
+        "Round *up*: the extra channels cost almost no time and keep some accuracy.",
         "Dividing with `//` rounds down. `-(-left // multiple)` rounds up.",
         "A layer cannot keep more channels than it has.",
     ),
     mistakes=(
         Mistake(
             lambda left, multiple, whole: left // multiple * multiple,
-            "You rounded down: that throws away channels which cost hardly any time.",
+            "You rounded down: that removes channels which cost almost no time.",
         ),
         Mistake(
             lambda left, multiple, whole: max(multiple, left // multiple * multiple),
@@ -261,7 +264,7 @@ ALIGNED = Exercise(
         ),
         Mistake(
             lambda left, multiple, whole: -(-left // multiple) * multiple,
-            "A layer cannot keep more channels than the `whole` of it has.",
+            "A layer cannot keep more channels than it has: at most `whole`.",
         ),
         Mistake(
             lambda left, multiple, whole: min(round(left / multiple) * multiple, whole),
@@ -269,11 +272,11 @@ ALIGNED = Exercise(
         ),
         Mistake(
             lambda left, multiple, whole: min((left // multiple + 1) * multiple, whole),
-            "A number that is a multiple already may stay.",
+            "A number that is already a multiple stays as it is.",
         ),
         Mistake(
             lambda left, multiple, whole: min(left + multiple, whole),
-            "You added the multiple. Find the next number that it divides.",
+            "You added the multiple. Find the next number that is divisible by it.",
         ),
     ),
 )
@@ -283,9 +286,9 @@ ALIGNED = Exercise(
 
 
 def fastest(networks: dict[str, tuple[float, float]], floor: float) -> str | None:
-    """Among those that are accurate enough, the one of the fewest milliseconds."""
+    """The network with the fewest milliseconds among those of at least ``floor`` percent."""
     enough = {name: ms for name, (accuracy, ms) in networks.items() if accuracy >= floor}
-    return min(enough, key=enough.get, default=None)
+    return min(enough, key=lambda name: enough[name], default=None)
 
 
 def _fastest_cases() -> list[tuple]:
@@ -321,18 +324,18 @@ FASTEST = Exercise(
     hints=(
         "First drop the networks that are not accurate enough.",
         "Of the rest, take the one with the fewest milliseconds. Return its name.",
-        "`min(names, key=..., default=None)` also knows what to do when nothing is left.",
+        "`min(names, key=..., default=None)` also covers the case that nothing is left.",
     ),
     mistakes=(
         Mistake(
             lambda networks, floor: min(networks, key=lambda name: networks[name][1], default=None),
-            "You took the fastest of all, also if it is not accurate enough.",
+            "You took the fastest of all, even if it is not accurate enough.",
         ),
         Mistake(
             lambda networks, floor: max(
                 _enough(networks, floor), key=lambda name: networks[name][0], default=None
             ),
-            "You took the most accurate one. The floor is a condition; beyond it only time counts.",
+            "You took the most accurate one. The floor is a condition; above it only time counts.",
         ),
         Mistake(
             lambda networks, floor: min(
@@ -359,7 +362,7 @@ FASTEST = Exercise(
                 fastest(networks, floor)
                 or max(networks, key=lambda name: networks[name][0], default=None)
             ),
-            "If none is accurate enough, say so: return None, not the nearest miss.",
+            "If none is accurate enough, return None, not the nearest miss.",
         ),
     ),
 )

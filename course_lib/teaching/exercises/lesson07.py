@@ -1,4 +1,4 @@
-"""The exercises of lesson 07: codes for weights and activations, bytes, the bound, a header."""
+"""The exercises of lesson 07: scales, zero points, bytes, the entropy bound, a file header."""
 
 import math
 import struct
@@ -11,7 +11,7 @@ from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 
 def quantize(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """One step is a ``most``-th of the reach; every value goes to the nearest step."""
+    """Symmetric fake quantization: ``values`` rounded to multiples of the scale."""
     most = 2 ** (bits - 1) - 1
     reach = values.abs().max()
     if reach == 0:
@@ -67,7 +67,7 @@ QUANTIZE = Exercise(
             lambda values, bits: _stepped(
                 values, values.abs().max(), 2 ** (bits - 1) - 1, torch.trunc
             ),
-            "You cut off what lies behind the point. Round to the nearest code: half the error.",
+            "You truncated. Rounding to the nearest code halves the largest error.",
         ),
         Mistake(
             lambda values, bits: (
@@ -82,7 +82,8 @@ QUANTIZE = Exercise(
                 torch.round(values / (values.abs().max() / (2 ** (bits - 1) - 1)))
                 * (values.abs().max() / (2 ** (bits - 1) - 1))
             ),
-            "Zeros have no reach, and you divided by it. Return them as they are.",
+            "If all values are zero, so is the scale, and you divided by it. Return them as they "
+            "are.",
         ),
     ),
 )
@@ -92,7 +93,7 @@ QUANTIZE = Exercise(
 
 
 def channel_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Of each output, the largest absolute weight over the largest code."""
+    """For each output, the largest absolute weight over the largest code, (out,)."""
     reach = weight.abs().flatten(1).amax(1)
     return torch.where(reach > 0, reach / (2 ** (bits - 1) - 1), 1.0)
 
@@ -123,14 +124,14 @@ CHANNEL_SCALES = Exercise(
     reference=channel_scales,
     cases=_scales_cases,
     hints=(
-        "An output channel is weight[0], weight[1], ...: all its inputs and places.",
+        "Output channel i is weight[i]: all inputs and all positions of the kernel.",
         "`weight.flatten(1)` has a row for each output, whatever the kernel.",
-        "A channel of zeros would have scale 0. `torch.where` gives it a 1.",
+        "A channel of zeros would have scale 0. `torch.where` can make it 1.",
     ),
     mistakes=(
         Mistake(
             lambda weight, bits: _scales(weight.abs().max(), 2 ** (bits - 1) - 1),
-            "That is one scale for all. Each output channel has one of its own.",
+            "That is one scale for all. Each output channel has its own.",
         ),
         Mistake(
             lambda weight, bits: _scales(
@@ -141,7 +142,8 @@ CHANNEL_SCALES = Exercise(
         ),
         Mistake(
             lambda weight, bits: _scales(weight.abs().amax(1), 2 ** (bits - 1) - 1),
-            "You left a scale for each place of the kernel. Take the largest over all of them.",
+            "You return a scale for each position of the kernel. Take the largest over all of "
+            "them.",
         ),
         Mistake(
             lambda weight, bits: _scales(weight.flatten(1).amax(1), 2 ** (bits - 1) - 1),
@@ -149,11 +151,12 @@ CHANNEL_SCALES = Exercise(
         ),
         Mistake(
             lambda weight, bits: weight.abs().flatten(1).amax(1) / (2 ** (bits - 1) - 1),
-            "A channel of zeros has no reach; give it the scale 1, or the codes divide by zero.",
+            "A channel of zeros has the scale 0, and its codes would divide by it: make it 1.",
         ),
         Mistake(
             lambda weight, bits: _scales(weight.abs().flatten(1).mean(1), 2 ** (bits - 1) - 1),
-            "With the mean as reach every larger weight is cut off. Take the largest.",
+            "With the mean in place of the maximum, every larger weight is clipped. Take the "
+            "largest.",
         ),
         Mistake(
             lambda weight, bits: _scales(weight.abs().flatten(1).amax(1), 2**bits - 1),
@@ -167,7 +170,7 @@ CHANNEL_SCALES = Exercise(
 
 
 def affine_range(low: float, high: float, bits: int) -> tuple[float, int]:
-    """Codes from 0 to the largest, over a range that holds zero."""
+    """Scale and zero point of a range, after widening it to contain zero."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / (2**bits - 1)
     return scale, round(-low / scale)
@@ -192,9 +195,10 @@ AFFINE_RANGE = Exercise(
     reference=affine_range,
     cases=_range_cases,
     hints=(
-        "First widen the range until it holds zero: low is at most 0, high at least 0.",
+        "First widen the range until it contains zero: low is at most 0, high at least 0.",
         "There are 2 ** bits codes, so 2 ** bits - 1 steps between the first and the last.",
-        "Code 0 stands for low. How many steps above it does zero lie? That, rounded, is its code.",
+        "Code 0 stands for low. How many steps above it is zero? That number, rounded, is its "
+        "code.",
     ),
     mistakes=(
         Mistake(
@@ -209,7 +213,7 @@ AFFINE_RANGE = Exercise(
                 (max(high, 0.0) - min(low, 0.0)) / 2**bits,
                 round(-min(low, 0.0) / ((max(high, 0.0) - min(low, 0.0)) / 2**bits)),
             ),
-            "Between 2 ** bits codes there is one step fewer.",
+            "2 ** bits codes have only 2 ** bits - 1 steps between them.",
         ),
         Mistake(
             lambda low, high, bits: (affine_range(low, high, bits)[0], 0),
@@ -220,7 +224,7 @@ AFFINE_RANGE = Exercise(
                 affine_range(low, high, bits)[0],
                 -affine_range(low, high, bits)[1],
             ),
-            "Your zero point is negative, but codes begin at 0: zero lies *above* low.",
+            "Your zero point is negative, but codes begin at 0: zero is *above* low.",
         ),
         Mistake(
             lambda low, high, bits: (
@@ -231,7 +235,8 @@ AFFINE_RANGE = Exercise(
         ),
         Mistake(
             lambda low, high, bits: (max(abs(low), abs(high)) / (2 ** (bits - 1) - 1), 0),
-            "Those are symmetric codes. Here half of them would stand for numbers never seen.",
+            "Those are symmetric codes. Here half of them would stand for numbers that never "
+            "occur.",
         ),
     ),
 )
@@ -241,7 +246,7 @@ AFFINE_RANGE = Exercise(
 
 
 def bytes_needed(count: int, kept: int, bits: int, index: int) -> dict[str, float]:
-    """Dense keeps all values; a bitmask a bit for each weight; indices one for each kept weight."""
+    """Dense stores all values, a bitmask one bit per weight, indices one index per kept weight."""
     return {
         "dense": count * bits / 8,
         "bitmask": (count + kept * bits) / 8,
@@ -274,7 +279,7 @@ BYTES_NEEDED = Exercise(
     hints=(
         "Count in bits first, and divide by 8 at the end.",
         "The bitmask has a bit for *every* weight, kept or not.",
-        "An index is stored for each kept weight, beside its value.",
+        "An index is stored for each kept weight, with its value.",
     ),
     mistakes=(
         Mistake(
@@ -311,7 +316,7 @@ BYTES_NEEDED = Exercise(
             lambda count, kept, bits, index: _needed(
                 count * bits / 8, (kept + kept * bits) / 8, kept * (index + bits) / 8
             ),
-            "The mask must speak of every weight, also of those that are gone.",
+            "The mask covers every weight, including those that were removed.",
         ),
         Mistake(
             lambda count, kept, bits, index: _needed(
@@ -353,8 +358,8 @@ ENTROPY_BYTES = Exercise(
     cases=_entropy_cases,
     hints=(
         "A symbol with share p = count / total needs log2(1 / p) bits. Frequent ones need few.",
-        "It needs them every time that it occurs: times its count. Add up, then bytes.",
-        "A symbol that never occurs needs nothing; log2 must not see its zero.",
+        "It needs them each time it occurs: multiply by its count. Add up, then convert to bytes.",
+        "A symbol that never occurs needs nothing; skip it, or you divide by zero.",
     ),
     mistakes=(
         Mistake(
@@ -365,7 +370,7 @@ ENTROPY_BYTES = Exercise(
             lambda counts: (
                 sum(c / sum(counts) * math.log2(sum(counts) / c) for c in counts if c) / 8
             ),
-            "That is for one symbol on average. All of them have to be stored.",
+            "That is the average for one symbol. All of them have to be stored.",
         ),
         Mistake(
             lambda counts: 8 * entropy_bytes(counts),
@@ -377,11 +382,12 @@ ENTROPY_BYTES = Exercise(
         ),
         Mistake(
             lambda counts: sum(counts) * math.log2(len(counts)) / 8,
-            "That is a code of one length for all symbols. Frequent ones can have shorter codes.",
+            "That is a code of fixed length. Frequent symbols can have shorter codes.",
         ),
         Mistake(
             lambda counts: -entropy_bytes(counts),
-            "It is negative: log2 of a share is below zero. Turn the share round, or the sign.",
+            "Your result is negative: log2 of a share is below zero. Invert the share, or the "
+            "sign.",
         ),
         Mistake(
             lambda counts: sum(math.log2(sum(counts) / c) for c in counts if c) / 8,
@@ -397,7 +403,7 @@ SIGNATURE = b"\x89PRUNED\n"
 
 
 def read_start(data: bytes) -> tuple[int, int, int] | None:
-    """Numbers at fixed places, believed only if the length of the file agrees with them."""
+    """Numbers at fixed offsets, returned only if they agree with the length of the file."""
     if len(data) < 64 or data[:8] != SIGNATURE:
         return None
     version, header = struct.unpack_from("<II", data, 8)
@@ -406,7 +412,7 @@ def read_start(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _file(version: int, header: int, parts: int, there: int, signature: bytes = SIGNATURE) -> bytes:
-    """A file that says it has so many bytes of header and parts, and has ``there`` of them."""
+    """A file that claims ``header`` and ``parts`` bytes after its start, and has ``there``."""
     start = struct.pack("<8sIIIQI", signature, version, header, 9 * header, parts, 0)
     return start + bytes(32) + bytes(there)
 
@@ -445,15 +451,15 @@ READ_START = Exercise(
     reference=read_start,
     cases=_start_cases,
     hints=(
-        'struct.unpack_from("<I", data, 8) reads the four bytes from place 8, little-endian.',
-        'Eight bytes are "<Q". They begin at place 20.',
+        'struct.unpack_from("<I", data, 8) reads the four bytes from offset 8, little-endian.',
+        'Eight bytes are "<Q". They begin at offset 20.',
         "Before you return, compare: 64 + header + parts must be exactly len(data).",
     ),
     mistakes=(
         Mistake(
             lambda data: _unchecked(data) if _is_ours(data) else None,
-            "You believed what the file says of itself. A reader that allocates a terabyte because "
-            "a file asks for it is an open door: compare with the length of the file.",
+            "You trusted the numbers in the file. A reader that allocates a terabyte because a "
+            "file says so is a security hole: compare them with the length of the file.",
         ),
         Mistake(
             lambda data: _if_whole(data, _unchecked(data, ">")) if _is_ours(data) else None,
@@ -461,7 +467,7 @@ READ_START = Exercise(
         ),
         Mistake(
             lambda data: _if_whole(data, _unchecked(data)) if len(data) >= 64 else None,
-            "You did not look at the signature: that could be a picture.",
+            "You did not check the signature: the file could be a picture.",
         ),
         Mistake(
             lambda data: _if_whole(data, _unchecked(data)) if data[:8] == SIGNATURE else None,
@@ -469,11 +475,11 @@ READ_START = Exercise(
         ),
         Mistake(
             lambda data: _if_whole(data, _unchecked(data, "<", "I")) if _is_ours(data) else None,
-            'You read four bytes for the parts. They have eight, "<Q": the upper ones count, too.',
+            'You read four bytes for the parts. They have eight, "<Q": the upper four count, too.',
         ),
         Mistake(
             lambda data: _unchecked(data, at=0) if _is_ours(data) else None,
-            "You began to read at place 0. The first eight bytes are the signature.",
+            "You started to read at offset 0. The first eight bytes are the signature.",
         ),
         Mistake(
             lambda data: (
@@ -481,7 +487,7 @@ READ_START = Exercise(
                 if _is_ours(data) and len(data) >= sum(_unchecked(data)[1:])
                 else None
             ),
-            "The start itself has 64 bytes, which count as well, and nothing may follow the parts.",
+            "The first 64 bytes count as well, and nothing may follow the parts.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The exercises of lesson 08: tables, heads, what makes up for a lost weight, and who is better."""
+"""The exercises of lesson 08: embedding tables, heads, OBS, and the Pareto front."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +16,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def cut_table(table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows that are used, in their order; each id becomes the place of its row among them."""
+    """The rows that are used, in their order, and ``ids`` renumbered to match."""
     used, places = ids.unique(return_inverse=True)
     return table[used], places
 
@@ -51,14 +51,14 @@ CUT_TABLE = Exercise(
     reference=cut_table,
     cases=_table_cases,
     hints=(
-        "`ids.unique()` gives the ids that occur, in rising order.",
+        "`ids.unique()` gives the ids that occur, in ascending order.",
         "An id is the number of a row. In the smaller table that row has another number.",
-        "`unique(return_inverse=True)` also says where each id went.",
+        "`unique(return_inverse=True)` also returns the new number of each id.",
     ),
     mistakes=(
         Mistake(
             lambda table, ids: (table[ids.unique()], ids),
-            "The rows have moved up, and the ids still say where they were: renumber them.",
+            "The rows have moved up, but the ids still give their old places: renumber them.",
         ),
         Mistake(
             _zeroed_rows,
@@ -70,19 +70,20 @@ CUT_TABLE = Exercise(
         ),
         Mistake(
             lambda table, ids: (table[ids.flatten()], torch.arange(ids.numel()).view_as(ids)),
-            "A row for each token stores a word as often as it occurs. One row for each id.",
+            "With a row for each token, a word is stored as often as it occurs. Keep one row per "
+            "id.",
         ),
         Mistake(
             _by_first_use,
             "That would work, but keep the rows in the order of the old table: other parts of the "
-            "network may rely on who comes first, such as `[PAD]`.",
+            "network may rely on it, for example on `[PAD]` being first.",
         ),
         Mistake(
             lambda table, ids: (
                 table[: int(ids.max()) + 1],
                 ids,
             ),
-            "Rows behind the last used one are gone, but unused ones before it are still there.",
+            "Rows after the last used one are gone, but unused ones before it are still there.",
         ),
     ),
 )
@@ -94,7 +95,7 @@ CUT_TABLE = Exercise(
 def keep_heads(
     query: torch.Tensor, output: torch.Tensor, dim: int, keep: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Head h makes the rows h * dim to (h + 1) * dim - 1, and the output reads these columns."""
+    """Head h has the rows h * dim to (h + 1) * dim - 1; the output layer reads these columns."""
     places = [row for head in keep for row in range(head * dim, (head + 1) * dim)]
     return query[places], output[:, places]
 
@@ -136,9 +137,10 @@ KEEP_HEADS = Exercise(
     reference=keep_heads,
     cases=_heads_cases,
     hints=(
-        "Head h owns `dim` rows of `query` that lie together, from h * dim on.",
-        "First make the list of all rows that stay, head after head.",
-        "What is a row of the maker is a column of the reader: `output[:, places]`.",
+        "Head h has `dim` adjacent rows of `query`, starting at h * dim.",
+        "First list all rows that stay, head by head.",
+        "A row of the layer that makes a channel is a column of the layer that reads it: "
+        "`output[:, places]`.",
     ),
     mistakes=(
         Mistake(
@@ -147,15 +149,16 @@ KEEP_HEADS = Exercise(
         ),
         Mistake(
             _interleaved,
-            "The rows of a head lie together: head 0 has the first `dim`, head 1 the next.",
+            "The rows of a head are adjacent: head 0 has the first `dim`, head 1 the next.",
         ),
         Mistake(
             lambda query, output, dim, keep: (keep_heads(query, output, dim, keep)[0], output),
-            "The output layer still reads the heads that are gone. It loses columns.",
+            "The output layer still reads the removed heads. Remove its columns as well.",
         ),
         Mistake(
             _silent_heads,
-            "That zeroes the heads: right values, but as many of them as before. Take them out.",
+            "That zeroes the heads: the values are right, but the tensors keep their size. Remove "
+            "them.",
         ),
         Mistake(
             _other_heads,
@@ -176,7 +179,7 @@ KEEP_HEADS = Exercise(
 
 
 def ablation(loss: Callable[[list[bool]], float], heads: int) -> list[float]:
-    """How the loss rises when each head is off alone."""
+    """The rise of the loss with each head switched off alone."""
     whole = loss([True] * heads)
     return [loss([other != head for other in range(heads)]) - whole for head in range(heads)]
 
@@ -223,14 +226,14 @@ ABLATION = Exercise(
     reference=ablation,
     cases=_ablation_cases,
     hints=(
-        "`loss([True, True, False])` is the loss with the third of three heads off.",
-        "What is the loss with all heads on? Everything is compared with that.",
+        "`loss([True, True, False])` is the loss with the third of three heads switched off.",
+        "What is the loss with all heads on? Compare everything with that.",
         "For each head make a list of switches that is False at its place only.",
     ),
     mistakes=(
         Mistake(
             lambda loss, heads: [-change for change in ablation(loss, heads)],
-            "The sign is turned: a head that is needed makes the loss *rise* when it is off.",
+            "The sign is reversed: switching off a head that is needed makes the loss *rise*.",
         ),
         Mistake(
             lambda loss, heads: [change + loss([True] * heads) for change in ablation(loss, heads)],
@@ -241,11 +244,11 @@ ABLATION = Exercise(
                 loss([other == head for other in range(heads)]) - loss([True] * heads)
                 for head in range(heads)
             ],
-            "That leaves one head on and turns all others off.",
+            "That leaves one head on and switches all others off.",
         ),
         Mistake(
             _together,
-            "Each head off *alone*: turn the one before on again.",
+            "Switch off each head *alone*: switch the one before on again.",
         ),
         Mistake(
             lambda loss, heads: [
@@ -256,7 +259,7 @@ ABLATION = Exercise(
         ),
         Mistake(
             lambda loss, heads: [abs(change) for change in ablation(loss, heads)],
-            "A head may do harm: keep the sign.",
+            "A head may do harm, so the change can be negative: keep the sign.",
         ),
     ),
 )
@@ -266,7 +269,7 @@ ABLATION = Exercise(
 
 
 def without_weight(row: torch.Tensor, hessian: torch.Tensor, place: int) -> torch.Tensor:
-    """The row of OBS (Hassibi and Stork, 1993): the inverse says who makes up for whom."""
+    """OBS (Hassibi and Stork, 1993): zero the weight at ``place``; the others compensate."""
     inverse = hessian.inverse()
     updated = row - row[place] / inverse[place, place] * inverse[:, place]
     updated[place] = 0
@@ -304,20 +307,21 @@ WITHOUT_WEIGHT = Exercise(
     reference=without_weight,
     cases=_weight_cases,
     hints=(
-        "You want the change d of the row with the least d H d, with d at `place` equal to -w.",
-        "Lagrange says: d is a multiple of one column of the inverse of H, that of `place`.",
+        "You want the change d of the row that minimizes d H d, with d at `place` equal to -w.",
+        "By Lagrange's method, d is a multiple of the column `place` of the inverse of H.",
         "Choose the multiple so that the weight at `place` becomes 0: divide by the diagonal.",
     ),
     mistakes=(
         Mistake(
             lambda row, hessian, place: _zeroed(row, place),
-            "That only removes the weight. The others can make up for some of it.",
+            "That only removes the weight. The others can compensate for part of the error.",
         ),
         Mistake(
             lambda row, hessian, place: _moved(
                 row, -row[place] / hessian[place, place] * hessian[:, place], place
             ),
-            "Use the *inverse* of the Hessian: what matters is the curvature with the others free.",
+            "Use the *inverse* of the Hessian: what matters is the curvature with the others free "
+            "to move.",
         ),
         Mistake(
             lambda row, hessian, place: _moved(
@@ -331,7 +335,7 @@ WITHOUT_WEIGHT = Exercise(
             lambda row, hessian, place: _moved(
                 row, -row[place] * hessian.inverse()[:, place], place
             ),
-            "Divide by the inverse's diagonal at `place`, or the weight there is not yet 0.",
+            "Divide by the inverse's diagonal at `place`, or the weight there does not become 0.",
         ),
         Mistake(
             lambda row, hessian, place: _moved(
@@ -347,7 +351,7 @@ WITHOUT_WEIGHT = Exercise(
                 -(row[place] ** 2) / hessian.inverse()[place, place] * hessian.inverse()[:, place],
                 place,
             ),
-            "The square of the weight is in what the removal *costs*, not in the update.",
+            "The square of the weight belongs to the *cost* of the removal, not to the update.",
         ),
     ),
 )
@@ -357,7 +361,7 @@ WITHOUT_WEIGHT = Exercise(
 
 
 def front(points: dict[str, tuple[float, float]]) -> list[str]:
-    """Nobody else is as cheap and as accurate, and better in one of the two."""
+    """The networks for which no other is at least as good in both and better in one."""
     return [
         name
         for name, (cost, accuracy) in points.items()
@@ -397,22 +401,23 @@ FRONT = Exercise(
     reference=front,
     cases=_front_cases,
     hints=(
-        "A network is out if another is at least as good in both, and better in one.",
+        "A network is off the front if another is at least as good in both, and better in one.",
         "Low cost is good, high accuracy is good.",
-        "Two equal networks do not push each other out.",
+        "Two equal networks do not exclude each other.",
     ),
     mistakes=(
         Mistake(
             _dominates(lambda cost, right, mine, my_right: cost < mine and right > my_right),
-            "As accurate for less is better, too, and so is more accurate at the same cost.",
+            "Equal accuracy at a lower cost is better, too, and so is a higher accuracy at the "
+            "same cost.",
         ),
         Mistake(
             _dominates(lambda cost, right, mine, my_right: cost <= mine and right >= my_right),
-            "Every network is as good as itself, so all of them are out. One must be *better*.",
+            "Every network is as good as itself, so you exclude all of them. One must be *better*.",
         ),
         Mistake(
             lambda points: [max(points, key=lambda name: points[name][1])],
-            "That is the most accurate one only. A cheaper one may be less accurate.",
+            "That is only the most accurate one. A cheaper one may be less accurate.",
         ),
         Mistake(
             _dominates(
@@ -420,11 +425,11 @@ FRONT = Exercise(
                     cost >= mine and right >= my_right and (cost, right) != (mine, my_right)
                 )
             ),
-            "Cost is better when it is *low*.",
+            "A *low* cost is better.",
         ),
         Mistake(
             lambda points: [name for name in points if name not in front(points)],
-            "Those are the networks that are out.",
+            "Those are the networks that are not on the front.",
         ),
         Mistake(
             lambda points: sorted(front(points), key=lambda name: points[name]),

@@ -1,4 +1,4 @@
-"""The exercises of lesson 09: parts, heads and channels for an amount, Amdahl, and a decision."""
+"""The exercises of lesson 09: shares of weights, pruning by an amount, Amdahl, a decision."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 
 def shares(counts: dict[str, int], parts: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """A weight belongs to the part that its name begins with; the whole is all weights."""
+    """The share of all weights in each part; a part has the weights that begin with its names."""
     whole = sum(counts.values())
     return {
         part: sum(count for name, count in counts.items() if name.startswith(begins)) / whole
@@ -30,7 +30,7 @@ def _shares_cases() -> list[tuple]:
 
 
 def _with_whole(counts, parts, whole, belongs=str.startswith, each=int) -> dict[str, float]:
-    """Shares of another ``whole``, or where something else ``belongs``."""
+    """Shares of another ``whole``, or by another rule for what ``belongs`` to a part."""
     return {
         part: sum(each(count) for name, count in counts.items() if belongs(name, begins)) / whole
         for part, begins in parts.items()
@@ -50,9 +50,9 @@ SHARES = Exercise(
     reference=shares,
     cases=_shares_cases,
     hints=(
-        "name.startswith(begins) takes a tuple, too: True if the name begins with any of them.",
-        "For each part add up the counts of the names that begin so.",
-        "Divide by the sum of *all* counts, also of those that belong to no part.",
+        "name.startswith(begins) also takes a tuple: True if the name begins with any of them.",
+        "For each part, add up the counts of the names that begin with one of its prefixes.",
+        "Divide by the sum of *all* counts, including those that belong to no part.",
     ),
     mistakes=(
         Mistake(
@@ -67,7 +67,7 @@ SHARES = Exercise(
         ),
         Mistake(
             lambda counts, parts: _with_whole(counts, parts, _in_any_part(counts, parts)),
-            "Weights of neither part, such as the head, belong to the whole as well.",
+            "Weights that belong to no part, such as those of the head, are in the whole as well.",
         ),
         Mistake(
             lambda counts, parts: _with_whole(counts, parts, len(counts), each=bool),
@@ -75,23 +75,23 @@ SHARES = Exercise(
         ),
         Mistake(
             lambda counts, parts: _with_whole(counts, parts, 1.0),
-            "Those are numbers of weights. Divide by all weights.",
+            "Those are counts. Divide by the number of all weights.",
         ),
         Mistake(
             lambda counts, parts: _with_whole(
                 counts, parts, sum(counts.values()), lambda name, begins: name.startswith(begins[0])
             ),
-            "A part may have several beginnings, such as the stem and the blocks behind it.",
+            "A part may have several prefixes, such as the stem and the convolutions after it.",
         ),
         Mistake(
             lambda counts, parts: {
                 part: share for part, share in shares(counts, parts).items() if share
             },
-            "A part without any weight has the share 0; leave it in.",
+            "A part without any weights has the share 0; leave it in.",
         ),
         Mistake(
             lambda counts, parts: _with_whole(counts, parts, sum(counts.values()) / 100),
-            "Those are percent. Return fractions, from 0 to 1.",
+            "Those are percentages. Return fractions, from 0 to 1.",
         ),
     ),
 )
@@ -103,7 +103,7 @@ SHARES = Exercise(
 def left_of_block(
     amount: float, heads: int, per_head: int, neurons: int, per_neuron: int
 ) -> tuple[int, int]:
-    """Heads come whole; neurons are small, and make up for the difference."""
+    """Heads and neurons that stay: whole heads first, then as many neurons as make up the rest."""
     left = (1 - amount) * (heads * per_head + neurons * per_neuron)
     heads_left = max(1, round((1 - amount) * heads))
     neurons_left = round((left - heads_left * per_head) / per_neuron)
@@ -126,7 +126,7 @@ def _block_cases() -> list[tuple]:
 
 
 def _block(amount, heads, per_head, neurons, per_neuron, heads_left, least=1, most=None):
-    """The answer for so many heads; neurons make up for the difference."""
+    """The answer for ``heads_left`` heads; neurons make up the difference."""
     left = (1 - amount) * (heads * per_head + neurons * per_neuron)
     found = max(least, round((left - heads_left * per_head) / per_neuron))
     return heads_left, min(neurons if most is None else most, found)
@@ -142,7 +142,7 @@ LEFT_OF_BLOCK = Exercise(
     hints=(
         "Of heads * per_head + neurons * per_neuron weights, (1 - amount) may stay.",
         "Heads first: round((1 - amount) * heads), but at least one.",
-        "What these heads do not take is for neurons: at least one, and no more than there are.",
+        "What these heads leave is for neurons: at least one, and no more than there are.",
     ),
     mistakes=(
         Mistake(
@@ -150,14 +150,14 @@ LEFT_OF_BLOCK = Exercise(
                 max(1, round((1 - amount) * heads)),
                 max(1, round((1 - amount) * neurons)),
             ),
-            "You removed the same share of either. Heads come whole, so that is not the amount: "
-            "neurons have to make up for the difference.",
+            "You removed the same share of both. Only whole heads can be removed, so this misses "
+            "the amount: neurons have to make up the difference.",
         ),
         Mistake(
             lambda amount, heads, per_head, neurons, per_neuron: _block(
                 amount, heads, per_head, neurons, per_neuron, round((1 - amount) * heads)
             ),
-            "A block without any head is no attention. At least one head stays.",
+            "A block without heads has no attention. At least one head stays.",
         ),
         Mistake(
             lambda amount, heads, per_head, neurons, per_neuron: _block(
@@ -169,7 +169,7 @@ LEFT_OF_BLOCK = Exercise(
                 max(1, round((1 - amount) * heads)),
                 least=0,
             ),
-            "At least one neuron stays: a layer cannot have none.",
+            "At least one neuron stays: a layer cannot be empty.",
         ),
         Mistake(
             lambda amount, heads, per_head, neurons, per_neuron: _block(
@@ -187,7 +187,8 @@ LEFT_OF_BLOCK = Exercise(
             lambda amount, heads, per_head, neurons, per_neuron: _block(
                 amount, heads, per_head, neurons, per_neuron, max(1, int((1 - amount) * heads))
             ),
-            "You always round heads down. The nearest number is nearer to the same share of both.",
+            "You always round the number of heads down. Round it to the nearest: then heads and "
+            "neurons lose more nearly the same share.",
         ),
         Mistake(
             lambda amount, heads, per_head, neurons, per_neuron: tuple(
@@ -198,13 +199,13 @@ LEFT_OF_BLOCK = Exercise(
                     strict=True,
                 )
             ),
-            "Those go. Return how many stay.",
+            "Those are removed. Return how many stay.",
         ),
         Mistake(
             lambda amount, heads, per_head, neurons, per_neuron: left_of_block(
                 1 - amount, heads, per_head, neurons, per_neuron
             ),
-            "`amount` is what goes; you let it stay.",
+            "`amount` is the share to remove; you kept it.",
         ),
     ),
 )
@@ -214,7 +215,7 @@ LEFT_OF_BLOCK = Exercise(
 
 
 def ratio_for(widths: list[int], amount: float) -> float:
-    """Try every ratio, count what is left of the weights, take the nearest."""
+    """The ratio, in steps of 0.01, that comes nearest to removing ``amount`` of the weights."""
 
     def gone(ratio: float) -> float:
         inner = [width - round(ratio * width) for width in widths[1:-1]]
@@ -242,7 +243,7 @@ def _ratio_cases() -> list[tuple]:
 
 
 def _ratio(widths, amount, fewer, count=_weights) -> float:
-    """The nearest ratio where ``fewer(widths, ratio)`` is what is left."""
+    """The nearest ratio if ``fewer(widths, ratio)`` is what is left."""
 
     def missed(ratio: float) -> float:
         return abs(1 - count(fewer(widths, ratio)) / count(widths) - amount)
@@ -262,34 +263,35 @@ RATIO_FOR = Exercise(
     reference=ratio_for,
     cases=_ratio_cases,
     hints=(
-        "Lesson 06 built the share of weights that a ratio leaves, with both ends as they are.",
-        "Write a function that says what share goes at one ratio. Try 0, 0.01, ... 0.99.",
-        "min(ratios, key=...) takes the first of the nearest: the distance to `amount` is the key.",
+        "In lesson 06 you computed the share of weights that a ratio leaves, with both ends "
+        "unchanged.",
+        "Write a function for the share that one ratio removes. Try 0, 0.01, ..., 0.99.",
+        "min(ratios, key=...) with the distance to `amount` as key takes the first of the nearest.",
     ),
     mistakes=(
         Mistake(
             lambda widths, amount: float(round(amount, 2)),
-            "Removing that share of the channels removes more of the weights: a weight goes with "
-            "what it makes *and* with what it reads.",
+            "Removing that share of the channels removes more of the weights: a weight is removed "
+            "with the channel it makes *and* with the channel it reads.",
         ),
         Mistake(
             lambda widths, amount: round(1 - (1 - amount) ** 0.5, 2),
-            "Squared holds for layers between two pruned ones. The first and the last layer lose "
-            "one side only.",
+            "The square holds for layers between two pruned ones. The first and the last layer "
+            "lose one side only.",
         ),
         Mistake(
             lambda widths, amount: _ratio(
                 widths, amount, lambda widths, ratio: [w - round(ratio * w) for w in widths]
             ),
-            "You pruned the ends, too. What comes in and what attention reads has to stay.",
+            "You pruned the ends, too. The input and what attention reads have to stay.",
         ),
         Mistake(
             lambda widths, amount: _ratio(widths, amount, _inner, sum),
-            "You counted channels. The amount is of the *weights*: products of neighbours.",
+            "You counted channels. The amount is a share of the *weights*: products of neighbours.",
         ),
         Mistake(
             lambda widths, amount: _ratio(widths, 1 - amount, _inner),
-            "You looked for the share that is *left*. The amount is what goes.",
+            "You looked for the share that is *left*. The amount is the share to remove.",
         ),
         Mistake(
             lambda widths, amount: next(
@@ -302,7 +304,7 @@ RATIO_FOR = Exercise(
         ),
         Mistake(
             lambda widths, amount: 1 - ratio_for(widths, amount),
-            "That is the share of channels that stays. Return the share that goes.",
+            "That is the share of channels that stays. Return the share to remove.",
         ),
     ),
 )
@@ -312,7 +314,7 @@ RATIO_FOR = Exercise(
 
 
 def factor_needed(share: float, target: float) -> float | None:
-    """The rest of the time stays; what the target leaves for the share is how fast it must get."""
+    """How many times faster ``share`` of the time must get for ``target`` times overall."""
     left = 1 / target - (1 - share)
     return share / left if left > 0 else None
 
@@ -337,7 +339,8 @@ FACTOR_NEEDED = Exercise(
     reference=factor_needed,
     cases=_factor_cases,
     hints=(
-        "Say the whole takes 1. Then it may take 1 / target. How much of that takes the rest?",
+        "Let the whole take 1. Afterwards it may take 1 / target. How much of that does the rest "
+        "take?",
         "1 / target - (1 - share) is left for the share, which took `share` before.",
         "If nothing is left, or less, no factor is enough: return None.",
     ),
@@ -354,13 +357,13 @@ FACTOR_NEEDED = Exercise(
         ),
         Mistake(
             lambda share, target: share / ((1 / target - (1 - share)) or 1e-9),
-            "Your factor is negative, or endless: where the rest alone takes longer than the whole "
-            "may, no factor is enough. Return None.",
+            "Your factor is negative or huge: if the rest alone takes longer than the whole may, "
+            "no factor is enough. Return None.",
         ),
         Mistake(
             lambda share, target: 1 / (1 - share + share / target),
-            "That is Amdahl's law forwards: what a factor of `target` gives. Here the speed-up of "
-            "the whole is known.",
+            "That is Amdahl's law in the other direction: the speed-up that a factor of `target` "
+            "gives. Here the speed-up of the whole is known.",
         ),
         Mistake(
             lambda share, target: (
@@ -376,7 +379,7 @@ FACTOR_NEEDED = Exercise(
         ),
         Mistake(
             lambda share, target: share / max(1 / target - (1 - share), 1e-9),
-            "An enormous number where it is impossible? Say so: return None.",
+            "You return an enormous number where no factor is enough. Return None.",
         ),
     ),
 )
@@ -386,13 +389,13 @@ FACTOR_NEEDED = Exercise(
 
 
 def decide(measured: dict[str, tuple[float, float, float] | None]) -> str:
-    """The format of the highest speed-up among those whose whole interval is above 1."""
+    """The fastest format among those whose whole interval is above 1, or "dense"."""
     faster = {
         name: speedup[0]
         for name, speedup in measured.items()
         if speedup is not None and speedup[1] > 1
     }
-    return max(faster, key=faster.get, default="dense")
+    return max(faster, key=lambda name: faster[name], default="dense")
 
 
 def _decide_cases() -> list[tuple]:
@@ -411,7 +414,7 @@ def _decide_cases() -> list[tuple]:
 
 
 def _faster(measured, is_faster, key=lambda speedup: speedup[0], best=max) -> str:
-    """The decision where something else ``is_faster``, or another ``key`` chooses."""
+    """The decision by another rule for what ``is_faster``, or by another ``key``."""
     found = {
         name: key(speedup)
         for name, speedup in measured.items()
@@ -428,9 +431,9 @@ DECIDE = Exercise(
     reference=decide,
     cases=_decide_cases,
     hints=(
-        "None says that this machine does not have the format: skip it.",
-        "Certainly faster is a format whose lower end, the second number, is above 1.",
-        'Of these take the one with the highest first number; without any, "dense".',
+        "None means that this machine does not support the format: skip it.",
+        "A format is certainly faster if its lower end, the second number, is above 1.",
+        'Of these take the one with the highest first number; if there is none, "dense".',
     ),
     mistakes=(
         Mistake(
@@ -439,11 +442,11 @@ DECIDE = Exercise(
         ),
         Mistake(
             lambda measured: _faster(measured, lambda value, low, high: high > 1),
-            "That *may* be faster. Converting costs something in any case: ask for certainly.",
+            "That *may* be faster. Converting always costs something, so it has to be certain.",
         ),
         Mistake(
             lambda measured: _faster(measured, lambda value, low, high: low >= 1),
-            "Exactly 1 is as fast as dense. Stay with what is simple.",
+            "Exactly 1 is as fast as dense. Keep the simpler one.",
         ),
         Mistake(
             lambda measured: _faster(
@@ -471,7 +474,7 @@ DECIDE = Exercise(
             lambda measured: decide(
                 {name: one or (2.0, 2.0, 2.0) for name, one in measured.items()}
             ),
-            "You counted on hardware that is not there: None says that it cannot be had.",
+            "You assumed hardware that is not there: None means that the format is not supported.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The exercises of lesson 10: what a teacher says and costs, and who is better from when on."""
+"""The exercises of lesson 10: soft labels, their loss and cost, and comparing two curves."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from course_lib.teaching.exercises.engine import Exercise, Mistake
 
 
 def softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The logits are brought together before they become probabilities."""
+    """Softmax over the classes of the logits divided by the temperature, (pictures, classes)."""
     return torch.softmax(logits / temperature, dim=1)
 
 
@@ -45,8 +45,8 @@ SOFTENED = Exercise(
     mistakes=(
         Mistake(
             lambda logits, temperature: torch.softmax(logits * temperature, dim=1),
-            "You multiplied by the temperature: that sharpens. Divide, and the logits come closer "
-            "together.",
+            "You multiplied by the temperature, which sharpens. Divide, and the logits come "
+            "closer together.",
         ),
         Mistake(
             lambda logits, temperature: torch.softmax(logits, dim=1) / temperature,
@@ -90,7 +90,7 @@ def distillation_loss(
     temperature: float,
     share: float,
 ) -> torch.Tensor:
-    """How far the softened student is from the softened teacher, and from the labels."""
+    """Divergence from the softened teacher and cross-entropy with the labels, a scalar."""
     goal = F.log_softmax(teacher / temperature, dim=1)
     found = F.log_softmax(student / temperature, dim=1)
     apart = (goal.exp() * (goal - found)).sum(1).mean()
@@ -116,7 +116,7 @@ def _mixed(apart, labels_part, temperature: float, share: float) -> torch.Tensor
 
 
 def _divergence(of: torch.Tensor, goal: torch.Tensor, temperature: float) -> torch.Tensor:
-    """How far the probabilities ``of`` these logits are from the softened ``goal``, a mean."""
+    """Mean KL divergence of the logits ``of`` from the logits ``goal``, both softened."""
     probabilities = F.log_softmax(goal / temperature, dim=1)
     found = F.log_softmax(of / temperature, dim=1)
     return F.kl_div(found, probabilities, reduction="batchmean", log_target=True)
@@ -130,12 +130,12 @@ DISTILLATION_LOSS = Exercise(
     reference=distillation_loss,
     cases=_loss_cases,
     hints=(
-        "Soften both with the temperature. How far apart: the sum over the classes of p times "
-        "(log p - log q), p the teacher's and q the student's probabilities; then the mean over "
-        "the pictures.",
-        "`F.kl_div(log_q, log_p, reduction='batchmean', log_target=True)` is just that.",
-        "share * temperature ** 2 * apart + (1 - share) * F.cross_entropy(student, labels): the "
-        "labels are compared with the student as it is, not softened.",
+        "Soften both with the temperature. Their divergence is the sum over the classes of p * "
+        "(log p - log q), with p the teacher's and q the student's probabilities; take the mean "
+        "over the pictures.",
+        "`F.kl_div(log_q, log_p, reduction='batchmean', log_target=True)` computes exactly that.",
+        "share * temperature ** 2 * divergence + (1 - share) * F.cross_entropy(student, labels): "
+        "the labels are compared with the plain student, not the softened one.",
     ),
     mistakes=(
         Mistake(
@@ -144,7 +144,7 @@ DISTILLATION_LOSS = Exercise(
                 + (1 - share) * F.cross_entropy(student, labels)
             ),
             "The square of the temperature is missing. Softening divides the teacher's gradients "
-            "by about as much, and the labels would drown them out.",
+            "by about that much, and those of the labels would dominate.",
         ),
         Mistake(
             lambda student, teacher, labels, temperature, share: _mixed(
@@ -163,8 +163,8 @@ DISTILLATION_LOSS = Exercise(
                 temperature,
                 share,
             ),
-            "Student and teacher are exchanged: the teacher's probabilities weigh the sum. "
-            "(F.kl_div takes what is to be trained first.)",
+            "Student and teacher are swapped: the teacher's probabilities weight the sum. "
+            "(F.kl_div takes the one to be trained first.)",
         ),
         Mistake(
             lambda student, teacher, labels, temperature, share: _mixed(
@@ -181,7 +181,7 @@ DISTILLATION_LOSS = Exercise(
                 (1 - share) * temperature**2 * _divergence(student, teacher, temperature)
                 + share * F.cross_entropy(student, labels)
             ),
-            "The shares are exchanged: `share` belongs to the teacher.",
+            "The shares are swapped: `share` belongs to the teacher.",
         ),
         Mistake(
             lambda student, teacher, labels, temperature, share: _mixed(
@@ -190,8 +190,8 @@ DISTILLATION_LOSS = Exercise(
                 temperature,
                 share,
             ),
-            "You softened the student for the labels, too. They are compared with its logits as "
-            "they are: nobody softens it when it is used.",
+            "You softened the student for the labels, too. Compare them with its plain logits, "
+            "which are what counts when it is used.",
         ),
         Mistake(
             lambda student, teacher, labels, temperature, share: _mixed(
@@ -220,7 +220,7 @@ DISTILLATION_LOSS = Exercise(
 
 
 def epochs_in_time(budget: float, epochs: float, cost: float) -> float:
-    """A share of the epochs, and of those as many times fewer as each takes longer."""
+    """Epochs that fit into ``budget`` of the time if each takes ``cost`` times as long."""
     return budget * epochs / cost
 
 
@@ -242,13 +242,13 @@ EPOCHS_IN_TIME = Exercise(
     reference=epochs_in_time,
     cases=_time_cases,
     hints=(
-        "Without a teacher the time is enough for `budget * epochs` epochs.",
+        "Without a teacher there is time for `budget * epochs` epochs.",
         "With a teacher an epoch takes `cost` times as long. How many fit into the same time?",
     ),
     mistakes=(
         Mistake(
             lambda budget, epochs, cost: budget * epochs * cost,
-            "You gave the taught student more epochs. Each takes longer, so fewer fit.",
+            "You gave the distilled student more epochs. Each takes longer, so fewer fit.",
         ),
         Mistake(
             lambda budget, epochs, cost: budget * epochs,
@@ -256,15 +256,15 @@ EPOCHS_IN_TIME = Exercise(
         ),
         Mistake(
             lambda budget, epochs, cost: epochs / cost,
-            "You left the budget out: the share of the time that there is.",
+            "You left out the budget: the share of the time that is available.",
         ),
         Mistake(
             lambda budget, epochs, cost: budget * epochs / (1 + cost),
-            "`cost` is what the whole step takes, the student's own part included; 1 is in it.",
+            "`cost` is the time of the whole step, including the student's own part: do not add 1.",
         ),
         Mistake(
             lambda budget, epochs, cost: float(int(budget * epochs / cost)),
-            "You cut off a part of an epoch. Training may stop in the middle of one.",
+            "You dropped the fraction of an epoch. Training may stop in the middle of one.",
         ),
         Mistake(
             lambda budget, epochs, cost: budget / cost,
@@ -278,7 +278,7 @@ EPOCHS_IN_TIME = Exercise(
 
 
 def mean_interval(values: list[float], t: float) -> tuple[float, float, float] | None:
-    """``t`` standard errors to either side of the mean; a single value has no spread."""
+    """The mean and ``t`` standard errors to either side; None for a single value."""
     if len(values) < 2:
         return None
     mean = statistics.fmean(values)
@@ -301,7 +301,7 @@ def _around(mean: float, half: float) -> tuple[float, float, float]:
 
 
 def _unless_single(answer):
-    """``answer`` for several values, None for one: what is wrong shall be something else."""
+    """``answer`` for several values and None for one, so that it is wrong for several only."""
     return lambda values, t: answer(values, t) if len(values) > 1 else None
 
 
@@ -314,7 +314,8 @@ MEAN_INTERVAL = Exercise(
     cases=_values_cases,
     hints=(
         "The standard deviation of a sample divides by n - 1: `statistics.stdev`.",
-        "A mean of n values varies less than one value: divide the deviation by the root of n.",
+        "A mean of n values varies less than one value: divide the deviation by the square root "
+        "of n.",
         "Go `t` of those to either side. A single value has no deviation: return None.",
     ),
     mistakes=(
@@ -324,8 +325,8 @@ MEAN_INTERVAL = Exercise(
                     statistics.fmean(values), 1.96 * statistics.stdev(values) / len(values) ** 0.5
                 )
             ),
-            "1.96 is for many values. The deviation of a few is itself a guess, and `t` allows for "
-            "that.",
+            "1.96 is for many values. The deviation of a few is itself an estimate, and `t` "
+            "allows for that.",
         ),
         Mistake(
             _unless_single(
@@ -333,14 +334,15 @@ MEAN_INTERVAL = Exercise(
                     statistics.fmean(values), t * statistics.pstdev(values) / len(values) ** 0.5
                 )
             ),
-            "You divided the squares by n. A few values lie closer to their own mean than to the "
+            "You divided the squares by n. A few values are closer to their own mean than to the "
             "true one: divide by n - 1 (`statistics.stdev`; with NumPy `ddof=1`).",
         ),
         Mistake(
             _unless_single(
                 lambda values, t: _around(statistics.fmean(values), t * statistics.stdev(values))
             ),
-            "That is where single values lie. A mean varies less: divide by the root of n.",
+            "That is the range of single values. A mean varies less: divide by the square root of "
+            "n.",
         ),
         Mistake(
             _unless_single(
@@ -348,20 +350,20 @@ MEAN_INTERVAL = Exercise(
                     statistics.fmean(values), t * statistics.stdev(values) / len(values)
                 )
             ),
-            "Divide by the *root* of n: four times the seeds halve the interval.",
+            "Divide by the *square root* of n: four times the seeds halve the interval.",
         ),
         Mistake(
             _unless_single(lambda values, t: (statistics.fmean(values), min(values), max(values))),
-            "Lowest and highest are what you saw, not an interval of the mean: they widen with "
-            "more seeds, and an interval narrows.",
+            "The lowest and the highest value are not an interval of the mean: with more seeds "
+            "they move apart, while the interval narrows.",
         ),
         Mistake(
             lambda values, t: _around(
                 statistics.fmean(values),
                 t * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0,
             ),
-            "A single value got an interval without width, as if it were certain. It says nothing "
-            "of its own spread: return None.",
+            "You gave a single value an interval of width zero, as if it were certain. It says "
+            "nothing about its spread: return None.",
         ),
         Mistake(
             lambda values, t: _around(
@@ -393,7 +395,7 @@ def _better(first: dict, second: dict) -> list[float]:
 
 
 def _onwards(first: dict, second: dict, order: list[float], least: float = 0.0) -> float | None:
-    """The first budget of ``order`` from which on the advantage is ``least`` or more."""
+    """The first budget of ``order`` from which on the advantage is at least ``least``."""
     for place, budget in enumerate(order):
         if all(first[later] - second[later] >= least for later in order[place:]):
             return budget
@@ -408,32 +410,33 @@ CROSSOVER = Exercise(
     reference=crossover,
     cases=_curves_cases,
     hints=(
-        '"From when on": at this budget and at every larger one.',
+        '"From when on" means at this budget and at every larger one.',
         "Go through the budgets from the largest to the smallest, and stop at the first at which "
         "`first` is worse.",
-        "A dictionary has the order in which it was filled: `sorted` it. None if it is worse even "
-        "at the largest.",
+        "A dictionary keeps the order in which it was filled: use `sorted`. Return None if "
+        "`first` is worse even at the largest budget.",
     ),
     mistakes=(
         Mistake(
             lambda first, second: min(_better(first, second), default=None),
-            "That is where `first` is as good for the first time. It may fall behind again.",
+            "That is the first budget at which `first` is as good. It may fall behind again.",
         ),
         Mistake(
             lambda first, second: _onwards(first, second, sorted(first), least=1e-9),
-            "Equal is good enough: at least as good, not better.",
+            "Equal is enough: at least as good, not better.",
         ),
         Mistake(
             lambda first, second: _onwards(first, second, list(first)),
-            "You took the budgets in the order in which they were filled in. Sort them.",
+            "You took the budgets in the order of the dictionary. Sort them.",
         ),
         Mistake(
             lambda first, second: max(_better(first, second), default=None),
-            "That is the largest budget at which it is as good. From when on?",
+            "That is the largest budget at which it is as good. Return the smallest from which it "
+            "stays so.",
         ),
         Mistake(
             lambda first, second: crossover(second, first),
-            "You asked from when on `second` is at least as good.",
+            "That is the budget from which `second` is at least as good.",
         ),
         Mistake(
             lambda first, second: (
@@ -468,36 +471,37 @@ REMEMBERED_COST = Exercise(
     cases=_remembered_cases,
     hints=(
         "Let an epoch of the student take 1. Then the teacher's part of an epoch is `cost - 1`.",
-        "Asked once for each version of every picture, it takes (cost - 1) * versions in all.",
-        "That is shared by `students` trainings of `epochs` epochs. The student's own 1 stays.",
+        "Run once for each version of every picture, the teacher takes (cost - 1) * versions in "
+        "total.",
+        "That is shared by `students` trainings of `epochs` epochs. Add the student's own 1.",
     ),
     mistakes=(
         Mistake(
             lambda cost, epochs, versions, students: 1 + cost * versions / (epochs * students),
-            "`cost` holds the student's own step as well. The teacher's part is cost - 1.",
+            "`cost` includes the student's own step. The teacher's part is cost - 1.",
         ),
         Mistake(
             lambda cost, epochs, versions, students: (cost - 1) * versions / (epochs * students),
-            "The student has to train, too: 1 stays, however many share the teacher.",
+            "The student has to train, too: add 1, however many students share the teacher.",
         ),
         Mistake(
             lambda cost, epochs, versions, students: 1 + (cost - 1) * versions / students,
-            "What the teacher said once serves in every epoch: divide by them.",
+            "The stored logits serve in every epoch: divide by the number of epochs.",
         ),
         Mistake(
             lambda cost, epochs, versions, students: 1 + (cost - 1) * versions / epochs,
-            "All students look up the same answers: they share what these took.",
+            "All students look up the same logits: they share the cost of computing them.",
         ),
         Mistake(
             lambda cost, epochs, versions, students: 1 + (cost - 1) / (epochs * students),
-            "The teacher has to be asked about every version of a picture.",
+            "The teacher has to be run on every version of a picture.",
         ),
         Mistake(
             lambda cost, epochs, versions, students: min(
                 cost, remembered_cost(cost, epochs, versions, students)
             ),
-            "You cut it off at `cost`. With more versions than epochs, remembering takes longer "
-            "than asking: that is what one wants to know.",
+            "You clipped the result at `cost`. With more versions than epochs, storing the logits "
+            "takes longer than computing them each time, and the result should show it.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The exercises of lesson 12: two steps at once, the best in a limit, sound briefs, and claims."""
+"""The exercises of lesson 12: two steps combined, the best within a limit, briefs, and claims."""
 
 import math
 from itertools import combinations
@@ -30,15 +30,15 @@ TOGETHER = Exercise(
     hints=(
         "Let the dense time be 1. After the first step it is 1 / first, and `fixed` of that was "
         "never shortened: the rest went from 1 - fixed to 1 / first - fixed.",
-        "So the step shortened the rest by the factor (1 - fixed) / (1 / first - fixed). The other "
-        "step likewise.",
-        "The rest is divided by both factors, then `fixed` comes back. A speed-up is 1 / time.",
+        "So the step shortened the rest by the factor (1 - fixed) / (1 / first - fixed). The same "
+        "holds for the other step.",
+        "Divide the rest by both factors, then add `fixed` back. A speed-up is 1 / time.",
     ),
     mistakes=(
         Mistake(
             lambda first, second, fixed: first * second,
-            "That is the product of the speed-ups. It would be right if nothing were fixed: but "
-            "that part is not shortened twice, it is not shortened at all.",
+            "That is the product of the speed-ups. It would be right if nothing were fixed, but "
+            "the fixed part is not shortened at all.",
         ),
         Mistake(
             lambda first, second, fixed: 1 / combined(first, second, fixed),
@@ -46,27 +46,28 @@ TOGETHER = Exercise(
         ),
         Mistake(
             lambda first, second, fixed: 1 / (fixed + (1 - fixed) / (first * second)),
-            "The measured speed-ups hold the fixed part already, so you counted it twice. Take it "
-            "out of each first.",
+            "The measured speed-ups include the fixed part already, so you counted it twice. Take "
+            "it out of each first.",
         ),
         Mistake(
             lambda first, second, fixed: max(first, second),
-            "That is the better of the two. Both shorten what is left.",
+            "That is the better of the two. Both steps shorten the time.",
         ),
         Mistake(
             lambda first, second, fixed: first + second - 1,
-            "You added what they gain. The second step shortens what the first has left: factors "
+            "You added the gains. The second step shortens what the first one left: factors "
             "multiply.",
         ),
         Mistake(
             lambda first, second, fixed: (
                 1 / ((1 / first - fixed) * (1 / second - fixed) / (1 - fixed))
             ),
-            "You took the fixed part out and did not add it again. It is paid once, in the end.",
+            "You took the fixed part out and did not add it back. It counts once, at the end.",
         ),
         Mistake(
             lambda first, second, fixed: 1 / (fixed + (1 / first - fixed) * (1 / second - fixed)),
-            "What is left of either is a part of 1, not of 1 - fixed: divide by that once.",
+            "Both remainders contain the factor 1 - fixed, so their product has it twice: divide "
+            "by it once.",
         ),
     ),
 )
@@ -76,7 +77,7 @@ TOGETHER = Exercise(
 
 
 def best_within(networks: dict[str, dict[str, float]], gain: str, max_accuracy_drop: float) -> str:
-    """The largest gain of those that lose no more; of equal ones that which loses least."""
+    """The largest ``gain`` within the limit; of equal ones, that with the smaller drop."""
     allowed = {
         name: one for name, one in networks.items() if one["accuracy_drop"] <= max_accuracy_drop
     }
@@ -118,7 +119,7 @@ def _within_cases() -> list[tuple]:
 
 
 def _ranked(networks, gain, allowed, key=None, none="dense") -> str:
-    """The same with another idea of what is ``allowed``, or of what is best."""
+    """The same with another rule for what is ``allowed``, or for what is best."""
     names = [name for name, one in networks.items() if allowed(one)]
     key = key or (lambda name: (networks[name][gain], -networks[name]["accuracy_drop"]))
     return max(names, key=key, default=none)
@@ -132,26 +133,27 @@ BEST_WITHIN = Exercise(
     reference=best_within,
     cases=_within_cases,
     hints=(
-        "First throw out what loses more than `max_accuracy_drop`, then find the largest gain.",
+        "First drop the networks that lose more than `max_accuracy_drop`, then find the largest "
+        "gain.",
         "`max(names, key=...)` may rank by a pair: (gain, -drop) prefers the smaller drop.",
         'Nothing left? Then the answer is "dense": `max(..., default="dense")`.',
     ),
     mistakes=(
         Mistake(
             lambda networks, gain, max_accuracy_drop: _ranked(networks, gain, lambda one: True),
-            "You did not look at what is lost. The largest gain is often a broken network's.",
+            "You ignored the accuracy drop. The largest gain often belongs to a broken network.",
         ),
         Mistake(
             lambda networks, gain, max_accuracy_drop: _ranked(
                 networks, gain, lambda one: one["accuracy_drop"] < max_accuracy_drop
             ),
-            "A network that loses exactly as much as it may is allowed.",
+            "A network that loses exactly `max_accuracy_drop` is allowed.",
         ),
         Mistake(
             lambda networks, gain, max_accuracy_drop: _ranked(
                 networks, gain, lambda one: abs(one["accuracy_drop"]) <= max_accuracy_drop
             ),
-            "A negative loss is a gain of accuracy. Do not take its absolute value.",
+            "A negative drop is a gain in accuracy. Do not take its absolute value.",
         ),
         Mistake(
             lambda networks, gain, max_accuracy_drop: _ranked(
@@ -166,7 +168,8 @@ BEST_WITHIN = Exercise(
             lambda networks, gain, max_accuracy_drop: _ranked(
                 networks, "speedup", lambda one: one["accuracy_drop"] <= max_accuracy_drop
             ),
-            "You always rank by speed. `gain` says what the bottleneck is: bytes or time.",
+            "You always rank by speed. `gain` names what to rank by: compression ratio or "
+            "speed-up.",
         ),
         Mistake(
             lambda networks, gain, max_accuracy_drop: _ranked(
@@ -175,13 +178,13 @@ BEST_WITHIN = Exercise(
                 lambda one: one["accuracy_drop"] <= max_accuracy_drop,
                 lambda name: networks[name][gain],
             ),
-            "Two gain the same: take the one that loses less.",
+            "Where two networks gain the same, take the one that loses less.",
         ),
         Mistake(
             lambda networks, gain, max_accuracy_drop: _ranked(
                 networks, gain, lambda one: one["accuracy_drop"] <= max_accuracy_drop, none=""
             ),
-            'No network is within the limit: then it stays as it is, "dense".',
+            'If no network is within the limit, the answer is "dense".',
         ),
     ),
 )
@@ -194,7 +197,7 @@ TARGETS = ("speedup", "compression_ratio", "max_accuracy_drop")
 
 
 def wrong_field(brief: dict) -> str | None:
-    """Words, then numbers, then what contradicts."""
+    """The first invalid field, or a bottleneck that the targets contradict; else None."""
     if brief["hardware"] not in HARDWARE:
         return "hardware"
     for field, least in zip(TARGETS, (1, 1, 0), strict=True):
@@ -229,7 +232,7 @@ def _brief_cases() -> list[tuple]:
 
 
 def _checked(brief, is_wrong, contradicts=True, known=HARDWARE, least=(1, 1, 0)) -> str | None:
-    """The same with another idea of a wrong number, or with less that is checked."""
+    """The same with another rule for an invalid number, or with fewer checks."""
     if brief["hardware"] not in known:
         return "hardware"
     for field, low in zip(TARGETS, least, strict=True):
@@ -241,7 +244,7 @@ def _checked(brief, is_wrong, contradicts=True, known=HARDWARE, least=(1, 1, 0))
 
 
 def _is_no_number(value: object, least: float) -> bool:
-    return type(value) not in (int, float) or value < least
+    return isinstance(value, bool) or not isinstance(value, int | float) or value < least
 
 
 WRONG_FIELD = Exercise(
@@ -255,37 +258,37 @@ WRONG_FIELD = Exercise(
         'Go through the fields in their order: "hardware", "speedup", "compression_ratio", '
         '"max_accuracy_drop".',
         "A number is an int or a float, neither True nor text.",
-        'Last: a bottleneck of "time" with a speedup of 1 contradicts itself if anything else is '
-        "asked for. If both are 1, nothing is asked, and that is sound.",
+        'Last: a bottleneck of "time" with a speedup of 1 contradicts a compression ratio above '
+        "1, and the other way round. If both are 1, nothing is required, and the brief is valid.",
     ),
     mistakes=(
         Mistake(
             lambda brief: _checked(brief, _is_no_number, contradicts=False),
-            "You read each field by itself. A bottleneck that nothing is asked of contradicts the "
-            "rest.",
+            "You check each field by itself. A bottleneck without a target contradicts a target "
+            "for the other quantity.",
         ),
         Mistake(
             lambda brief: _checked(
                 brief,
                 lambda value, low: not isinstance(value, int | float) or value < low,
             ),
-            "True is an int to isinstance, and 1 in a sum. As a number of points it is a mistake.",
+            "True is an int to isinstance, and 1 in a sum. As a number of points it is invalid.",
         ),
         Mistake(
             lambda brief: _checked(brief, _is_no_number, known=(*HARDWARE, brief["hardware"])),
-            "You believed any hardware. What is not known cannot be decided for.",
+            "You accepted any hardware. Only the listed kinds are valid.",
         ),
         Mistake(
             lambda brief: _checked(brief, _is_no_number, least=(1, 1, 1e-9)),
-            "Zero points may be lost: that is strict, and sound.",
+            "A limit of zero points is strict, but valid.",
         ),
         Mistake(
             lambda brief: _checked(brief, _is_no_number, least=(0, 0, 0)),
-            "To become half as fast is nothing to ask for: a factor is at least 1.",
+            "A target of half the speed makes no sense: a factor is at least 1.",
         ),
         Mistake(
             lambda brief: _checked(brief, _is_no_number) and "brief",
-            "Say *which* field is wrong: whoever wrote the brief has to repair it.",
+            "Return *which* field is wrong: the author of the brief has to repair it.",
         ),
     ),
 )
@@ -295,7 +298,7 @@ WRONG_FIELD = Exercise(
 
 
 def contradictions(claims: dict[str, tuple[dict[str, set], str]]) -> list[tuple[str, str]]:
-    """Pairs that advise differently and that one deployment can meet both conditions of."""
+    """Pairs with different advice whose conditions a single deployment can meet."""
     return [
         (one, other)
         for one, other in combinations(claims, 2)
@@ -315,7 +318,10 @@ CLAIMS = {
 
 
 def _claims_cases() -> list[tuple]:
-    always = {"A": ({}, "structured"), "B": ({}, "unstructured")}
+    always: dict[str, tuple[dict[str, set], str]] = {
+        "A": ({}, "structured"),
+        "B": ({}, "unstructured"),
+    }
     two = {
         "A": ({"network": {"cnn", "mixed"}, "hardware": {"gpu"}}, "unstructured"),
         "B": ({"network": {"mixed"}, "hardware": {"cpu"}}, "structured"),
@@ -343,8 +349,8 @@ CONTRADICTIONS = Exercise(
     hints=(
         "itertools.combinations(claims, 2) gives every pair once, in the order of the claims.",
         "Two claims with the same advice never contradict each other.",
-        "They can meet if every field that *both* speak of has a value that suits both: the sets "
-        "have something in common (`&`). A field that only one speaks of excludes nothing.",
+        "Two conditions can be met together if, for every field that *both* mention, their sets "
+        "share a value (`&`). A field that only one mentions excludes nothing.",
     ),
     mistakes=(
         Mistake(
@@ -353,7 +359,8 @@ CONTRADICTIONS = Exercise(
         ),
         Mistake(
             lambda claims: _pairs(claims, lambda one, other: _can_meet(one[0], other[0])),
-            "These can meet, but some of them advise the same. That is no contradiction.",
+            "These conditions can be met together, but some of the claims give the same advice. "
+            "That is no contradiction.",
         ),
         Mistake(
             lambda claims: _pairs(
@@ -364,8 +371,8 @@ CONTRADICTIONS = Exercise(
                     and _can_meet(one[0], other[0])
                 ),
             ),
-            "You compare only claims that speak of the same fields. A claim about networks and one "
-            "about hardware meet in a deployment that has both.",
+            "You compare only claims that mention the same fields. A claim about networks and one "
+            "about hardware can both apply to one deployment.",
         ),
         Mistake(
             lambda claims: _pairs(
@@ -377,14 +384,14 @@ CONTRADICTIONS = Exercise(
                     )
                 ),
             ),
-            "One field in common is not enough: *every* field that both speak of must suit both. "
-            "And where they speak of no common field, nothing keeps them apart.",
+            "One shared value is not enough: the sets must overlap in *every* field that both "
+            "mention. And if the claims mention no common field, nothing keeps them apart.",
         ),
         Mistake(
             lambda claims: _pairs(
                 claims, lambda one, other: one[1] != other[1] and one[0] == other[0]
             ),
-            "You ask for equal conditions. They only have to overlap.",
+            "You require equal conditions. They only have to overlap.",
         ),
         Mistake(
             lambda claims: [
@@ -395,7 +402,7 @@ CONTRADICTIONS = Exercise(
                 and claims[one][1] != claims[other][1]
                 and _can_meet(claims[one][0], claims[other][0])
             ],
-            "Each pair is there twice, in both orders. Once is enough.",
+            "Each pair appears twice, in both orders. Once is enough.",
         ),
     ),
 )
@@ -405,7 +412,7 @@ CONTRADICTIONS = Exercise(
 
 
 def paid_after(training: float, dense: float, small: float) -> int | None:
-    """The training over what each picture saves, rounded up."""
+    """Pictures until the time saved exceeds the training (s); None if nothing is saved."""
     saved = (dense - small) / 1000
     return math.ceil(training / saved) if saved > 0 else None
 
@@ -431,47 +438,47 @@ PAID_AFTER = Exercise(
     cases=_paid_cases,
     hints=(
         "Each picture saves dense - small milliseconds. A second has a thousand of them.",
-        "The number of pictures is the time of the training over what one of them saves.",
-        "After a part of a picture nothing is paid: math.ceil. And if it saves nothing: None.",
+        "The number of pictures is the time of the training divided by what one of them saves.",
+        "Only whole pictures count: math.ceil. If nothing is saved, return None.",
     ),
     mistakes=(
         Mistake(
             lambda training, dense, small: (
                 math.ceil(training / (dense - small)) if dense > small else None
             ),
-            "The training is in seconds, a picture in milliseconds.",
+            "The training is in seconds, the time of a picture in milliseconds.",
         ),
         Mistake(
             lambda training, dense, small: math.ceil(1000 * training / small),
-            "You count pictures that fit into the training. What pays is what each one *saves*.",
+            "You counted the pictures that fit into the training. Divide by what each one *saves*.",
         ),
         Mistake(
             lambda training, dense, small: (
                 int(1000 * training / (dense - small)) if dense > small else None
             ),
-            "You rounded down: then the last bit is not paid yet.",
+            "You rounded down, so the training is not quite paid off yet.",
         ),
         Mistake(
             lambda training, dense, small: (
                 math.ceil(1000 * training / (dense - small)) if dense != small else None
             ),
-            "A network that is slower never pays, after no number of pictures. Return None.",
+            "A slower network never pays off, whatever the number of pictures. Return None.",
         ),
         Mistake(
             lambda training, dense, small: math.ceil(1000 * training / (dense - small)),
-            "Two that are equally fast save nothing, and you divided by it. Return None.",
+            "Equally fast networks save nothing, and you divided by that. Return None.",
         ),
         Mistake(
             lambda training, dense, small: (
                 math.ceil(1000 * training / (dense / small)) if dense > small else None
             ),
-            "A speed-up is a ratio. What a picture saves is a difference of times.",
+            "A speed-up is a ratio. What a picture saves is a difference of two times.",
         ),
         Mistake(
             lambda training, dense, small: (
                 int(1000 * training / (dense - small)) + 1 if dense > small else None
             ),
-            "Where it comes out even, you counted one picture too many: math.ceil does not.",
+            "If the division has no remainder, you count one picture too many: use math.ceil.",
         ),
     ),
 )

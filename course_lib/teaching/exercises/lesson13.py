@@ -30,7 +30,7 @@ LEITNER = Exercise(
     mistakes=(
         Mistake(
             lambda box, right: (box + 1, 2**box) if right else (1, 1),
-            "There is no box 6: what is right in the last box stays there.",
+            "There is no box 6: after a right answer in the last box, the question stays there.",
         ),
         Mistake(
             lambda box, right: (
@@ -40,7 +40,7 @@ LEITNER = Exercise(
         ),
         Mistake(
             lambda box, right: (next_box(box, right)[0], 2 ** (box - 1)),
-            "Those are the days of the box that it came from. It waits in the new one.",
+            "Those are the days of the old box. The question waits in the new one.",
         ),
         Mistake(
             lambda box, right: (next_box(box, right)[0],) * 2,
@@ -52,7 +52,7 @@ LEITNER = Exercise(
         ),
         Mistake(
             lambda box, right: next_box(box, not right),
-            "You turned it round: right answers go up, wrong ones back to the start.",
+            "You reversed it: right answers go up, wrong ones back to the start.",
         ),
         Mistake(
             lambda box, right: next_box(box, right)[::-1],
@@ -83,7 +83,7 @@ def _guesses() -> list[tuple]:
 
 
 def _near(guess: float, truth: float, judge) -> bool:
-    """``judge`` for guesses of the same sign; never near otherwise."""
+    """``judge`` for guesses of the same sign; False for others."""
     return guess * truth > 0 and judge(guess / truth)
 
 
@@ -95,26 +95,28 @@ WITHIN_FACTOR = Exercise(
     reference=within_factor,
     cases=_guesses,
     hints=(
-        "Twice too large and half too small are the same distance in logarithms.",
+        "Twice too large and half as large are the same distance in logarithms.",
         "`abs(math.log(guess / truth))` is that distance; compare it with `math.log(factor)`.",
-        "Zero and the other sign have no logarithm: return False first. Add 1e-9 for rounding.",
+        "A guess of zero or of the other sign has no logarithm: return False first. Allow 1e-9 "
+        "for rounding.",
     ),
     mistakes=(
         Mistake(
             lambda g, t, f: _near(g, t, lambda r: abs(r - 1) <= f - 1 + 1e-9),
-            "Half as large is a factor of two away, and a relative error of only a half. Use logs.",
+            "Half the truth is a factor of two away, but a relative error of only 0.5. Use "
+            "logarithms.",
         ),
         Mistake(
             lambda g, t, f: _near(g, t, lambda r: r <= f + 1e-9),
-            "You only refuse guesses that are too large. Too small is as wrong.",
+            "You only reject guesses that are too large. Those too small are as wrong.",
         ),
         Mistake(
             lambda g, t, f: _near(g, t, lambda r: r >= 1 / f - 1e-9),
-            "You only refuse guesses that are too small. Too large is as wrong.",
+            "You only reject guesses that are too small. Those too large are as wrong.",
         ),
         Mistake(
             lambda g, t, f: abs(g - t) <= f,
-            "A factor is no difference: 98 is near 100, and 0.02 is far from 0.05.",
+            "A factor is not a difference: 98 is near 100, and 0.02 is far from 0.05.",
         ),
         Mistake(
             lambda g, t, f: _near(g, t, lambda r: abs(math.log(r)) <= f),
@@ -122,7 +124,7 @@ WITHIN_FACTOR = Exercise(
         ),
         Mistake(
             lambda g, t, f: _near(g, t, lambda r: abs(math.log(r)) < math.log(f) - 1e-9),
-            "Exactly a factor away still counts; allow for rounding.",
+            "A guess exactly a factor away still counts; allow for rounding.",
         ),
         Mistake(
             lambda g, t, f: abs(math.log(g / t)) <= math.log(f) + 1e-9,
@@ -130,7 +132,7 @@ WITHIN_FACTOR = Exercise(
         ),
         Mistake(
             lambda g, t, f: g != 0 and abs(math.log(abs(g / t))) <= math.log(f) + 1e-9,
-            "Twice slower is not near twice faster: the signs must agree.",
+            "A loss of 2 points is not near a gain of 2 points: the signs must agree.",
         ),
     ),
 )
@@ -140,7 +142,7 @@ WITHIN_FACTOR = Exercise(
 
 
 def sentence(what: str, ratio: float, low: float, high: float, condition: str) -> str:
-    """Faster, slower or neither, as the interval says, with the condition."""
+    """A sentence that says faster, slower or neither, depending on the interval."""
     if low <= 1 <= high:
         return f"{what}: no difference was measured ({low:.1f} to {high:.1f}), {condition}."
     if low > 1:
@@ -159,7 +161,7 @@ def _rows() -> list[tuple]:
 
 
 def _always(word: str):
-    """A sentence that never asks whether the interval holds one."""
+    """A sentence that ignores whether the interval contains 1."""
     return lambda what, ratio, low, high, condition: (
         f"{what}: {ratio:.1f} times {word} ({low:.1f} to {high:.1f}), {condition}."
     )
@@ -195,22 +197,20 @@ SENTENCE = Exercise(
     reference=sentence,
     cases=_rows,
     hints=(
-        "Three cases: the interval holds 1, lies above it, or lies below it.",
-        "Slower turns the ratio round: 1 / ratio, and the ends of the interval change places.",
+        "Three cases: the interval contains 1, is above it, or is below it.",
+        "For slower, invert the ratio: 1 / ratio, and the ends of the interval swap.",
         "`f'{ratio:.1f}'` has one decimal. The sentence ends with the condition and a full stop.",
     ),
     mistakes=(
-        Mistake(_always("faster"), "Ask the interval first: it may hold 1, or lie below it."),
-        Mistake(_by_ratio, "Where the interval holds 1, no difference was measured. Say so."),
-        Mistake(_unturned, "1 / low is now the *higher* end: the ends change places."),
-        Mistake(
-            _not_inverted, "Half as fast is 2 times slower: turn the ratio and its ends round."
-        ),
+        Mistake(_always("faster"), "Check the interval first: it may contain 1, or be below it."),
+        Mistake(_by_ratio, "Where the interval contains 1, no difference was measured. Say so."),
+        Mistake(_unturned, "1 / low is now the *higher* end: the ends swap."),
+        Mistake(_not_inverted, "Half as fast is 2 times slower: invert the ratio and its ends."),
         Mistake(
             lambda what, ratio, low, high, condition: sentence(what, ratio, low, high, "").replace(
                 ", .", "."
             ),
-            "The condition is missing. Without it the sentence is one of the textbook's.",
+            "The condition is missing. Without it the sentence claims too much.",
         ),
         Mistake(
             lambda what, ratio, low, high, condition: (
@@ -218,13 +218,13 @@ SENTENCE = Exercise(
                 if low > 1
                 else sentence(what, ratio, low, high, condition)
             ),
-            "Give the interval, too: it says how sure you are.",
+            "Give the interval, too: it says how certain the ratio is.",
         ),
         Mistake(
             lambda what, ratio, low, high, condition: sentence(
                 what, ratio, low, high - 1e-9, condition
             ),
-            "An interval that ends exactly at 1 holds it.",
+            "An interval that ends exactly at 1 contains it.",
         ),
     ),
 )
@@ -246,12 +246,12 @@ def _topics() -> list[tuple]:
 
 
 def _firsts(topics: list[str], count: int) -> list[int]:
-    """The first place of each topic, and no second ones."""
+    """The first place of each topic only."""
     return [place for place, topic in enumerate(topics) if topic not in topics[:place]][:count]
 
 
 def _repeated(topics: list[str], count: int) -> list[int]:
-    """As many as asked for, from the beginning again where there are too few."""
+    """As many as requested, starting over where there are too few."""
     order = balanced(topics, len(topics))
     return [order[place % len(order)] for place in range(count)] if order else []
 
@@ -265,15 +265,18 @@ BALANCED = Exercise(
     cases=_topics,
     hints=(
         "First round: the first entry of every topic. Second round: the second of every topic.",
-        "`topics[:place].count(topics[place])` is the round in which a place has its turn.",
+        "`topics[:place].count(topics[place])` is the round in which a place is taken.",
         "Sort the places by (round, first place of their topic), and cut after `count`.",
     ),
     mistakes=(
         Mistake(
             lambda topics, count: list(range(min(count, len(topics)))),
-            "Those are the first ones. A topic with many questions would crowd out the others.",
+            "Those are the first entries. A topic with many questions would crowd out the others.",
         ),
-        Mistake(_firsts, "After the first round comes a second one, as long as there are entries."),
+        Mistake(
+            _firsts,
+            "After the first round comes a second, and so on, as long as there are entries.",
+        ),
         Mistake(
             lambda topics, count: sorted(
                 range(len(topics)), key=lambda place: topics.index(topics[place])
@@ -288,7 +291,7 @@ BALANCED = Exercise(
             "Topics take turns in the order in which they first appear, not by the alphabet.",
         ),
         Mistake(
-            _repeated, "Where there are fewer entries than asked for, return fewer, none twice."
+            _repeated, "If there are fewer entries than `count`, return fewer, none of them twice."
         ),
         Mistake(
             lambda topics, count: [topics[place] for place in balanced(topics, count)],
@@ -296,7 +299,7 @@ BALANCED = Exercise(
         ),
         Mistake(
             lambda topics, count: sorted(balanced(topics, count)),
-            "Return them in the order of the turns; you sorted the places.",
+            "Return the places in the order in which they are taken; you sorted them.",
         ),
     ),
 )
@@ -345,7 +348,7 @@ SUCCESS_INTERVAL = Exercise(
     hints=(
         "p is right / asked, z is 1.96, n is asked. Write the formula down in three lines.",
         "centre = p + z**2 / (2 n); half = z sqrt(p (1 - p) / n + z**2 / (4 n**2)).",
-        "Both are divided by 1 + z**2 / n, and 100 makes percent.",
+        "Divide both by 1 + z**2 / n, and multiply by 100 for percent.",
     ),
     mistakes=(
         Mistake(
@@ -357,21 +360,21 @@ SUCCESS_INTERVAL = Exercise(
                 max(0.0, _plain(right, asked)[0]),
                 min(100.0, _plain(right, asked)[1]),
             ),
-            "Cut off at 0 and 100, the plain interval still has no width after 10 of 10.",
+            "Clipped to 0 and 100, the plain interval still has no width after 10 of 10.",
         ),
         Mistake(
             lambda right, asked: tuple(end / 100 for end in success_interval(right, asked)),
-            "Those are fractions. Return percent.",
+            "Those are fractions. Return percentages.",
         ),
         Mistake(_unscaled, "You forgot to divide by 1 + z**2 / n."),
-        Mistake(_centred, "The centre moves towards a half: p + z**2 / (2 n), before dividing."),
+        Mistake(_centred, "The centre moves towards 0.5: p + z**2 / (2 n), before dividing."),
         Mistake(
             lambda right, asked: success_interval(right, asked)[::-1],
             "Return the lower end first.",
         ),
         Mistake(
             lambda right, asked: _plain(right, asked, z=1.0),
-            "One standard error covers two thirds. Take 1.96, and Wilson's form.",
+            "One standard error covers only about 68 %. Use 1.96, and Wilson's form.",
         ),
     ),
 )

@@ -30,7 +30,7 @@ COMPRESSION_RATIO = Exercise(
     mistakes=(
         Mistake(
             lambda dense_bytes, file_bytes: file_bytes / dense_bytes,
-            "You return the share that is left. A ratio of 4 means a quarter: turn it round.",
+            "You return the share that is left. A ratio of 4 means a quarter: invert it.",
         ),
         Mistake(
             lambda dense_bytes, file_bytes: 1 - file_bytes / dense_bytes,
@@ -46,7 +46,7 @@ COMPRESSION_RATIO = Exercise(
         ),
         Mistake(
             lambda dense_bytes, file_bytes: max(1.0, dense_bytes / file_bytes),
-            "A file can be larger than the network was. Then the ratio is below 1.",
+            "A file can be larger than the network in memory. Then the ratio is below 1.",
         ),
     ),
 )
