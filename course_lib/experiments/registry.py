@@ -168,7 +168,7 @@ EXPERIMENTS = {
             "networks": [
                 {"name": str, "convolutions": str, "attention": str, "amount": float, "seed": int}
                 | {"gone": {"convolutions": float, "attention": float}}
-                | {"before": MEASURED, "after": MEASURED}
+                | {"before": MEASURED, "recalibrated": MEASURED, "after": MEASURED}
             ],
             "parts": [{"network": str, "variant": str, "one thread": TIMED, "two threads": TIMED}],
         },
