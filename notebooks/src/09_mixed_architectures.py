@@ -192,8 +192,9 @@ graph = trace(network, picture)
 print(graph)
 
 # %%
-scored_on = mixed.some_batches(pictures.train)
-removed = mixed.removed(network, graph, mixed.PLAN["both structured 50"], scored_on)
+removed = {}
+for part in mixed.PARTS:
+    removed |= mixed.removed(network, graph, part, 0.5)
 plan = surgery.plan(graph, removed)
 
 
@@ -215,10 +216,11 @@ PICTURED = {
 
 def stays(part, name):
     """Masks of a weight as matrices, by pattern, when half of its part goes."""
-    size = network.get_parameter(name).detach().abs()
-    lowest = masks.lowest_overall(mixed.weights_of(network, part), masks.magnitude, 0.5)
-    found = {"structured": structured(name), "unstructured": lowest[name]}
-    found["2:4"] = masks.nm_mask(size, 2, 4)
+    weight = network.get_parameter(name).detach()
+    share = mixed.shares_gone({name: weight}, plan)[name]
+    found = {"structured": structured(name)}
+    found["unstructured"] = masks.layer_masks(network, {name: share})[name]
+    found["2:4"] = masks.nm_mask(weight.abs(), 2, 4)
     return {how: mask.flatten(1) for how, mask in found.items()}
 
 
@@ -234,15 +236,19 @@ for row, (part, name) in zip(grid, PICTURED.items(), strict=True):
 figures.show(figure, alt="What stays of a convolution and of an attention matrix, three ways.")
 
 # %% [markdown]
-# The orange weights become a smaller matrix, for any hardware. The blue matrix keeps its size, and
-# a kernel has to know where the zeros are. In 2:4, two of every four weights in a row are zero:
-# that is the pattern that sparse tensor cores skip (lesson 05).
+# A convolution has a weight of shape (out, in, 3, 3). Here it is *flattened*: a row holds all the
+# weights of one output, nine for each input. The orange weights become a smaller matrix. The blue
+# matrix keeps its size, and a kernel has to know where the zeros are. In 2:4, two of every four
+# neighbours in such a row are zero: that is the pattern that sparse tensor cores skip (lesson 05).
 #
 # ## As many weights of either
 #
-# For a fair comparison every way removes the same share of the weights of each part. For single
-# weights that is simple. Heads can only be removed whole, so neurons have to make up the
-# difference.
+# Only the structure is to differ. So both ways have the same **criterion**, the magnitude: single
+# weights by their own, channels, heads and neurons by the L1 norm. And both have the same
+# **allocation**: every layer loses as many single weights as whole channels would take from it.
+# The structured way sets the numbers, and it rounds widths to multiples of 8, as lesson 06 advises.
+#
+# Heads can only be removed whole, so neurons have to make up the difference.
 #
 # **Exercise 09.2.** A block has `heads` heads of `per_head` weights and `neurons` neurons of
 # `per_neuron`. The share `amount` of its weights goes. How many heads and how many neurons stay?
@@ -284,25 +290,31 @@ check("09.3", ratio_for)
 # solution("09.3")
 
 # %%
-print(" weights    channels         of a block")
 for amount in (0.5, 0.75, 0.875):
-    ratios = mixed.channel_ratios(network, graph, amount)
-    heads, neurons = mixed.heads_and_neurons_left(amount, 4, 9216, 192, 192)
-    print(
-        f"{amount:7.1%} -> {max(ratios.values()):5.1%} gone, {heads} heads, {neurons} neurons left"
-    )
+    gone, left = {}, {}
+    for part in mixed.PARTS:
+        places = mixed.removed(network, graph, part, amount)
+        weights = mixed.weights_of(network, part)
+        gone[part] = mixed.share_gone(weights, surgery.plan(graph, places))
+        left |= {group: len(graph.groups[group].channels) - len(places[group]) for group in places}
+    widths = [
+        count for group, count in left.items() if group.startswith(mixed.PARTS["convolutions"])
+    ]
+    heads, neurons = left["blocks.0.attention.heads"], left["blocks.0.fc1"]
+    print(f"{amount:6.1%} wanted; gone: " + ", ".join(f"{p} {x:.1%}" for p, x in gone.items()))
+    print(f"        channels left {widths}; a block keeps {heads} heads, {neurons} neurons")
 
 # %% [markdown]
-# Attention has a limit. A block keeps one head, which is an eighth of its weights: at 87.5 % one
-# head and one neuron are all that is left of it. Beyond that, only single weights (or whole blocks)
-# can go.
+# With widths in multiples of 8, the shares are only about those that were wanted; the single
+# weights follow them. Attention has a limit: a block keeps one head, which is an eighth of its
+# weights. Beyond that, only single weights (or whole blocks) can go.
 #
 # Is the removal exact? As in lesson 03, the smaller network must compute the same as the whole one
 # with zeros in the weights that read the removed channels and heads.
 
 # %%
 images = pictures.validation.images[:100]
-smaller, _ = mixed.prune(network, mixed.PLAN["both structured 50"], scored_on)
+smaller, _ = mixed.prune(network, mixed.PLAN["both structured 50"])
 unread = surgery.zero_readers(models.load_trained("conv_attention"), graph, removed)
 with torch.no_grad():
     error = (smaller(images) - unread(images)).abs().max() / unread(images).abs().max()
