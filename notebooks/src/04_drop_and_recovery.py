@@ -150,7 +150,8 @@ for granularity, amounts in removed.items():
 # %%
 print("weights: recalibration moves the band upwards:")
 print(min(band["weights", "recalibrated"]) > max(band["weights", "as it is"]))
-print("channels as it is: none beyond two of sixteen:", max(band["channels", "as it is"]) <= 2 / 16)
+few = max(band["channels", "as it is"], default=0.0)
+print("channels as it is: none of them, or no more than two of sixteen:", few <= 2 / 16)
 
 # %% [markdown]
 # "5 to 15" is true in a narrow window, and where the window lies depends on whether anybody
