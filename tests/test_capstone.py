@@ -8,7 +8,7 @@ import torch
 
 from course_lib.experiments.recordings import COURSE, load
 from course_lib.measuring.timing import compare
-from course_lib.networks import models
+from course_lib.networks import models, training
 from course_lib.networks.data import Images, Splits
 from course_lib.pruning import masks
 from course_lib.teaching import capstone
@@ -112,6 +112,13 @@ def test_an_attempt_is_trained_and_measured(attempt, pictures):
 
 def test_zeros_stay_zeros_through_the_training(attempt):
     assert masks.sparsity(attempt[2]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_without_training_batchnorm_is_recalibrated(pictures):
+    model = capstone.pruned(Plan(channels=0.9), pictures)
+    before = model.bn1.running_mean.clone()
+    capstone.train(model, 0.0, pictures, training.to_labels)
+    assert not torch.equal(model.bn1.running_mean, before) and not model.training
 
 
 def test_a_teacher_is_asked_only_where_the_plan_says_so(pictures, monkeypatch):

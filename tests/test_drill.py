@@ -16,6 +16,7 @@ BANK = questions.load()
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 EXPLAIN, OTHER = BANK["01-rescaling"], BANK["03-flatten"]
+EXPLAIN = EXPLAIN._replace(strong=EXPLAIN.strong[:3])  # three points to answer, however it grows
 ESTIMATE = BANK["04-rounds"]  # the answer is 89.26 %, within 2
 
 

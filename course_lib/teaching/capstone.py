@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -26,10 +27,19 @@ from course_lib.experiments.recordings import COURSE
 from course_lib.experiments.steps import CompressionStep, apply_step
 from course_lib.files import write_whole
 from course_lib.measuring.timing import compare, round_significant
-from course_lib.networks.data import DATA, Splits
+from course_lib.networks.data import DATA, Images, Splits
 from course_lib.networks.models import load_trained, on_device
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import SGD, Objective, Watch, fit, to_labels, to_teacher
+from course_lib.networks.training import (
+    SGD,
+    Objective,
+    Watch,
+    accuracy,
+    fit,
+    recalibrate,
+    to_labels,
+    to_teacher,
+)
 from course_lib.pruning import masks
 
 NETWORK = "resnet18"
@@ -39,6 +49,9 @@ TRIED = 5
 
 #: Pictures per training step.
 BATCH = 128
+
+#: Training pictures, without labels, for recalibrating BatchNorm.
+RECALIBRATED_ON = 1024
 
 #: An attempt so many points below the accuracy limit scores nothing for accuracy.
 HOPELESS = 10.0
@@ -187,6 +200,7 @@ def run(
         PlanError: the plan cannot be carried out.
     """
     model, whole = pruned(plan, data), load_trained(NETWORK)
+    say(_right_after(model, data))
     with _objective(plan, data) as objective:
         say(f"Training will take about {estimate(plan, data, objective):.0f} s.")
         start = time.perf_counter()
@@ -204,6 +218,14 @@ def run(
             accuracy=round(runtime.accuracy(mine, data.validation), 2),
             seconds=round(seconds, 1),
         )
+
+
+def _right_after(model: nn.Module, data: Splits) -> str:
+    """The accuracy before any training in words, as it is and with BatchNorm recalibrated."""
+    few = Images(*(tensor[:1000] for tensor in data.validation))
+    stale = accuracy(model, few)
+    new = accuracy(recalibrate(deepcopy(model), data.train.images[:RECALIBRATED_ON]), few)
+    return f"Right after pruning: {stale:.1f} %, with BatchNorm recalibrated {new:.1f} %."
 
 
 def time_beside(dense: Path, mine: Path, data: Splits) -> float:
@@ -234,9 +256,11 @@ def train(
     """Train ``model`` in place for ``epochs``; weights that are zero stay zero.
 
     The recipe's whole learning-rate schedule is compressed into ``epochs``. With few channels left,
-    that recovers more than its end (:func:`course_lib.experiments.distillation.train`).
+    that recovers more than its end (:func:`course_lib.experiments.distillation.train`). Without
+    training, BatchNorm is recalibrated.
     """
     if not epochs:
+        recalibrate(model, data.train.images[:RECALIBRATED_ON])
         return
     with masks.enforce_masks(on_device(model), masks.masks_of(model)):
         recipe = RECIPES[NETWORK]

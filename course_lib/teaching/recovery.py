@@ -49,7 +49,9 @@ def on_gpu(recording: dict) -> bool:
 def about(recording: dict) -> str:
     """Where a ``recording`` was made, how much of its plan is done, and with which seeds."""
     machine, points = recording["machine"], recording["points"]
-    device = machine["CUDA GPU"] if on_gpu(recording) else machine["processor"]
+    machines = recording.get("machines", [machine])
+    kind = "CUDA GPU" if on_gpu(recording) else "processor"
+    device = " and ".join(dict.fromkeys(each[kind] for each in machines))
     planned = sum(len(run.epoch_fractions) for run in plan(recording["model"], on_gpu(recording)))
     seeds = ", ".join(str(seed) for seed in sorted({point["seed"] for point in points}))
     lines = [

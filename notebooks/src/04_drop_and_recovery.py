@@ -123,7 +123,8 @@ for axes, (granularity, amounts) in zip(pair, removed.items(), strict=True):
         axes.plot(x, percent, line, color=COLOUR[granularity], label=label)
     axes.axhline(10, color="#999999", linestyle=":", linewidth=1.5)
     axes.set(title=granularity, xlabel="removed (%)", ylim=(0, 100))
-    axes.legend(loc="lower left")
+pair[0].legend(loc="lower left")
+pair[1].legend(loc="upper right", framealpha=1)
 pair[0].set_ylabel("accuracy (%)")
 figures.show(figure, alt="Accuracy against share removed, as it is and recalibrated, two panels.")
 
@@ -168,6 +169,8 @@ def named(granularity, amount):
 
 correct = training.correct(net, pictures.test)
 dense = 100 * correct.double().mean().item()
+
+# %% tags=["nbval-ignore-output"]
 drops = {}
 for granularity, amounts in {"weights": (0.5, 0.8, 0.9), "channels": (0.25, 0.5)}.items():
     for amount in amounts:
@@ -680,9 +683,9 @@ print(
 # %% [markdown]
 # From scratch (grey), a fifth of the epochs is not enough, unless nearly all channels go. Liu et
 # al. (2019) gave training from scratch the *full* budget, and with channels removed it then did as
-# well as pruning. Pruning in steps is better only where its interval above does not hold zero: with
-# so short a budget each of the four rounds gets only a small part of it. The intervals cover the
-# test pictures, and the luck of the training where several seeds are recorded.
+# well as pruning. Pruning in steps is better only where its interval above does not contain zero:
+# with so short a budget each of the four rounds gets only a small part of it. The intervals cover
+# the test pictures, and the luck of the training where several seeds are recorded.
 #
 # ## Where is the cliff?
 #

@@ -25,6 +25,8 @@ from course_lib.experiments import recordings
 from course_lib.experiments import structured_speedup as widths
 from course_lib.measuring import cost, estimates
 from course_lib.measuring.estimates import recorded_speedup
+
+# %%
 from course_lib.teaching import claims, figures, recovery
 from course_lib.teaching.exercises import check, hint, solution
 from course_lib.teaching.reading import read
