@@ -8,7 +8,7 @@ import pytest
 
 from course_lib.experiments import drop_recovery, recordings
 from course_lib.experiments.recordings import RecordingError
-from course_lib.measuring import quality
+from course_lib.measuring import estimates, quality
 from course_lib.teaching import claims, recovery
 from course_lib.teaching.exercises import EXERCISES
 
@@ -48,6 +48,7 @@ def recording():
             point(91.0, 91.5),
             point(90.0, 91.5, seed=1),
             point(90.8, 91.8, schedule="rewound"),
+            point(90.8, 91.8, schedule="rewound", seed=1),
             point(80.0, epoch_fraction=0.05),
             point(60.0, schedule="one-cycle", method="scratch"),
         ],
@@ -91,7 +92,7 @@ def test_without_any_recording_the_message_says_how_to_get_one(tmp_path):
 def test_a_half_done_recording_says_so(recording):
     said = recovery.about(recording | {"name": "cpu-2core"})
     assert "cpu-2core (abacus, 1 threads)" in said and "seeds 0, 1" in said
-    assert "5 of " in said and "not complete" in said
+    assert "6 of " in said and "not complete" in said
     recording["machine"] = MACHINE | {"CUDA GPU": "H100"}
     assert "(H100, " in recovery.about(recording | {"name": "h100"})
 
@@ -103,7 +104,7 @@ def test_a_complete_recording_lacks_nothing(recording):
 
 
 def test_points_are_found_by_what_they_are(recording):
-    assert len(recordings.points(recording)) == 5
+    assert len(recordings.points(recording)) == 6
     assert [each["seed"] for each in recordings.points(recording, schedule="constant")] == [0, 1, 0]
     assert recordings.points(recording, granularity="channels") == []
 
@@ -120,8 +121,28 @@ def test_the_schedule_is_chosen_on_validation_pictures(recording):
     assert recovery.gap(recording, "weights", 0.9) == pytest.approx(1.2)  # 91.8 beats 91.5
 
 
+def test_a_gap_has_the_interval_of_pictures_and_of_seeds(recording):
+    where = (recording, "weights", 0.9)
+    single = recovery.gap_estimate(*where, method="scratch")
+    assert single == pytest.approx(quality_of(92.0, 60.0))
+    several = recovery.gap_estimate(*where, schedule="constant")
+    assert several.value == 1.5
+    assert several.high - several.value > estimates.over_seeds([1.0, 2.0]).high - 1.5
+    recording["points"][-1] |= {"only_dense": 3300, "only_pruned": 100}
+    paired = recovery.gap_estimate(*where, method="scratch")
+    assert paired.value == pytest.approx(32.0) and paired.high < single.high
+    assert recovery.gap_estimate(*where, 1.0) is None
+
+
+def quality_of(dense, accuracy):
+    return estimates.unpaired(dense, accuracy, recovery.TEST_PICTURES)
+
+
 def test_so_is_the_constant_rate(recording):
-    recording["points"] += [point(91.3, 91.4, lr=0.02), point(90.1, 91.9, lr=0.06)]
+    for seed in (0, 1):
+        recording["points"] += [point(91.3, 91.4, lr=0.02, seed=seed)]
+        recording["points"] += [point(90.1, 91.9, lr=0.06, seed=seed)]
+    recording["points"] += [point(91.9, 92.5, lr=0.1)]  # a single training does not compete
     assert recovery.gap(recording, "weights", 0.9, schedule="constant") == pytest.approx(1.9)
 
 

@@ -73,22 +73,18 @@ def right_after(recording: dict, granularity: str, amount: float) -> float:
 
 
 def gaps(
-    recording: dict,
-    granularity: str,
-    amount: float,
-    epoch_fraction: float = 0.2,
-    *,
-    method: str = "one-shot",
-    schedule: str | None = None,
+    recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
 ) -> list[float]:
     """Test accuracy still lost after retraining, in points, for each seed that is recorded.
 
     Args:
-        schedule: None selects the one with the best accuracy on the validation pictures. Of several
-            learning rates of a schedule, the one that is best on them is selected, too.
+        how: ``method``, "one-shot" by default; ``schedule``, by default the one with the best
+            accuracy on the validation pictures. Of several learning rates of a schedule, the best
+            on them is selected, too. Only those with the most seeds compete: a single training may
+            have been lucky.
     """
     dense = recording["dense"]["accuracy"]
-    found = _selected(recording, granularity, amount, epoch_fraction, method, schedule)
+    found = _selected(recording, granularity, amount, epoch_fraction, **how)
     return [dense - point["accuracy"] for point in found]
 
 
@@ -97,8 +93,8 @@ def _selected(
     granularity: str,
     amount: float,
     epoch_fraction: float,
-    method: str,
-    schedule: str | None,
+    method: str = "one-shot",
+    schedule: str | None = None,
 ) -> list[dict]:
     """The points of :func:`gaps`."""
     what = {
@@ -109,7 +105,9 @@ def _selected(
     }
     found = recordings.points(recording, **what)
     groups = _by_rates([point for point in found if schedule in (None, point["schedule"])])
-    return max(groups.values(), key=_mean_validation, default=[])
+    most = max(map(len, groups.values()), default=0)
+    rivals = [points for points in groups.values() if len(points) == most]
+    return max(rivals, key=_mean_validation, default=[])
 
 
 def _mean_validation(points: list[dict]) -> float:
@@ -133,13 +131,7 @@ def gap(
 
 
 def gap_estimate(
-    recording: dict,
-    granularity: str,
-    amount: float,
-    epoch_fraction: float = 0.2,
-    *,
-    method: str = "one-shot",
-    schedule: str | None = None,
+    recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
 ) -> Estimate | None:
     """The mean of :func:`gaps` with its 95 % interval, in points; None if none is recorded.
 
@@ -147,7 +139,7 @@ def gap_estimate(
     both networks gets right, otherwise wider. With several seeds it also covers the luck of the
     training; with a single one it does not.
     """
-    found = _selected(recording, granularity, amount, epoch_fraction, method, schedule)
+    found = _selected(recording, granularity, amount, epoch_fraction, **how)
     if not found:
         return None
     dense = recording["dense"]["accuracy"]

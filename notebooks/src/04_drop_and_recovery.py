@@ -135,9 +135,10 @@ print("a quarter of the channels: over 50 points come back:", back["channels", 0
 print("half: over 20 points are still lost:", dense_some - anew["channels", 0.5] > 20)
 
 # %% [markdown]
-# All curves end at random guessing (dotted). Most of the way down is not lost knowledge: it is
-# stale statistics, above all where channels go. The grey band is the textbook's 5 to 15 points.
-# Which of the measured amounts lie in it?
+# As they are, both curves fall to random guessing (dotted). Much of that is not lost knowledge but
+# stale statistics: nearly all of it up to 90 % of the weights or a quarter of the channels, less
+# and less beyond. The grey band is the textbook's 5 to 15 points. Which of the measured amounts lie
+# in it?
 
 # %% tags=["nbval-ignore-output"]
 band = {}
@@ -853,7 +854,7 @@ print("some are too close to call:", len(close) > 0)
 #
 # - Drop, recovery and gap are given in points. Without the amount, the budget and the schedule none
 #   of them says much.
-# - Most of the drop right after pruning is stale statistics: recalibrate BatchNorm before you
+# - Much of the drop right after pruning is stale statistics: recalibrate BatchNorm before you
 #   judge.
 # - Most of the recovery takes a fraction of an epoch. The last points take the rest.
 # - With a tiny budget, a rewound schedule has rates of nearly zero; a small constant rate gets
