@@ -14,6 +14,7 @@ from course_lib.experiments.drop_recovery import (
     SCHEDULES,
     Run,
     Sweep,
+    keys,
     measure,
     plan,
     stages,
@@ -140,13 +141,8 @@ def test_plan_of_the_small_network_begins_with_every_amount_at_a_fifth_of_the_ep
 @pytest.mark.parametrize("model", ["small_resnet", "resnet18"])
 @pytest.mark.parametrize("gpu", [False, True])
 def test_no_plan_has_a_point_twice(model, gpu):
-    recipe = RECIPES[model]
-    keys = [
-        tuple(drop_recovery._key(run, epoch_fraction, recipe).values())
-        for run in plan(model, gpu)
-        for epoch_fraction in run.epoch_fractions
-    ]
-    assert len(keys) == len(set(keys)) > 0
+    found = [tuple(key.values()) for run in plan(model, gpu) for key in keys(run, model)]
+    assert len(found) == len(set(found)) > 0
 
 
 def test_plan_of_resnet18_has_the_larger_budget_first_then_more_seeds():

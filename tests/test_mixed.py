@@ -9,10 +9,11 @@ from interruptions import each, interrupt
 
 from course_lib.deployment import pruned_file
 from course_lib.deployment.forms import FORMS
-from course_lib.experiments import mixed, recordings, registry
+from course_lib.experiments import mixed, recordings
 from course_lib.experiments.mixed import AMOUNTS, PARTS, PLAN, WAYS, Variant, Way
 from course_lib.experiments.recorder import record
 from course_lib.experiments.recordings import network_file
+from course_lib.measuring.quality import Evaluation
 from course_lib.networks import models
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import EXAMPLE
@@ -158,7 +159,7 @@ def test_a_network_trains_what_is_left_and_its_file_says_which(network, pictures
     made, found = mixed.make_variant(PLAN["reverse 87.5"], network, pictures)
     assert found["gone"] == mixed.gone(made, network)  # zeros stayed zero
     for when in ("before", "recalibrated", "after"):
-        assert {*found[when]} == {*registry.MEASURED}
+        assert {*found[when]} == {*Evaluation.__annotations__}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     loaded, _ = pruned_file.load(pruned_file.save(made, mixed.NETWORK, tmp_path / "a.pruned"))
     images = pictures.test.images[:4]

@@ -3,6 +3,7 @@
 import json
 import threading
 from types import SimpleNamespace
+from typing import TypedDict
 
 import pytest
 
@@ -10,9 +11,26 @@ from course_lib.__main__ import main
 from course_lib.experiments import recorder, recordings
 from course_lib.experiments.recorder import Part, merge, record
 from course_lib.experiments.recordings import RecordingError
-from course_lib.experiments.registry import EXPERIMENTS, HEADER, Experiment
+from course_lib.experiments.records import RECORDS, Header
+from course_lib.experiments.registry import EXPERIMENTS, Experiment
 
 SQUARES = [{"number": number} for number in range(7)]
+
+
+class Square(TypedDict):
+    number: int
+    square: int
+    odd: int
+
+
+class Refused(TypedDict):
+    number: int
+    why: str
+
+
+class Squares(Header):
+    points: list[Square]
+    refused: list[Refused]
 
 
 class Toy:
@@ -38,9 +56,8 @@ class Toy:
 
 @pytest.fixture
 def toy(monkeypatch):
-    table = {"number": int, "square": int, "odd": int}
-    shape = HEADER | {"points": [table], "refused": [{"number": int, "why": str}]}
-    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("numbers", shape))
+    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("numbers"))
+    monkeypatch.setitem(RECORDS, "toy", Squares)
     made = Toy()
     monkeypatch.setattr(recorder, "module_of", lambda name: made)
     return made

@@ -92,14 +92,16 @@ def test_without_any_recording_the_message_says_how_to_get_one(tmp_path):
 def test_a_half_done_recording_says_so(recording):
     said = recovery.about(recording | {"name": "cpu-2core"})
     assert "cpu-2core (abacus, 1 threads)" in said and "seeds 0, 1" in said
-    assert "6 of " in said and "not complete" in said
+    assert "6 points" in said and "not complete" in said
     recording["machine"] = MACHINE | {"CUDA GPU": "H100"}
     assert "(H100, " in recovery.about(recording | {"name": "h100"})
 
 
 def test_a_complete_recording_lacks_nothing(recording):
     runs = drop_recovery.plan("small_resnet", gpu=False)
-    recording["points"] = [point(91.0, seed=run.seed) for run in runs for _ in run.epoch_fractions]
+    recording["points"] = [
+        point(91.0, **key) for run in runs for key in drop_recovery.keys(run, "small_resnet")
+    ]
     assert "not complete" not in recovery.about(recording | {"name": "cpu-2core"})
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from course_lib.experiments import recordings
-from course_lib.experiments.registry import EXPERIMENTS, TIMED, Experiment
+from course_lib.experiments.records import RECORDS
+from course_lib.experiments.registry import EXPERIMENTS, Experiment
 from course_lib.measuring import timing
 from course_lib.measuring.machine import machine_facts
 from course_lib.measuring.timing import (
@@ -23,6 +24,7 @@ from course_lib.measuring.timing import (
     SHORTEST_SAMPLE,
     Comparison,
     CpuClock,
+    Recorded,
     SelfTest,
     Speedup,
     Timing,
@@ -502,7 +504,8 @@ def test_a_speedup_prints_its_interval():
 def test_what_is_recorded_fits_a_recording(clock, monkeypatch):
     result = compare({"a": clock.candidate("a", lambda: 2), "b": clock.candidate("b", lambda: 1)})
     entry = as_recorded(result.timings["b"], result.speedup("b", over="a"))
-    monkeypatch.setitem(EXPERIMENTS, "timed", Experiment("", TIMED))
+    monkeypatch.setitem(EXPERIMENTS, "timed", Experiment(""))
+    monkeypatch.setitem(RECORDS, "timed", Recorded)
     assert recordings.check(json.loads(json.dumps(entry)), "timed") == entry
     assert entry == {
         "median": 1,

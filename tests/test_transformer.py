@@ -6,11 +6,12 @@ import torch
 from interruptions import each, interrupt
 
 from course_lib.deployment import forms
-from course_lib.experiments import recorder, recordings, registry, transformer
+from course_lib.experiments import recorder, recordings, transformer
 from course_lib.experiments.minilm_steps import EncoderStep, apply_step, load
 from course_lib.experiments.recorder import record
 from course_lib.experiments.recordings import network_file, recorded_file
 from course_lib.experiments.transformer import PLAN, one_shot
+from course_lib.measuring.quality import Evaluation
 from course_lib.networks import minilm
 from course_lib.networks.data import Splits
 from course_lib.networks.minilm import PAD, Sentences
@@ -181,7 +182,7 @@ def test_a_recording_holds_every_table(quick, measured, tmp_path):
     assert [row["pattern"] for row in found["retrained"]] == ["2:4"]
     assert all(found[table] == measured[table] for table in measured)
     for entry, (name, step) in zip(found["networks"], SMALL_PLAN.items(), strict=True):
-        assert entry.pop("before").keys() == registry.MEASURED.keys()
+        assert entry.pop("before").keys() == Evaluation.__annotations__.keys()
         assert entry == {"name": name} | step._asdict()
 
 

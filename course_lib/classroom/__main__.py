@@ -22,7 +22,11 @@ def build(_: argparse.Namespace) -> None:
 
 
 def grade(chosen: argparse.Namespace) -> None:
-    """Grade a folder of submissions and print the results."""
+    """Grade a folder of submissions and print the results.
+
+    Raises:
+        ClassroomError: no folder was named.
+    """
     if not chosen.folder:
         raise ClassroomError("Name the folder: make grade SUBMISSIONS=path/to/folder")
     if chosen.unprotected:

@@ -3,13 +3,24 @@
 :mod:`course_lib.decision.rules` looks up here what to expect of a step.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import COURSE, RecordingError
+from course_lib.experiments.records import (
+    Compression,
+    DeployedPoint,
+    Distillation,
+    DropRecovery,
+    Mixed,
+    OneShotAccuracy,
+    RetrainedNetwork,
+    StructuredSpeedup,
+    Transformer,
+)
 from course_lib.measuring.estimates import Estimate, exact, ratio, recorded_speedup
 from course_lib.measuring.machine import machine_name
 from course_lib.networks.data import DATA
@@ -87,7 +98,7 @@ def machines(known: Iterable[Evidence]) -> list[str]:
     return sorted({source.rpartition(" on ")[2] for source in sources})
 
 
-def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[dict, str]:
+def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[Any, str]:
     """The recording of this machine if there is one, else the course's; and its name.
 
     Raises:
@@ -108,29 +119,39 @@ def chosen(experiment: str, model: str | None, root: Path = DATA) -> tuple[dict,
 
 
 def _compression(root: Path) -> Iterator[Evidence]:
+    found: Compression
     found, source = chosen("compression", "resnet18", root)
     distilled = ({"distilled": True} | entry for entry in found["networks"])  # all of them were
     return _deployed("cnn", found["points"], _made(distilled), source)
 
 
 def _transformer(root: Path) -> Iterator[Evidence]:
+    found: Transformer
     found, source = chosen("transformer", "minilm", root)
     yield from _deployed("transformer", found["points"], _made(found["networks"]), source)
     dense = _named(found["points"], "dense")
     short = min((one["epoch_fraction"] for one in found["networks"]), default=0.0)
-    for rows, epoch_fraction in ((found["one_shot"], 0.0), (found["retrained"], short)):
-        for row in rows:
-            step = "2:4" if row["pattern"] == "2:4" else "unstructured"
-            name = f"{row['method']} {row['pattern']}"
-            accuracy_drop = dense["accuracy"] - row["accuracy"]
-            in_place = _in_place("transformer", name, step, epoch_fraction, accuracy_drop, source)
-            yield in_place
-            if "bytes" in row:
-                ratio = dense["bytes"] / row["bytes"]
-                yield in_place._replace(form="packed", compression_ratio=ratio)
+    for row in found["one_shot"]:
+        yield _masked(row, 0.0, dense, source)
+    for row in found["retrained"]:
+        masked = _masked(row, short, dense, source)
+        yield masked
+        ratio = dense["bytes"] / row["bytes"]
+        yield masked._replace(form="packed", compression_ratio=ratio)
+
+
+def _masked(
+    row: OneShotAccuracy, epoch_fraction: float, dense: DeployedPoint, source: str
+) -> Evidence:
+    """A transformer with masks, trained for a fraction of the epochs."""
+    step = "2:4" if row["pattern"] == "2:4" else "unstructured"
+    name = f"{row['method']} {row['pattern']}"
+    accuracy_drop = dense["accuracy"] - row["accuracy"]
+    return _in_place("transformer", name, step, epoch_fraction, accuracy_drop, source)
 
 
 def _mixed(root: Path) -> Iterator[Evidence]:
+    found: Mixed
     found, source = chosen("mixed", "conv_attention", root)
     epoch_fraction = found["recipe"]["epoch_fraction"]
     made = _made([]) | {
@@ -140,7 +161,7 @@ def _mixed(root: Path) -> Iterator[Evidence]:
     return _deployed("mixed", found["points"], made, source)
 
 
-def _made(networks: Iterable[dict]) -> dict[str, Made]:
+def _made(networks: Iterable[Mapping[str, Any]]) -> dict[str, Made]:
     """By name, what was done to each network, and to those that it was made from."""
     made = {"dense": Made(frozenset(), 0.0)}
     for entry in networks:
@@ -153,7 +174,7 @@ def _made(networks: Iterable[dict]) -> dict[str, Made]:
 
 
 def _deployed(
-    architecture: str, points: list[dict], made: dict[str, Made], source: str
+    architecture: str, points: list[DeployedPoint], made: dict[str, Made], source: str
 ) -> Iterator[Evidence]:
     """The points of a recording in every form, beside the dense network in float32."""
     dense = _named(points, "dense")
@@ -163,12 +184,17 @@ def _deployed(
             yield _row(architecture, point, made[point["network"]], dense, float32, source)
 
 
-def _named(points: list[dict], network: str) -> dict:
+def _named(points: list[DeployedPoint], network: str) -> DeployedPoint:
     return next(one for one in points if (one["network"], one["form"]) == (network, "float32"))
 
 
 def _row(
-    architecture: str, point: dict, made: Made, dense: dict, float32: dict, source: str
+    architecture: str,
+    point: DeployedPoint,
+    made: Made,
+    dense: DeployedPoint,
+    float32: DeployedPoint,
+    source: str,
 ) -> Evidence:
     speedup = _over(point, dense)
     return Evidence(
@@ -187,7 +213,7 @@ def _row(
     )
 
 
-def _over(point: dict, dense: dict) -> Estimate:
+def _over(point: DeployedPoint, dense: DeployedPoint) -> Estimate:
     """Speed-up over ``dense``; the recorded one is over the first network of the recording."""
     if point is dense:
         return exact(1.0)
@@ -213,7 +239,9 @@ def _in_place(
 
 def _drop_recovery(root: Path) -> Iterator[Evidence]:
     """ResNet-18 without a teacher, after short trainings; its times are those of PyTorch."""
+    found: DropRecovery
     found, source = chosen("drop_recovery", "resnet18", root)
+    speeds: StructuredSpeedup
     speeds, timed = chosen("structured_speedup", "resnet18", root)
     for point in found["points"]:
         accuracy_drop = found["dense"]["accuracy"] - point["accuracy"]
@@ -230,7 +258,12 @@ def _drop_recovery(root: Path) -> Iterator[Evidence]:
 
 
 def _narrowed(
-    found: dict, point: dict, name: str, accuracy_drop: float, speedup: Estimate, source: str
+    found: DropRecovery,
+    point: RetrainedNetwork,
+    name: str,
+    accuracy_drop: float,
+    speedup: Estimate,
+    source: str,
 ) -> Evidence:
     (left,) = (
         one
@@ -253,7 +286,7 @@ def _narrowed(
     )
 
 
-def _speed_without(amount: float, recording: dict) -> Estimate:
+def _speed_without(amount: float, recording: StructuredSpeedup) -> Estimate:
     """The speed-up for one picture at the nearest recorded width that is not narrower."""
     rows = recordings.points(recording, part="resnet18", batch=1)
     wider = [row for row in rows if row["removed"] <= amount]
@@ -262,6 +295,7 @@ def _speed_without(amount: float, recording: dict) -> Estimate:
 
 def _distillation(root: Path) -> Iterator[Evidence]:
     """The narrow ResNet-18, trained in all four ways but from scratch without a teacher."""
+    found: Distillation
     found, source = chosen("distillation", "resnet18", root)
     if not found["deployed"]:
         return

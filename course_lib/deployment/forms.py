@@ -112,6 +112,9 @@ def timed(
     """The runtime's times for ``example``, by file name, as a recording stores them.
 
     All ``files`` take turns, with one thread and then with two; speed-ups are over the first.
+
+    Args:
+        example: pictures (N, 1, 28, 28), or whatever shape the networks take.
     """
     found = {
         label: compare(

@@ -48,7 +48,7 @@ class Quantized(NamedTuple):
 
     @property
     def values(self) -> torch.Tensor:
-        """The numbers that the codes stand for, float32."""
+        """The numbers that the codes stand for, float32, of the shape of the codes."""
         codes = self.codes.float()
         return (codes - _along(self.zero_point, codes, self.axis)) * _along(
             self.scale, codes, self.axis
@@ -83,7 +83,8 @@ def affine(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quan
     """``values`` as unsigned integers, over the range from their lowest to their highest.
 
     That suits activations, which may all be positive. Zero is always in the range and has an exact
-    code, so that padding with zeros stays exact. Arguments and errors: :func:`symmetric`.
+    code, so that padding with zeros stays exact. Arguments, of any shape, and errors are those of
+    :func:`symmetric`.
     """
     _check(values, bits, axis)
     most = 2**bits - 1
@@ -97,7 +98,11 @@ def affine(values: torch.Tensor, bits: int = 8, axis: int | None = None) -> Quan
 
 
 def relative_error(values: torch.Tensor, quantized: Quantized) -> float:
-    """Root mean square error of quantization, over the root mean square of ``values``."""
+    """Root mean square error of quantization, over the root mean square of ``values``.
+
+    Raises:
+        ValueError: ``values`` and the codes differ in shape.
+    """
     if quantized.codes.shape != values.shape:
         raise ValueError(
             f"Codes of shape {tuple(quantized.codes.shape)} do not stand for values of shape "
@@ -392,7 +397,7 @@ def sensitivity(
 
     Args:
         source: the network in float32.
-        pictures: what the activations are calibrated with.
+        pictures: what the activations are calibrated with, (N, 1, 28, 28).
         data: validation pictures.
         names: layers to look at, from :func:`layers`.
     """

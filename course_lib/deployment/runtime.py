@@ -120,7 +120,11 @@ class Deployed:
 
 
 def accuracy(file: Path, data: Images, threads: int = 2, batch_size: int = 500) -> float:
-    """Percent of ``data`` that the network in ``file`` gets right, in the runtime."""
+    """Percent of ``data`` that the network in ``file`` gets right, in the runtime.
+
+    Raises:
+        DeployError: there are no pictures, or they do not fit the network.
+    """
     if not len(data.labels):
         raise DeployError("Accuracy needs at least one picture; got none.")
     run, right = Deployed(file, threads), 0

@@ -86,14 +86,18 @@ class Row(NamedTuple):
 
 
 def csr(weight: torch.Tensor) -> torch.Tensor:
-    """Compressed sparse rows: each nonzero value with its column, and where each row begins."""
+    """Compressed sparse rows: each nonzero value with its column, and where each row begins.
+
+    Args:
+        weight: (out, in), as for all formats.
+    """
     held = weight.to_sparse_csr()
     places = held.crow_indices().int(), held.col_indices().int()  # 32 bits are enough
     return torch.sparse_csr_tensor(*places, held.values(), weight.shape)
 
 
 def coo(weight: torch.Tensor) -> torch.Tensor:
-    """Coordinates: each nonzero value with its row and its column."""
+    """Coordinates: each nonzero value of (out, in) with its row and its column."""
     return weight.to_sparse_coo().coalesce()
 
 
@@ -110,6 +114,9 @@ def bsr(weight: torch.Tensor, block: int) -> torch.Tensor:
 
 def two_four(weight: torch.Tensor) -> torch.Tensor:
     """2:4: two of every four values, and two bits for the place of each (Mishra et al., 2021).
+
+    Args:
+        weight: (out, in), float16 or bfloat16 on a CUDA GPU.
 
     Raises:
         Unsupported: there are no sparse tensor cores here.
@@ -133,7 +140,7 @@ FORMATS = {
 
 
 def held_bytes(held: torch.Tensor) -> int:
-    """Bytes of the values and of the indices that say where they belong."""
+    """Bytes of the values and of the indices of a matrix of any shape and format."""
     if held.layout is torch.strided and type(held) is torch.Tensor:
         parts = [held]
     elif held.layout is torch.sparse_coo:
@@ -375,6 +382,11 @@ class SparseLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs (..., out) of inputs (..., in).
+
+        Raises:
+            ValueError: ``x`` has another width or type than the weight.
+        """
         columns = self.weight.shape[1]
         if x.shape[-1:] != (columns,) or x.dtype != self.weight.dtype:
             raise ValueError(
@@ -456,7 +468,7 @@ def converted(
 
     Args:
         model: any network; the copy is in ``eval`` mode.
-        example: an input, with the batch size that the network will be used with.
+        example: an input of the shape, batch included, that the network will be used with.
         formats: names in :data:`FORMATS`.
         measuring: further arguments of :func:`measure`.
 

@@ -98,7 +98,7 @@ def _check_dense(tensor: torch.Tensor) -> None:
 
 
 def decode(encoded: Encoded) -> torch.Tensor:
-    """The tensor that :func:`encode` was given, bit for bit except for the sign of a zero.
+    """The tensor that :func:`encode` was given, of the same shape, bit for bit but for signs of 0.
 
     Raises:
         StorageError: the parts do not fit together.
@@ -115,7 +115,7 @@ def decode(encoded: Encoded) -> torch.Tensor:
 
 
 def smallest(tensor: torch.Tensor) -> Encoded:
-    """``tensor`` in the way that takes the fewest bytes, of those that are worth trying."""
+    """``tensor``, of any shape, in the way that takes the fewest bytes of those worth trying."""
     _check_dense(tensor)
     if tensor.numel() <= SHORT:
         return encode(tensor, "dense", "plain")
@@ -162,7 +162,7 @@ class Bound(NamedTuple):
 
 
 def bound(tensor: torch.Tensor) -> Bound:
-    """The entropy bound of ``tensor``: of its mask, and of the values that are not zero.
+    """The entropy bound of ``tensor``, of any shape: of its mask and of its nonzero values.
 
     The symbols are the values or their bytes, whichever takes less; different ones are listed once.
     A tensor of a few numbers is best stored as it is.
@@ -200,7 +200,8 @@ def share_weights(weight: torch.Tensor, count: int, steps: int = 30) -> torch.Te
     """``weight`` with only ``count`` different values besides zero: k-means (Han et al., 2016).
 
     The values start evenly spaced between the lowest and the highest weight, which Deep Compression
-    found best: it leaves the few large weights values of their own.
+    found best: it leaves the few large weights values of their own. The result has the shape of
+    ``weight``, which may be any.
 
     Raises:
         ValueError: ``count`` is not from 1 to :data:`MOST_SHARED`.

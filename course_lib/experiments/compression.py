@@ -16,11 +16,11 @@ from course_lib.deployment.forms import IN_A_ROW, deployed, measure, teacher
 from course_lib.deployment.pruned_file import load
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments.recorder import Recording
-from course_lib.experiments.steps import CompressionStep, apply_step
+from course_lib.experiments.steps import CompressionStep, RightAfter, apply_step, right_after
 from course_lib.measuring.timing import compare
 from course_lib.networks.data import Splits, fashion_mnist
-from course_lib.networks.models import load_trained
-from course_lib.networks.training import accuracy, to_teacher
+from course_lib.networks.models import load_trained, on_device
+from course_lib.networks.training import accuracy, to_labels, to_teacher
 
 #: The networks to make, by trained network: each from "dense" or from an earlier one. Removing 75 %
 #: leaves 16, 32, 64 and 128 channels, which fill the vector units of a processor (lesson 06).
@@ -53,7 +53,7 @@ def run(recording: Recording) -> None:
         source, progress = models[step.source], partial(bar, text="steps")
         made = apply_step(step, source, network, data, to_teacher(logits), progress)
         say(f"validation {accuracy(made, data.validation):.2f} %")
-        return made, {}
+        return made, {**before_training(step, source, data)}
 
     with teacher(network, data) as logits:
         for name, step in bar(PLANS[network].items(), "networks"):
@@ -61,6 +61,12 @@ def run(recording: Recording) -> None:
             models[name] = recording.network(entry, partial(make, step), load)
     if not recording["points"]:
         recording.write(**measure(models, network, data))
+
+
+def before_training(step: CompressionStep, source: nn.Module, data: Splits) -> RightAfter:
+    """The accuracy of ``source`` compressed by ``step``, without the training that follows it."""
+    untrained = step._replace(epoch_fraction=0.0)
+    return right_after(on_device(apply_step(untrained, source, "", data, to_labels)), data)
 
 
 # --- the challenge of lesson 07 -----------------------------------------------------------------

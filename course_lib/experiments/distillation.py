@@ -18,6 +18,7 @@ from course_lib.deployment.pruned_file import load, save
 from course_lib.experiments import recordings
 from course_lib.experiments.recorder import Recording
 from course_lib.experiments.recordings import is_there, network_file
+from course_lib.experiments.records import Distillation, TeacherCost
 from course_lib.measuring.quality import evaluate
 from course_lib.measuring.timing import compare, round_significant
 from course_lib.networks.data import Images, Splits, fashion_mnist
@@ -161,7 +162,7 @@ def teacher_cost(
     epochs: float = 1 / 39,
     rounds: int = 30,
     seconds: float = 60.0,
-) -> dict:
+) -> TeacherCost:
     """How many times as long training takes with the ``teacher`` as without.
 
     Runs of a few steps with and without the teacher are timed alternately, see
@@ -183,11 +184,14 @@ def teacher_cost(
     }
     found = compare(trainings, rounds=rounds, seconds=seconds, limit=LIMIT)
     ratio = found.speedup("labels", over="teacher")
+    seconds_of = {name: one.median / 1000 / epochs for name, one in found.timings.items()}
     return {
         "ratio": round_significant(ratio.value),
         "interval": [round_significant(ratio.low), round_significant(ratio.high)],
         "rounds": len(found.timings["labels"].milliseconds),
-    } | {name: round_significant(one.median / 1000 / epochs) for name, one in found.timings.items()}
+        "labels": round_significant(seconds_of["labels"]),
+        "teacher": round_significant(seconds_of["teacher"]),
+    }
 
 
 def _fit(student: nn.Module, data: Images, **how) -> None:
@@ -270,13 +274,13 @@ def _measure_deployed(recording: Recording, data: Splits) -> None:
 # --- reading a recording ------------------------------------------------------------------------
 
 
-def by_seed(recording: dict, method: str, time_fraction: float) -> list[float]:
+def by_seed(recording: Distillation, method: str, time_fraction: float) -> list[float]:
     """Test accuracies of a method at a budget, in percent, in the order of the seeds."""
     found = recordings.points(recording, method=method, time_fraction=time_fraction)
     return [one["accuracy"] for one in sorted(found, key=lambda one: one["seed"])]
 
 
-def gains(recording: dict, first: str, second: str, time_fraction: float) -> list[float]:
+def gains(recording: Distillation, first: str, second: str, time_fraction: float) -> list[float]:
     """Test accuracy of ``first`` minus that of ``second``, in points, for each seed of both."""
     pairs = zip(
         *(by_seed(recording, name, time_fraction) for name in (first, second)), strict=False

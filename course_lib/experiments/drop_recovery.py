@@ -12,6 +12,7 @@ import torch
 
 from course_lib.bars import bar, say
 from course_lib.experiments.recorder import Recording
+from course_lib.experiments.steps import RECALIBRATED_ON
 from course_lib.measuring.quality import evaluate, evaluate_beside, size
 from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import load_trained, on_device, reinitialized
@@ -34,16 +35,16 @@ from course_lib.pruning.masks import cubic_sparsity, enforce_masks
 AMOUNTS = {"weights": (0.50, 0.80, 0.90, 0.95, 0.98), "channels": (0.25, 0.50, 0.70, 0.85)}
 
 #: The amounts that are recorded for every budget, with several seeds.
-SOME = {"weights": (0.80, 0.90, 0.98), "channels": (0.50, 0.70)}
+SOME = {"weights": (0.90, 0.98), "channels": (0.50, 0.70)}
+
+#: The amounts that are recorded for all epochs, with several seeds, and for more learning rates.
+HARDEST = {"weights": (0.98,), "channels": (0.70,)}
 
 #: The fractions for the curve of the accuracy right after pruning.
 CURVE = {
     "weights": (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99),
     "channels": (0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.7, 0.75, 0.85),
 }
-
-#: The number of training pictures for BatchNorm recalibration, which needs no labels.
-RECALIBRATED_ON = 1024
 
 #: The training budgets, as fractions of the recipe's epochs.
 EPOCH_FRACTIONS = (0.05, 0.10, 0.20, 0.50, 1.00)
@@ -157,10 +158,9 @@ def measure(
     points: list[dict] = []
 
     def note(*_) -> None:
-        epoch_fraction = run.epoch_fractions[len(points)]
-        epochs = {"epochs": round(epoch_fraction * recipe.epochs, 3)}
-        found = evaluate_beside(dense_correct, model, data)
-        points.append(_key(run, epoch_fraction, recipe) | epochs | found)
+        key = keys(run, model_name)[len(points)]
+        epochs = {"epochs": round(key["epoch_fraction"] * recipe.epochs, 3)}
+        points.append(key | epochs | evaluate_beside(dense_correct, model, data))
 
     for number, stage in enumerate(stages(run, recipe.epochs)):
         model, masks = prune(model, run.granularity, stage.amount, dense)
@@ -237,11 +237,11 @@ def _schedule(name: str, recipe: Recipe, to_follow: float) -> Schedule:
     return schedules[name]
 
 
-def _key(run: Run, epoch_fraction: float, recipe: Recipe) -> dict:
-    """The fields that identify the point of ``run`` at one of its budgets."""
-    fields = run._asdict() | {"epoch_fraction": epoch_fraction}
-    fields["lr"] = round(run.lr_factor * recipe.lr, 6)
-    return {name: fields[name] for name in KEY}
+def keys(run: Run, model_name: str) -> list[dict]:
+    """The fields that identify the points of ``run``, one for each of its budgets."""
+    lr = {"lr": round(run.lr_factor * RECIPES[model_name].lr, 6)}
+    fields = [run._asdict() | lr | {"epoch_fraction": each} for each in run.epoch_fractions]
+    return [{name: point[name] for name in KEY} for point in fields]
 
 
 # --- the plan -----------------------------------------------------------------------------------
@@ -273,16 +273,16 @@ def _plan_of_small_resnet() -> list[Sweep]:
     """Ordered so that an interrupted recording is already useful."""
     short, others = (0.05, 0.10, 0.20, 0.50), (0.05, 0.10, 0.50)
     return [
-        Sweep("one-shot", "rewound", (0.20,)),
-        Sweep("one-shot", "one-cycle", (0.20,)),
-        *(Sweep("one-shot", "constant", short, (0,), factor) for factor in CONSTANT_FACTORS),
-        *(Sweep(method, "rewound", (0.20,)) for method in ("gradual", "iterative")),
+        *(Sweep("one-shot", name, (0.20,)) for name in ("rewound", "one-cycle")),
+        Sweep("gradual", "rewound", (0.20,)),
         Sweep("scratch", "one-cycle", (0.20,)),
+        *(Sweep("one-shot", "constant", short, (0,), each, SOME) for each in CONSTANT_FACTORS),
+        Sweep("iterative", "rewound", (0.20,), amounts=SOME),
         *(Sweep("one-shot", name, others, amounts=SOME) for name in ("rewound", "one-cycle")),
         *(Sweep("one-shot", "constant", short, (1, 2), each, SOME) for each in CONSTANT_FACTORS),
-        *(Sweep("one-shot", "constant", short, (0,), each, SOME) for each in OUTER_FACTORS),
-        Sweep("one-shot", "rewound", (1.00,), amounts=SOME),
-        Sweep("scratch", "one-cycle", (1.00,), amounts=SOME),
+        *(Sweep("one-shot", "constant", short, (0,), each, HARDEST) for each in OUTER_FACTORS),
+        Sweep("one-shot", "rewound", (1.00,), amounts=HARDEST),
+        Sweep("scratch", "one-cycle", (1.00,), amounts=HARDEST),
     ]
 
 
@@ -336,7 +336,7 @@ def header(model: str, device: str) -> dict:
 def run(recording: Recording) -> None:
     """Measure what the recording lacks: the networks right after pruning, and the runs."""
     name, data = recording["model"], fashion_mnist()
-    recipe, dense = RECIPES[name], on_device(load_trained(name))
+    dense = on_device(load_trained(name))
     recording.once(lambda: {"dense": evaluate(dense, data) | size(dense)}, "dense")
     dense_correct = correct(dense, data.test)
 
@@ -350,17 +350,15 @@ def run(recording: Recording) -> None:
         found["recalibrated"] = [task._asdict() | quality]
         return found
 
-    def keys(run: Run) -> list[dict]:
-        return [_key(run, epoch_fraction, recipe) for epoch_fraction in run.epoch_fractions]
-
     def trained(task: Run) -> dict[str, list[dict]]:
         points = measure(task, name, data, partial(bar, text="steps"), dense_correct)
         say(f"{task}: {points[-1]['accuracy']:.2f} %")
-        known = [recording.has("points", **key) for key in keys(task)]
+        known = [recording.has("points", **key) for key in keys(task, name)]
         return {"points": [one for one, there in zip(points, known, strict=True) if not there]}
 
     unlabelled = data.train.images[:RECALIBRATED_ON]
     tasks = [Pruned(name, amount) for name, amounts in CURVE.items() for amount in amounts]
     recording.each(tasks, pruned, tables=("recalibrated",), text="pruned networks")
     runs = plan(name, recording.device == "cuda")
-    recording.each(runs, trained, expected=keys, work=lambda run: run.epoch_fractions[-1])
+    expected = partial(keys, model_name=name)
+    recording.each(runs, trained, expected=expected, work=lambda run: run.epoch_fractions[-1])

@@ -25,7 +25,7 @@ from course_lib.networks.attention import layered, removable, replaced
 from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import EXAMPLE, AttentionBlock, load_trained, on_device
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import Watch, recalibrate
+from course_lib.networks.training import Watch
 from course_lib.pruning import channels, masks, surgery
 from course_lib.pruning.graph import Graph, trace
 from course_lib.pruning.masks import Masks
@@ -87,9 +87,6 @@ KEPT = tuple(f"{name} 75" for name in WAYS)
 
 #: Of these it is also measured what attention takes.
 TAKEN_APART = ("dense", "textbook 75")
-
-#: Training pictures, without their labels, on which the BatchNorm statistics are estimated anew.
-RECALIBRATED_ON = 1024
 
 #: What stays of a layer is a multiple of so many channels or neurons, which processors like.
 MULTIPLE = 8
@@ -259,14 +256,12 @@ def make_variant(
     """
     model, kept = prune(whole, variant)
     with masks.enforce_masks(on_device(model), kept):
-        before = evaluate(model, data)
-        recalibrated = evaluate(recalibrate(model, data.train.images[:RECALIBRATED_ON]), data)
+        found = steps.right_after(model, data)
         steps.retrain(
             model, NETWORK, data.train, EPOCH_FRACTION, variant.seed, watch=Watch(progress)
         )
         after = evaluate(model, data)
-    found = {"before": before, "recalibrated": recalibrated, "after": after}
-    return model.cpu().eval(), {"gone": gone(model, whole), **found}
+    return model.cpu().eval(), {"gone": gone(model, whole), **found, "after": after}
 
 
 # --- in the runtime -----------------------------------------------------------------------------
@@ -299,6 +294,7 @@ def time_of_parts(model: nn.Module, picture: torch.Tensor, **timing) -> list[dic
     float32.
 
     Args:
+        picture: (1, 1, 28, 28).
         timing: ``rounds`` and ``seconds``.
     """
     variants = {
@@ -337,6 +333,7 @@ class Copied(nn.Module):
         self.features, self.times = layer.out_features, -(-layer.out_features // layer.in_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Copies (..., out) of inputs (..., in)."""
         return torch.cat([x] * self.times, -1)[..., : self.features]
 
 
@@ -356,7 +353,8 @@ def factor_needed(share: float, target: float) -> float | None:
 def header(model: str, device: str) -> dict:
     """What a recording of this experiment begins with."""
     recipe = RECIPES[model]
-    return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "epoch_fraction": EPOCH_FRACTION}}
+    training = {"epochs": recipe.epochs, "lr": recipe.lr, "epoch_fraction": EPOCH_FRACTION}
+    return {"recipe": training | {"multiple": MULTIPLE}}
 
 
 def run(recording: Recording) -> None:

@@ -18,6 +18,7 @@ from course_lib.bars import bar, say
 from course_lib.deployment import pruned_file
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import RecordingError, is_there, network_file
+from course_lib.experiments.records import RECORDS
 from course_lib.experiments.registry import EXPERIMENTS, module_of
 from course_lib.measuring.machine import machine_facts
 from course_lib.networks.data import checksums
@@ -230,7 +231,7 @@ def record(
     path = recordings.file_of_part(whole, *part) if part else whole
     found, story = recordings.resume(begun, path)
     say(story)
-    tables = [field for field, kind in EXPERIMENTS[name].shape.items() if _is_table(kind)]
+    tables = recordings.tables_of(RECORDS[name])
     content = begun | {field: [] for field in tables if field not in begun} | found
     known = recordings.read(whole, name) if part and whole.exists() else {}
     if known and (differing := recordings.differences(_subject(known), _subject(begun))):
@@ -275,10 +276,6 @@ def _subject(recording: dict) -> dict:
     shared = {field: recording[field] for field in recordings.IDENTITY if field in recording}
     where = recording["machine"] if EXPERIMENTS[recording["experiment"]].timed else {}
     return {field: shared[field] for field in shared if field != "part"} | where
-
-
-def _is_table(kind: object) -> bool:
-    return isinstance(kind, list) and isinstance(kind[0], dict)
 
 
 # --- parts --------------------------------------------------------------------------------------

@@ -9,15 +9,28 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NotRequired,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from course_lib.bars import say
 from course_lib.deployment import pruned_file
 from course_lib.deployment.pruned_file import FileError
+from course_lib.experiments.records import RECORDS
 from course_lib.experiments.registry import EXPERIMENTS
 from course_lib.files import write_whole
 from course_lib.measuring.machine import machine_name
+from course_lib.measuring.quality import Percentage, PercentageInterval
+from course_lib.measuring.timing import Range
 from course_lib.networks.data import DATA, verified
 
 #: The machine on which the recordings of the course were made.
@@ -57,9 +70,6 @@ KINDS = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    "percentage": "a number from 0 to 100",
-    "interval": "two numbers from 0 to 100, the lower first",
-    "range": "two numbers not below 0, the lower first",
 }
 
 
@@ -76,46 +86,64 @@ def check(recording: Any, experiment: str) -> dict:
     for key, wanted in (("schema", SCHEMA), ("experiment", experiment)):
         if found.get(key, wanted) != wanted:
             raise RecordingError(f"its {key} is {found[key]!r}, not {wanted!r}")
-    for place, problem in _problems(recording, EXPERIMENTS[experiment].shape, "the recording"):
+    for place, problem in _problems(recording, RECORDS[experiment], "the recording"):
         raise RecordingError(f"{place} {problem}")
     return recording
 
 
-def _problems(value: object, shape: object, place: str) -> Iterator[tuple[str, str]]:
-    """Each place where ``value`` does not match ``shape``, and what is wrong there."""
-    if isinstance(shape, dict) and isinstance(value, dict):
-        for key, inner in shape.items():
+@cache
+def fields_of(record: type) -> dict[str, Any]:
+    """The fields of a ``TypedDict`` with their types, :class:`typing.Annotated` or not."""
+    return {
+        name: get_args(kind)[0] if get_origin(kind) is NotRequired else kind
+        for name, kind in get_type_hints(record, include_extras=True).items()
+    }
+
+
+def tables_of(record: type) -> list[str]:
+    """The names of the fields that are lists of entries."""
+    kinds = {name: get_args(kind) for name, kind in fields_of(record).items()}
+    return [name for name, inside in kinds.items() if inside and is_typeddict(inside[0])]
+
+
+def _problems(value: object, kind: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Each place where ``value`` is not of the type ``kind``, and what is wrong there."""
+    plain = dict if is_typeddict(kind) else get_origin(kind) or kind
+    if is_typeddict(kind) and isinstance(value, dict):
+        for key, inner in fields_of(kind).items():
             if key in value:
                 yield from _problems(value[key], inner, f"{place}: {key}")
-            else:
+            elif key in kind.__required_keys__:
                 yield place, f"lacks {key!r}"
-    elif isinstance(shape, list) and isinstance(value, list):
+    elif plain is list and isinstance(value, list):
         for number, entry in enumerate(value):
-            yield from _problems(entry, shape[0], f"{place}, entry {number}")
-    elif not _fits(value, shape):
-        kind = shape if isinstance(shape, str | type) else type(shape)
-        yield place, f"must be {KINDS[kind]}; got {value!r:.60}"
+            yield from _problems(entry, get_args(kind)[0], f"{place}, entry {number}")
+    elif plain is Annotated:
+        if not ANNOTATED[kind](value):
+            yield place, f"must be {kind.__metadata__[0]}; got {value!r:.60}"
+    elif not (_is_number(value) if plain is float else type(value) is plain):
+        yield place, f"must be {KINDS[plain]}; got {value!r:.60}"
 
 
-def _fits(value: Any, shape: object) -> bool:
-    if shape == "interval":
-        return _is_pair(value) and all(map(_is_percentage, value))
-    if shape == "range":
-        return _is_pair(value) and value[0] >= 0
-    if shape == "percentage":
-        return _is_percentage(value)
-    if shape is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is shape
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _is_pair(value: Any) -> bool:
-    two = isinstance(value, list) and len(value) == 2 and all(_fits(one, float) for one in value)
+    two = isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
     return two and value[0] <= value[1]
 
 
 def _is_percentage(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 100
+
+
+#: How the values of an annotated type are checked.
+ANNOTATED: dict[Any, Callable[[Any], bool]] = {
+    Percentage: _is_percentage,
+    PercentageInterval: lambda value: _is_pair(value) and all(map(_is_percentage, value)),
+    Range: lambda value: _is_pair(value) and value[0] >= 0,
+}
 
 
 # --- reading and writing ------------------------------------------------------------------------
@@ -135,7 +163,7 @@ def _file_name(experiment: str, model: str | None) -> str:
     return f"{experiment}-{model}.json" if model else f"{experiment}.json"
 
 
-def load(experiment: str, model: str | None = None, root: Path = DATA) -> dict[str, dict]:
+def load(experiment: str, model: str | None = None, root: Path = DATA) -> dict[str, Any]:
     """The recordings of ``experiment`` on the network ``model``, by the name of the machine.
 
     They include your own. The dictionary may be empty.
@@ -232,7 +260,7 @@ def listed(root: Path = DATA) -> list[Listed]:
     ]
 
 
-def points(recording: dict, **what: object) -> list[dict]:
+def points(recording: Mapping[str, Any], **what: object) -> list[Any]:
     """The points with the values in ``what``, such as ``granularity="weights", seed=0``."""
     return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
 

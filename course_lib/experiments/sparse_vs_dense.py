@@ -101,7 +101,7 @@ def weight_of(matrix: str, dtype: str, device: str, seed: int = 0) -> torch.Tens
 
 
 def inputs_of(weight: torch.Tensor, batch: int, seed: int = 1) -> torch.Tensor:
-    """Random inputs (columns of ``weight``, ``batch``)."""
+    """Random inputs (in, batch) for a ``weight`` (out, in)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(weight.shape[1], batch, generator=generator).to(weight)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -10,13 +10,17 @@ from torch.nn.utils import parametrize
 
 from course_lib.deployment.quantization import symmetric
 from course_lib.deployment.storage import share_weights
+from course_lib.measuring.quality import Evaluation, evaluate
 from course_lib.networks.data import Images, Splits
 from course_lib.networks.models import on_device
 from course_lib.networks.recipes import RECIPES
-from course_lib.networks.training import SGD, Objective, Rewound, Watch, fit
+from course_lib.networks.training import SGD, Objective, Rewound, Watch, fit, recalibrate
 from course_lib.pruning import masks
 from course_lib.pruning.granularity import prune
 from course_lib.pruning.weights import prunable
+
+#: The number of training pictures for BatchNorm recalibration, which needs no labels.
+RECALIBRATED_ON = 1024
 
 
 class CompressionStep(NamedTuple):
@@ -73,6 +77,22 @@ def apply_step(
             how = {"objective": objective, "watch": Watch(progress)}
             retrain(model, network, data.train, step.epoch_fraction, RECIPES[network].seed, **how)
     return model.cpu().eval()
+
+
+class RightAfter(TypedDict):
+    """The accuracy of a pruned network before any training: as it is, and recalibrated."""
+
+    before: Evaluation
+    recalibrated: Evaluation
+
+
+def right_after(model: nn.Module, data: Splits[Images]) -> RightAfter:
+    """The accuracy of the pruned ``model`` as it is, and after BatchNorm recalibration in place."""
+    unlabelled = data.train.images[:RECALIBRATED_ON]
+    return {
+        "before": evaluate(model, data),
+        "recalibrated": evaluate(recalibrate(model, unlabelled), data),
+    }
 
 
 def retrain(

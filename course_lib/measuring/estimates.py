@@ -6,11 +6,12 @@ interval, see :func:`course_lib.teaching.claims.judge`.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from course_lib.measuring import quality
+from course_lib.measuring.timing import Recorded
 
 
 class HasInterval(Protocol):
@@ -118,6 +119,6 @@ def widened(estimate: HasInterval, other: HasInterval) -> Estimate:
     return Estimate(estimate.value, estimate.value - down, estimate.value + up)
 
 
-def recorded_speedup(timed: dict[str, Any]) -> Estimate:
+def recorded_speedup(timed: Recorded) -> Estimate:
     """The speed-up in the entry of a recording, with its interval."""
     return Estimate(timed["speedup"], *timed["interval"])

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import nn
@@ -71,12 +71,17 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+#: A percentage, and an interval of percentages: the text says how a recording is checked.
+Percentage = Annotated[float, "a number from 0 to 100"]
+PercentageInterval = Annotated[list[float], "two numbers from 0 to 100, the lower first"]
+
+
 class Evaluation(TypedDict):
     """What a recording keeps of an accuracy: of the test part, its 95 % interval; of validation."""
 
-    accuracy: float
-    interval: list[float]
-    validation: float
+    accuracy: Percentage
+    interval: PercentageInterval
+    validation: Percentage
 
 
 class Size(TypedDict):
@@ -131,7 +136,11 @@ def _evaluation(test: float, validation: float, data: Splits[Any]) -> Evaluation
 
 
 def size(model: nn.Module, example: torch.Tensor = EXAMPLE) -> Size:
-    """``parameters`` that are not zero, biases and normalisation included, and ``macs``."""
+    """``parameters`` that are not zero, biases and normalisation included, and ``macs``.
+
+    Args:
+        example: an input with the shape of a batch of one.
+    """
     left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     example = example.to(next(model.parameters()).device)
     return {"parameters": left, "macs": macs(model, example)}

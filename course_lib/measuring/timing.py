@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Annotated, NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -233,14 +233,18 @@ def affordable(seconds: float, limit: float) -> bool:
     return seconds * (LEAST_ROUNDS + BEFORE) <= limit
 
 
+#: Two times or two speed-ups: the text says how a recording is checked.
+Range = Annotated[list[float], "two numbers not below 0, the lower first"]
+
+
 class Recorded(TypedDict):
     """What a recording keeps of a time, in milliseconds, and of its speed-up."""
 
     median: float
-    quartiles: list[float]
+    quartiles: Range
     rounds: int
     speedup: float
-    interval: list[float]
+    interval: Range
 
 
 def as_recorded(timing: Timing, speedup: Speedup) -> Recorded:

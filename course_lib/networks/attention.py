@@ -63,6 +63,11 @@ class SelfAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: None = None,
     ) -> tuple[torch.Tensor, None]:
+        """Self-attention (N, L, width) of (N, L, width), or with the first two dimensions swapped.
+
+        Raises:
+            ValueError: there is a mask.
+        """
         if key_padding_mask is not None or attn_mask is not None:
             raise ValueError("Attention that has lost heads takes no mask.")
         inputs = [x if self.batch_first else x.transpose(0, 1) for x in (query, key, value)]
@@ -106,6 +111,11 @@ class LayeredAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: None = None,
     ) -> tuple[torch.Tensor, None]:
+        """Self-attention (N, L, width) of (N, L, width), or with the first two dimensions swapped.
+
+        Raises:
+            ValueError: there is a mask, or query, key and value are different tensors.
+        """
         if key_padding_mask is not None or attn_mask is not None:
             raise ValueError("Attention that has lost heads takes no mask.")
         if not (query is key and key is value):

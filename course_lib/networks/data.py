@@ -94,7 +94,7 @@ class Labelled(Protocol):
 
     @property
     def labels(self) -> torch.Tensor:
-        """The class of each example."""
+        """The class of each example, int64 (N,)."""
 
 
 Part = TypeVar("Part", bound=Labelled)

@@ -77,6 +77,7 @@ class SentenceClassifier(nn.Module):
         self.head = nn.Linear(config.hidden_size, 2)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits (N, 2) of padded sentences ``ids`` (N, L), int64."""
         there = ids != PAD
         hidden = self.bert(input_ids=ids, attention_mask=there.long()).last_hidden_state
         share = there.unsqueeze(2).to(hidden.dtype)

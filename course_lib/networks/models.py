@@ -82,6 +82,7 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features (N, out, H / stride, W / stride) of features (N, in, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.skip(x))
@@ -107,6 +108,7 @@ class SmallResNet(nn.Module):
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of pictures (N, 1, 28, 28)."""
         x = self.blocks(F.relu(self.bn(self.stem(x))))
         return self.head(x.mean(dim=(2, 3)))
 
@@ -146,6 +148,7 @@ class AttentionBlock(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (N, L, width) of tokens (N, L, width)."""
         normed = self.norm1(x)
         x = x + self.attention(normed, normed, normed, need_weights=False)[0]
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -183,6 +186,7 @@ class ConvAttentionNet(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of pictures (N, 1, 28, 28)."""
         x = self.convolutions(F.relu(self.bn(self.stem(x))))
         tokens = x.flatten(2).transpose(1, 2) + self.position
         return self.head(self.norm(self.blocks(tokens)).mean(1))

@@ -29,7 +29,7 @@ class Examples(Labelled, Protocol):
 
 
 def to_labels(logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The usual objective: the mean cross-entropy with the labels, in nats."""
+    """The usual objective: mean cross-entropy of logits (N, classes) and labels (N,), in nats."""
     return F.cross_entropy(logits, labels)
 
 

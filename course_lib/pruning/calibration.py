@@ -48,7 +48,7 @@ def labelled(given: object) -> Iterator[tuple[Inputs, torch.Tensor]]:
 
 
 def batched(name: str, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """``x``, the input of the linear layer or convolution ``name``, which needs a batch dimension.
+    """``x``, the input of the linear layer or convolution ``name``, of a shape with a batch first.
 
     Raises:
         ValueError: it has none.

@@ -205,7 +205,11 @@ def _losses(model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Ten
 
 @contextlib.contextmanager
 def readers_zeroed(model: nn.Module, graph: Graph, channel: torch.Tensor) -> Iterator[None]:
-    """Within the block, the weights that read ``channel`` (its number in ``graph``) are zero."""
+    """Within the block, the weights that read ``channel`` are zero.
+
+    Args:
+        channel: its number in ``graph``, of shape ().
+    """
     state = model.state_dict()
     places = []
     for slot in graph.slots:

@@ -78,6 +78,7 @@ class Dropped(nn.Module):
     """
 
     def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """``x`` (N, L, width), unchanged."""
         return x
 
 

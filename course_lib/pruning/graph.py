@@ -163,7 +163,11 @@ class Labels(fx.Interpreter):
         self.steps: list[Step] = []
 
     def follow(self, graph: fx.Graph, examples: tuple[torch.Tensor, ...]) -> None:
-        """Follow one traced graph; an error that was not foreseen is a refusal too."""
+        """Follow one traced graph; an error that was not foreseen is a refusal too.
+
+        Raises:
+            UnknownOperation: the examples do not fit, or an operation cannot be followed.
+        """
         self.graph = graph
         inputs = [node for node in graph.nodes if node.op == "placeholder"]
         needed = [node.target for node in inputs if not node.args]
@@ -180,22 +184,24 @@ class Labels(fx.Interpreter):
             raise self.refuse(f"what {self.node.name} does ({error})") from error
 
     def new(self, layer: str, count: int) -> torch.Tensor:
-        """Labels of ``count`` channels that ``layer`` makes."""
+        """Labels (count,) of the channels that ``layer`` makes."""
         labels = self.number(count)
         self.sources.append((layer, labels))
         return labels
 
     def number(self, count: int) -> torch.Tensor:
+        """Labels (count,) that no other value has."""
         self.count += count
         return torch.arange(self.count - count, self.count)
 
     def fixed(self, shape: torch.Size, reason: str) -> torch.Tensor:
-        """Labels for values that are not channels of a layer and have to stay."""
+        """Labels of that ``shape`` for values that are not channels of a layer and have to stay."""
         label = self.number(1)
         self.lock(label, reason)
         return label.expand(shape)
 
     def unite(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Note that labels at the same place of ``a`` and ``b``, of one shape, go together."""
         for dim in range(a.dim()):
             if not a.stride(dim) and not b.stride(dim):  # the same pairs repeated
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
@@ -205,17 +211,24 @@ class Labels(fx.Interpreter):
         self.united.append(torch.cat([step, pairs]))
 
     def unite_rows(self, labels: torch.Tensor) -> None:
+        """Note that the labels of each row of (rows, columns) go together."""
         self.unite(labels, labels[:, :1].expand_as(labels))
 
     def lock(self, labels: torch.Tensor, reason: str) -> None:
+        """Note that all of the ``labels``, of any shape, stay."""
         self.locked.append((rules.compact(labels).unique(), reason))
 
     def lock_along(self, x: torch.Tensor, dims: Iterable[int], reason: str) -> None:
+        """Note that the labels ``x``, of any shape, stay if they differ along one of ``dims``."""
         if {dim % x.dim() for dim in dims} & rules.varying(x):
             self.lock(x, reason)
 
     def slot(self, name: str, dim: int, labels: torch.Tensor, reads: bool = False) -> None:
-        """Note that ``labels`` lie along dimension ``dim`` of the parameter or buffer ``name``."""
+        """Note that ``labels`` (n,) lie along dimension ``dim`` of the tensor ``name``.
+
+        Raises:
+            UnknownOperation: that dimension has another size.
+        """
         if name not in self.tensors:
             return  # a layer without a bias
         if self.tensors[name].shape[dim] != len(labels):
@@ -226,12 +239,13 @@ class Labels(fx.Interpreter):
         self.slots[name, dim] = labels, reads
 
     def along(self, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """The label of each place along ``dim``, where a layer reads its inputs."""
+        """The labels (n,) of the n places along ``dim``, where a layer reads its inputs."""
         dim %= x.dim()
         self.lock_along(x, set(range(x.dim())) - {dim}, f"{self.where} mixes what is not channels")
         return rules.first_along(x, dim)
 
     def refuse(self, what: str) -> UnknownOperation:
+        """The error that says that ``what`` is unknown."""
         return UnknownOperation(
             f"The dependency graph does not know {what} (in {self.where}), so it cannot tell which "
             "channels go together. Nothing was pruned."
@@ -246,16 +260,23 @@ class Labels(fx.Interpreter):
         return (stack and stack[-1]) or "the network itself"
 
     def run_node(self, node: fx.Node) -> Any:
+        """Follow one node of the graph."""
         self.node = node
         return super().run_node(node)
 
     def placeholder(self, target: Target, args: Args, kwargs: Named) -> Any:
+        """The labels of an input: it keeps all its values."""
         example = super().placeholder(target, args, kwargs)
         if not isinstance(example, torch.Tensor):
             return example
         return self.fixed(example.shape, "input of the network")
 
     def get_attr(self, target: Target, args: Args, kwargs: Named) -> torch.Tensor:
+        """The labels of a parameter that the code uses by itself, of the parameter's shape.
+
+        Raises:
+            UnknownOperation: it is neither a parameter nor a buffer.
+        """
         self.reached.add(name := str(target))
         if name not in self.tensors:
             raise self.refuse(f"the tensor {name}, which is neither a parameter nor a buffer")
@@ -265,6 +286,7 @@ class Labels(fx.Interpreter):
         return self.values[name]
 
     def call_module(self, target: Target, args: Args, kwargs: Named) -> Any:
+        """The labels of what a layer makes, or the refusal of a layer without a rule."""
         self.reached.add(name := str(target))
         self.steps.append((f"the layer {name}",))
         layer = self.fetch_attr(name)
@@ -277,6 +299,7 @@ class Labels(fx.Interpreter):
         raise self.refuse(f"the layer {type(layer).__name__}")
 
     def call_function(self, target: Any, args: Args, kwargs: Named) -> Any:
+        """The labels of what a function returns, or the refusal of a function without a rule."""
         if isinstance(target, type) and issubclass(target, tuple):  # several outputs, side by side
             return target(*args, **kwargs)
         if not rules.held((args, kwargs)):  # a calculation with sizes
@@ -290,9 +313,15 @@ class Labels(fx.Interpreter):
         return self.operation(target.__name__, target, args, kwargs)
 
     def call_method(self, target: Target, args: Args, kwargs: Named) -> Any:
+        """The labels of what a method of a tensor returns."""
         return self.operation(str(target), getattr(torch.Tensor, str(target)), args, kwargs)
 
     def operation(self, name: str, run: Any, args: Args, kwargs: Named) -> Any:
+        """The labels of the result of the operation ``name``, by its rule.
+
+        Raises:
+            UnknownOperation: there is no rule, or the rule cannot follow these arguments.
+        """
         name = name if name.startswith("_") else name.rstrip("_")  # relu_ is relu in place
         if name in rules.QUESTIONS:
             return run(*args, **kwargs)
@@ -308,6 +337,7 @@ class Labels(fx.Interpreter):
         return result
 
     def output(self, target: Target, args: Args, kwargs: Named) -> None:
+        """Note that all values that the network returns stay."""
         self.steps.append(("the output", *rules.held(args, int | float)))
         for labels in rules.held(args):
             self.lock(labels, "output of the network")

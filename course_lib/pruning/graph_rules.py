@@ -18,7 +18,7 @@ from course_lib.pruning.following import Args, Follower, Parts, Rule
 
 
 def varying(labels: torch.Tensor) -> set[int]:
-    """The dimensions along which labels differ."""
+    """The dimensions along which labels, of any shape, differ."""
     return {
         dim
         for dim in range(labels.dim())
@@ -28,14 +28,14 @@ def varying(labels: torch.Tensor) -> set[int]:
 
 
 def compact(labels: torch.Tensor) -> torch.Tensor:
-    """The same labels without the repetitions of ``expand``."""
+    """The same labels, of any shape, without the repetitions of ``expand``."""
     for dim in range(labels.dim()):
         labels = labels if labels.stride(dim) else labels.narrow(dim, 0, 1)
     return labels
 
 
 def first_along(labels: torch.Tensor, dim: int) -> torch.Tensor:
-    """The labels along dimension ``dim``, at the first place of all others."""
+    """The labels (n,) along dimension ``dim`` of size n, at the first place of all others."""
     return labels[tuple(slice(None) if one == dim else 0 for one in range(labels.dim()))]
 
 

@@ -112,7 +112,7 @@ def _method(kind: type, name: str) -> object:
 
 
 def first_input(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
-    """The first input of the layer ``name``, called with ``args`` and ``named`` arguments.
+    """The first input of the layer ``name``, of any shape, called with ``args`` and ``named``.
 
     Raises:
         ValueError: the first argument is not a tensor.

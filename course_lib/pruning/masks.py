@@ -89,7 +89,7 @@ def magnitude(weight: torch.Tensor) -> torch.Tensor:
 
 
 def largest_first(weight: torch.Tensor) -> torch.Tensor:
-    """Score that prunes the largest weights first: the opposite of :func:`magnitude`."""
+    """Scores, of the shape of ``weight``, by which the largest weights go first."""
     return -magnitude(weight)
 
 
@@ -288,6 +288,8 @@ def _score_of(name: str, tensor: torch.Tensor, score: Scorer) -> torch.Tensor:
 
 def nm_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
     """Mask that keeps the ``n`` highest of every ``m`` consecutive scores along dimension 1.
+
+    Mask and scores have the same shape, that of the weight.
 
     Raises:
         ValueError: not 0 <= n <= m, or ``m`` does not divide the size of dimension 1.

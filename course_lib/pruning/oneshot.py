@@ -153,6 +153,9 @@ def _weight_of(layer: str) -> str:
 def magnitude(weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """Zero the smallest weights of the layer (Han et al., 2015); the Hessian is ignored.
 
+    Args:
+        weight: (rows, columns), as returned; the Hessian is (columns, columns).
+
     Raises:
         ValueError: the pattern is invalid or does not fit the weight.
     """
@@ -161,6 +164,10 @@ def magnitude(weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern) -> 
 
 def wanda(weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """Zero, in each row, the smallest |weight| times norm of its input (Sun et al., 2023).
+
+    Args:
+        weight: (rows, columns), as returned.
+        hessian: (columns, columns); its diagonal holds the squared norms.
 
     Raises:
         ValueError: the pattern is invalid or does not fit the weight.
@@ -187,6 +194,7 @@ def sparsegpt(
     not optimal, see :func:`reconstructed`.
 
     Args:
+        weight: (rows, columns), as returned; the Hessian is (columns, columns).
         damping: added to the diagonal of the Hessian, as a fraction of its mean.
 
     Raises:
@@ -300,7 +308,12 @@ def _solved(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def output_error(weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tensor) -> float:
-    """Squared error of the layer's outputs on the calibration data, over their squared norm."""
+    """Squared error of the layer's outputs on the calibration data, over their squared norm.
+
+    Args:
+        weight, pruned: (rows, columns).
+        hessian: (columns, columns), from the calibration data.
+    """
     hessian, weight = _double(hessian), _double(weight.detach())
     error = weight - _double(pruned.detach())
     return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())

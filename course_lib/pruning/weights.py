@@ -163,7 +163,7 @@ def effective(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def zeros(weight: torch.Tensor) -> int:
-    """How many numbers of ``weight``, dense, sparse or quantized, are exactly zero."""
+    """How many numbers of ``weight`` are zero: any shape, dense, sparse or quantized."""
     if weight.is_quantized:
         weight = weight.dequantize()
     elif weight.dtype.itemsize == 1:  # torch does not count the zeros of eight-bit floats

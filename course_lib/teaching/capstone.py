@@ -24,7 +24,7 @@ from course_lib.deployment.forms import IN_A_ROW, deployed
 from course_lib.deployment.runtime import Deployed
 from course_lib.experiments import recordings
 from course_lib.experiments.recordings import COURSE
-from course_lib.experiments.steps import CompressionStep, apply_step
+from course_lib.experiments.steps import RECALIBRATED_ON, CompressionStep, apply_step
 from course_lib.files import write_whole
 from course_lib.measuring.timing import compare, round_significant
 from course_lib.networks.data import DATA, Images, Splits
@@ -49,9 +49,6 @@ TRIED = 5
 
 #: Pictures per training step.
 BATCH = 128
-
-#: Training pictures, without labels, for recalibrating BatchNorm.
-RECALIBRATED_ON = 1024
 
 #: An attempt so many points below the accuracy limit scores nothing for accuracy.
 HOPELESS = 10.0

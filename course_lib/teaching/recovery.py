@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean
 
 from course_lib.experiments import recordings
-from course_lib.experiments.drop_recovery import plan
+from course_lib.experiments.drop_recovery import keys, plan
 from course_lib.experiments.recordings import RecordingError
+from course_lib.experiments.records import DropRecovery, RetrainedNetwork
 from course_lib.measuring.estimates import (
     Estimate,
     over_seeds,
@@ -24,7 +25,13 @@ from course_lib.networks.data import DATA
 TEST_PICTURES = 10_000
 
 
-def load(model: str, root: Path = DATA) -> dict:
+class Chosen(DropRecovery):
+    """A recording and its ``name``, that of the machine."""
+
+    name: str
+
+
+def load(model: str, root: Path = DATA) -> Chosen:
     """The recording of ``model`` with the most points (of equal ones, a GPU's), and its ``name``.
 
     Raises:
@@ -41,30 +48,35 @@ def load(model: str, root: Path = DATA) -> dict:
     return found[name] | {"name": name}
 
 
-def on_gpu(recording: dict) -> bool:
+def on_gpu(recording: DropRecovery) -> bool:
     """Whether the ``recording`` was made on a GPU."""
     return recording["machine"].get("CUDA GPU", "none") != "none"
 
 
-def about(recording: dict) -> str:
+def about(recording: Chosen) -> str:
     """Where a ``recording`` was made, how much of its plan is done, and with which seeds."""
     machine, points = recording["machine"], recording["points"]
     machines = recording.get("machines", [machine])
     kind = "CUDA GPU" if on_gpu(recording) else "processor"
     device = " and ".join(dict.fromkeys(each[kind] for each in machines))
-    planned = sum(len(run.epoch_fractions) for run in plan(recording["model"], on_gpu(recording)))
+    runs = plan(recording["model"], on_gpu(recording))
+    planned = [key for run in runs for key in keys(run, recording["model"])]
+    missing = [key for key in planned if not any(key.items() <= point.items() for point in points)]
     seeds = ", ".join(str(seed) for seed in sorted({point["seed"] for point in points}))
     lines = [
         f"{recording['model']}: recorded on {recording['name']} ({device}, "
         f"{machine.get('threads', '?')} threads), {recording['written']}",
-        f"  {len(points)} of {planned} planned points, seeds {seeds or 'none'}",
+        f"  {len(points)} points, seeds {seeds or 'none'}",
     ]
-    if len(points) < planned:
-        lines.append("  it is not complete: what it lacks is missing below as well")
+    if missing:
+        lines.append(
+            f"  it is not complete: {len(missing)} of {len(planned)} planned points are missing, "
+            "below as well"
+        )
     return "\n".join(lines)
 
 
-def right_after(recording: dict, granularity: str, amount: float) -> float:
+def right_after(recording: DropRecovery, granularity: str, amount: float) -> float:
     """Test accuracy right after pruning, in percent; NaN if it is not recorded."""
     for pruned in recording["pruned"]:
         if (pruned["granularity"], pruned["amount"]) == (granularity, amount):
@@ -73,7 +85,11 @@ def right_after(recording: dict, granularity: str, amount: float) -> float:
 
 
 def gaps(
-    recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
+    recording: DropRecovery,
+    granularity: str,
+    amount: float,
+    epoch_fraction: float = 0.2,
+    **how: str,
 ) -> list[float]:
     """Test accuracy still lost after retraining, in points, for each seed that is recorded.
 
@@ -89,13 +105,13 @@ def gaps(
 
 
 def _selected(
-    recording: dict,
+    recording: DropRecovery,
     granularity: str,
     amount: float,
     epoch_fraction: float,
     method: str = "one-shot",
     schedule: str | None = None,
-) -> list[dict]:
+) -> list[RetrainedNetwork]:
     """The points of :func:`gaps`."""
     what = {
         "granularity": granularity,
@@ -110,20 +126,24 @@ def _selected(
     return max(rivals, key=_mean_validation, default=[])
 
 
-def _mean_validation(points: list[dict]) -> float:
+def _mean_validation(points: list[RetrainedNetwork]) -> float:
     return fmean(point["validation"] for point in points)
 
 
-def _by_rates(points: list[dict]) -> dict[tuple[str, float], list[dict]]:
+def _by_rates(points: list[RetrainedNetwork]) -> dict[tuple[str, float], list[RetrainedNetwork]]:
     """The ``points`` by schedule and highest learning rate."""
-    found: dict[tuple[str, float], list[dict]] = {}
+    found: dict[tuple[str, float], list[RetrainedNetwork]] = {}
     for point in points:
         found.setdefault((point["schedule"], point["lr"]), []).append(point)
     return found
 
 
 def gap(
-    recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
+    recording: DropRecovery,
+    granularity: str,
+    amount: float,
+    epoch_fraction: float = 0.2,
+    **how: str,
 ) -> float:
     """The mean of :func:`gaps`, in points; NaN if none is recorded."""
     lost = gaps(recording, granularity, amount, epoch_fraction, **how)
@@ -131,7 +151,11 @@ def gap(
 
 
 def gap_estimate(
-    recording: dict, granularity: str, amount: float, epoch_fraction: float = 0.2, **how: str
+    recording: DropRecovery,
+    granularity: str,
+    amount: float,
+    epoch_fraction: float = 0.2,
+    **how: str,
 ) -> Estimate | None:
     """The mean of :func:`gaps` with its 95 % interval, in points; None if none is recorded.
 
@@ -148,7 +172,7 @@ def gap_estimate(
     return widened(over_seeds(lost), pictures) if len(lost) > 1 else pictures
 
 
-def _of_pictures(dense: float, point: dict) -> Estimate:
+def _of_pictures(dense: float, point: RetrainedNetwork) -> Estimate:
     if "only_dense" in point:
         return paired_counts(point["only_dense"], point["only_pruned"], TEST_PICTURES)
     return unpaired(dense, point["accuracy"], TEST_PICTURES)

@@ -18,7 +18,6 @@
 # **Needs**: lessons 03, 05 and 06. No network, no GPU.
 
 # %%
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,12 +30,12 @@ from course_lib.bars import bar
 from course_lib.deployment import pruned_file, runtime, sparse
 from course_lib.deployment import quantization as quant
 from course_lib.deployment.forms import IN_A_ROW, THREADS
-from course_lib.experiments import mixed, recordings
+from course_lib.experiments import mixed, recordings, steps
 from course_lib.experiments.recordings import recorded_file
 from course_lib.measuring import cost, estimates
 from course_lib.measuring.estimates import recorded_speedup
 from course_lib.measuring.timing import compare
-from course_lib.networks import attention, data, models
+from course_lib.networks import attention, data, models, training
 from course_lib.pruning import masks, surgery
 from course_lib.pruning.graph import trace
 
@@ -443,26 +442,25 @@ print("convolutions: structured costs more, beyond the interval:", max(third.hig
 #
 # ## Is the recording true?
 #
-# Make one of its networks again: both parts structured, 87.5 %, the same seed.
+# Prune one of its networks again, both parts structured, 75 %, up to the training. The trained
+# network is stored with the recording.
 
 # %% tags=["nbval-ignore-output"]
-again, found = mixed.make_variant(
-    mixed.PLAN["both structured 87.5"], network, pictures, progress=partial(bar, text="steps")
-)
-steps = ("before", "recalibrated", "after")
-print(", ".join(f"{when} {found[when]['accuracy']:.2f} %" for when in steps))
+again, _ = mixed.prune(network, mixed.PLAN["both structured 75"])
+found = mixed.gone(again, network) | steps.right_after(again, pictures)
+stored, _ = pruned_file.load(recorded_file("both structured 75", "conv_attention", "mixed"))
+found["after"] = {"accuracy": training.accuracy(stored, pictures.test)}
+for when in ("before", "recalibrated", "after"):
+    here, there = (one[when]["accuracy"] for one in (found, made["both structured 75"]))
+    print(f"{when:12s} here {here:.2f} %, recorded {there:.2f} %")
 
-# %% tags=["stable"]
-there = made["both structured 87.5"]
-print("the same number of weights is gone:", found["gone"] == there["gone"])
-
-# %% tags=["nbval-ignore-output"]
-off = found["after"]["accuracy"] - there["after"]["accuracy"]
-read(
-    abs(off) < 1,
-    "The same accuracy, to within a point.",
-    f"{off:+.1f} points from the recording: on this processor the training ended differently.",
+# %%
+there = made["both structured 75"]
+print("the same number of weights is gone:", found.items() >= there["gone"].items())
+off = max(
+    abs(found[when]["accuracy"] - there[when]["accuracy"]) for when in ("recalibrated", "after")
 )
+print("the accuracies agree within a point:", off < 1)
 
 # %% [markdown]
 # ## Bytes and milliseconds
