@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 
@@ -340,12 +341,19 @@ def style(way):
 
 
 # %%
+def accuracies(way, amount, when="after"):
+    """Test accuracies of a way at an amount, one for each seed of the training."""
+    names = [name for name in made if name.startswith(f"{way} {amount:g}")]
+    return [made[name][when]["accuracy"] for name in names]
+
+
+# %%
 def accuracy_of(**panels):
     """Test accuracy of every way against the share of the weights that is gone."""
     figure, row = plt.subplots(1, len(panels), figsize=(9.6, 4.4), sharey=True, squeeze=False)
     for axes, (when, title) in zip(row[0], panels.items(), strict=True):
         for way in WAYS:
-            y = [made[f"{way} {amount:g}"][when]["accuracy"] for amount in AMOUNTS]
+            y = [np.mean(accuracies(way, amount, when)) for amount in AMOUNTS]
             axes.plot(AMOUNTS, y, color="#b5b5b5", linewidth=1.5)
             axes.plot(AMOUNTS, y, label=way, **style(way))
         axes.axhline(dense["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
@@ -385,31 +393,32 @@ figures.show(accuracy_of(after="fine-tuned"), alt="Accuracy after fine-tuning, f
 # %%
 after = {name: one["after"]["accuracy"] for name, one in made.items()}
 for amount in AMOUNTS:
-    row = ", ".join(f"{way} {after[f'{way} {amount:g}']:.2f}" for way in WAYS)
+    row = ", ".join(f"{way} {np.mean(accuracies(way, amount)):.2f}" for way in WAYS)
     print(f"{amount:5.1f} %: {row}")
 
+# %%
+seeds = {len(accuracies(way, amount)) for way in WAYS for amount in AMOUNTS}
+ranges = [np.ptp(accuracies(way, amount)) for way in WAYS for amount in AMOUNTS]
+print(*seeds, f"trainings of each; they lie within {max(ranges):.1f} points of each other")
+
 # %% [markdown]
-# The ways form two pairs: what matters is how the convolutions were pruned. But that is one
-# training each, and accuracies on 10,000 pictures are uncertain by half a point. At 75 % all four
-# ways were trained again with two other seeds.
+# A dot is the mean of several trainings with different seeds, which agree well. The ways form two
+# pairs: what matters is how the convolutions were pruned. By how much, at 75 %?
 
 
 # %%
-def trained(way):
-    """Test accuracies of a way at 75 %, one for each seed."""
-    return [one["after"]["accuracy"] for name, one in made.items() if name.startswith(f"{way} 75")]
+def apart(first, second, amount=75):
+    """How far the first way is ahead of the second, in points, by the seeds they share."""
+    pair = accuracies(first, amount), accuracies(second, amount)
+    gaps = [one - other for one, other in zip(*pair, strict=True)]
+    return estimates.widened(
+        estimates.over_seeds(gaps), estimates.unpaired(*map(np.mean, pair), 10_000)
+    )
 
 
-def apart(first, second):
-    """How far the first way is ahead of the second, in points, by the three seeds they share."""
-    gaps = [one - other for one, other in zip(trained(first), trained(second), strict=True)]
-    means = [sum(trained(way)) / len(gaps) for way in (first, second)]
-    return estimates.widened(estimates.over_seeds(gaps), estimates.unpaired(*means, 10_000))
-
-
-mean = {way: sum(trained(way)) / len(trained(way)) for way in WAYS}
+mean = {way: np.mean(accuracies(way, 75)) for way in WAYS}
 for way in WAYS:
-    print(f"{way:17s} {mean[way]:.2f} ({min(trained(way)):.2f} to {max(trained(way)):.2f})")
+    print(f"{way:17s} {mean[way]:.2f}")
 
 # %% [markdown]
 # The textbook's advice has two halves. The four ways form a two-by-two table, so each half can be
