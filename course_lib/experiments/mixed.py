@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -23,12 +22,11 @@ from course_lib.experiments.recorder import Recording
 from course_lib.experiments.recordings import network_file
 from course_lib.measuring.quality import evaluate
 from course_lib.networks.attention import layered, removable, replaced
-from course_lib.networks.data import Images, Splits, fashion_mnist
+from course_lib.networks.data import Splits, fashion_mnist
 from course_lib.networks.models import EXAMPLE, AttentionBlock, load_trained, on_device
 from course_lib.networks.recipes import RECIPES
 from course_lib.networks.training import Watch
 from course_lib.pruning import channels, masks, surgery
-from course_lib.pruning.channels import Batch
 from course_lib.pruning.graph import Graph, trace
 from course_lib.pruning.masks import Masks
 from course_lib.pruning.surgery import Plan
@@ -79,9 +77,9 @@ PLAN = {
 
 #: These say how much is luck. Of them nothing but the accuracy is measured.
 AGAIN = {
-    f"{name} 75, seed {seed}": Variant(way, 0.75, seed)
+    f"{name}, seed {seed}": variant._replace(seed=seed)
+    for name, variant in sorted(PLAN.items(), key=lambda item: item[1].amount != 0.75)
     for seed in (1, 2)
-    for name, way in WAYS.items()
 }
 
 #: Of these the packed file stays beside the recording, the others are removed once measured.
@@ -90,8 +88,8 @@ KEPT = tuple(f"{name} 75" for name in WAYS)
 #: Of these it is also measured what attention takes.
 TAKEN_APART = ("dense", "textbook 75")
 
-#: Channels, heads and neurons are scored on so many batches of so many training pictures.
-SCORED, BATCH = 32, 32
+#: What stays of a layer is a multiple of so many channels or neurons, which processors like.
+MULTIPLE = 8
 
 #: The ratio of channels is found to one part in so many.
 RATIOS = 200
@@ -106,58 +104,52 @@ def weights_of(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
     return {name: found[name] for name in found if name.startswith(PARTS[part])}
 
 
-def prune(model: nn.Module, variant: Variant, scored_on: list[Batch]) -> tuple[nn.Module, Masks]:
+def prune(model: nn.Module, variant: Variant) -> tuple[nn.Module, Masks]:
     """A copy of ``model`` pruned as ``variant`` says, and its masks.
 
-    Structured: the channels, or heads and neurons, of the lowest Taylor scores are really gone.
-    Unstructured: the weights of the part that are nearest zero are zero, wherever in it they are.
+    Both ways have the same criterion, the magnitudes of weights, and the same allocation: what
+    differs is the structure. Structured: the channels, or heads and neurons, of the lowest L1 norms
+    are removed. Unstructured: every layer loses as many single weights, those nearest zero, as the
+    structured way would take from it.
 
     Args:
         model: the whole network, on the CPU, so that every machine removes the same.
-        scored_on: batches of training pictures, see :func:`some_batches`.
     """
     graph = trace(model, EXAMPLE)
-    smaller = surgery.prune(model, graph, removed(model, graph, variant, scored_on))
+    lowest = {part: removed(model, graph, part, variant.amount) for part in PARTS}
+    structured = [part for part, how in variant.way._asdict().items() if how == "structured"]
+    gone = {group: places for part in structured for group, places in lowest[part].items()}
+    smaller = surgery.prune(model, graph, gone)
     kept: Masks = {}
     for part, how in variant.way._asdict().items():
-        kept |= MASKS_OF[how](weights_of(smaller, part), variant.amount)
+        weights = weights_of(smaller, part)
+        if how == "2:4":
+            kept |= {
+                name: masks.nm_mask(masks.magnitude(weight), 2, 4)
+                for name, weight in weights.items()
+            }
+        elif how == "unstructured":
+            shares = shares_gone(weights, surgery.plan(graph, lowest[part]))
+            kept |= {
+                name: masks.layer_masks(smaller, {name: shares[name]})[name] for name in shares
+            }
     return masks.pruned_copy(smaller, kept), kept
 
 
-def removed(
-    model: nn.Module, graph: Graph, variant: Variant, scored_on: list[Batch]
-) -> dict[str, list[int]]:
-    """By group, the channels, heads and neurons that go where ``variant`` is structured."""
-    ratios: dict[str, float] = {}
-    for part, how in variant.way._asdict().items():
-        if how == "structured":
-            ratios |= RATIOS_OF[part](model, graph, variant.amount)
-    return channels.lowest(channels.taylor(model, graph, scored_on), ratios)
+def removed(model: nn.Module, graph: Graph, part: str, amount: float) -> dict[str, list[int]]:
+    """By group, the channels, heads and neurons that go where a part is structured.
 
-
-def some_batches(data: Images, seed: int = 0) -> list[Batch]:
-    """A few small random batches of ``data``, for scores that need gradients."""
-    drawn = data.batches(BATCH, torch.Generator().manual_seed(seed), augmented=False)
-    return [*islice(drawn, SCORED)]
-
-
-def _lowest(weights: Mapping[str, torch.Tensor], amount: float) -> Masks:
-    return masks.lowest_overall(weights, masks.magnitude, amount)
-
-
-def _two_four(weights: Mapping[str, torch.Tensor], amount: float) -> Masks:
-    return {name: masks.nm_mask(masks.magnitude(weight), 2, 4) for name, weight in weights.items()}
-
-
-MASKS_OF: dict[str, Callable[[Mapping, float], Masks]] = {
-    "structured": lambda weights, amount: {},
-    "unstructured": _lowest,
-    "2:4": _two_four,
-}
+    So many channels and neurons stay that their number is a multiple of :data:`MULTIPLE`.
+    """
+    scores = channels.l1(model, graph)
+    ratios = RATIOS_OF[part](model, graph, amount)
+    heads = {name: ratio for name, ratio in ratios.items() if name.endswith("heads")}
+    others = {name: ratio for name, ratio in ratios.items() if name not in heads}
+    return channels.lowest(scores, heads) | channels.lowest(scores, others, MULTIPLE)
 
 
 def channel_ratios(model: nn.Module, graph: Graph, amount: float) -> dict[str, float]:
-    """One ratio for the channels of every group, so that ``amount`` of the convolutions goes.
+    """One ratio for the channels of every group, so that about ``amount`` of the convolutions goes.
 
     A weight goes with what it makes and with what it reads, so the ratio is below ``amount``. The
     channels that become tokens stay: attention reads them, and a norm takes them together.
@@ -167,21 +159,29 @@ def channel_ratios(model: nn.Module, graph: Graph, amount: float) -> dict[str, f
     any_scores = {name: torch.zeros(len(graph.groups[name].channels)) for name in groups}
 
     def missed(ratio: float) -> float:
-        plan = surgery.plan(graph, channels.lowest(any_scores, ratio))
+        plan = surgery.plan(graph, channels.lowest(any_scores, ratio, MULTIPLE))
         return abs(share_gone(weights, plan) - amount)
 
     return dict.fromkeys(groups, min((step / RATIOS for step in range(RATIOS)), key=missed))
 
 
 def share_gone(weights: Mapping[str, torch.Tensor], plan: Plan) -> float:
-    """The share of ``weights`` that ``plan`` does not keep."""
-    left = sum(
-        math.prod(
-            len(plan.get(name, {}).get(dim, range(size))) for dim, size in enumerate(weight.shape)
+    """The share of all ``weights`` that ``plan`` does not keep."""
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    gone = sum(share * sizes[name] for name, share in shares_gone(weights, plan).items())
+    return gone / sum(sizes.values())
+
+
+def shares_gone(weights: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, float]:
+    """The share of each of the ``weights`` that ``plan`` does not keep."""
+    return {
+        name: 1
+        - math.prod(
+            len(plan.get(name, {}).get(dim, range(size))) / size
+            for dim, size in enumerate(weight.shape)
         )
         for name, weight in weights.items()
-    )
-    return 1 - left / sum(weight.numel() for weight in weights.values())
+    }
 
 
 def head_ratios(model: nn.Module, graph: Graph, amount: float) -> dict[str, float]:
@@ -247,21 +247,21 @@ def make_variant(
 ) -> tuple[nn.Module, dict]:
     """The network that ``variant`` makes of ``whole``, trained again; and what became of it.
 
-    That is the share of each part that is ``gone``, and the accuracy ``before`` the training and
-    ``after`` it. What is zero stays zero.
+    That is the share of each part that is ``gone``, and the accuracy right after pruning
+    (``before``), with the BatchNorm statistics estimated anew (``recalibrated``), and ``after`` the
+    training. What is zero stays zero.
 
     Args:
         progress: wraps the counter of training steps.
     """
-    model, kept = prune(whole, variant, some_batches(data.train))
+    model, kept = prune(whole, variant)
     with masks.enforce_masks(on_device(model), kept):
-        before = evaluate(model, data)
+        found = steps.right_after(model, data)
         steps.retrain(
             model, NETWORK, data.train, EPOCH_FRACTION, variant.seed, watch=Watch(progress)
         )
         after = evaluate(model, data)
-    found = {"gone": gone(model, whole), "before": before, "after": after}
-    return model.cpu().eval(), found
+    return model.cpu().eval(), {"gone": gone(model, whole), **found, "after": after}
 
 
 # --- in the runtime -----------------------------------------------------------------------------
@@ -353,7 +353,8 @@ def factor_needed(share: float, target: float) -> float | None:
 def header(model: str, device: str) -> dict:
     """What a recording of this experiment begins with."""
     recipe = RECIPES[model]
-    return {"recipe": {"epochs": recipe.epochs, "lr": recipe.lr, "epoch_fraction": EPOCH_FRACTION}}
+    training = {"epochs": recipe.epochs, "lr": recipe.lr, "epoch_fraction": EPOCH_FRACTION}
+    return {"recipe": training | {"multiple": MULTIPLE}}
 
 
 def run(recording: Recording) -> None:

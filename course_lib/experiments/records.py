@@ -283,10 +283,11 @@ class Transformer(Deployments):
 # --- mixed --------------------------------------------------------------------------------------
 
 
-class ShortRecipe(Recipe):
-    """A recipe, and the fraction of its epochs that every network is trained for."""
+class MixedRecipe(Recipe):
+    """The fraction of the epochs that every network is trained for; its widths' common divisor."""
 
     epoch_fraction: float
+    multiple: NotRequired[int]
 
 
 class RemovedWeights(TypedDict):
@@ -306,6 +307,7 @@ class MixedNetwork(TypedDict):
     seed: int
     gone: RemovedWeights
     before: Evaluation
+    recalibrated: NotRequired[Evaluation]
     after: Evaluation
 
 
@@ -319,7 +321,7 @@ class PartTime(Threads):
 class Mixed(Deployments):
     """Convolutions and attention, each pruned in every way."""
 
-    recipe: ShortRecipe
+    recipe: MixedRecipe
     networks: list[MixedNetwork]
     parts: list[PartTime]
 
