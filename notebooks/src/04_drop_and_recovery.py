@@ -862,10 +862,11 @@ print(card12.here.text)
 
 # %% tags=["nbval-ignore-output"]
 close = [
-    f"{card.claim.id} {test.condition}: {test.shown_with_interval(estimate)}, target {test.target}"
+    f"{card.claim.id} {one.test.condition}: {one.test.shown_with_interval(one.estimate)}, "
+    f"target {one.test.target}"
     for card in (card02, card03, card04, card11, card12, card13)
-    for test, estimate, state in card.here.outcomes
-    if state == "too close to call"
+    for one in card.here.outcomes
+    if one.state == "too close to call"
 ]
 print(*close, sep="\n")
 

@@ -341,10 +341,9 @@ def style(way):
 
 
 # %%
-def accuracies(way, amount, when="after"):
-    """Test accuracies of a way at an amount, one for each seed of the training."""
-    names = [name for name in made if name.startswith(f"{way} {amount:g}")]
-    return [made[name][when]["accuracy"] for name in names]
+def accuracies(name, when="after"):
+    """Test accuracies of a network such as "textbook 75", one for each seed of the training."""
+    return [one[when]["accuracy"] for each, one in made.items() if each.startswith(name)]
 
 
 # %%
@@ -353,7 +352,7 @@ def accuracy_of(**panels):
     figure, row = plt.subplots(1, len(panels), figsize=(9.6, 4.4), sharey=True, squeeze=False)
     for axes, (when, title) in zip(row[0], panels.items(), strict=True):
         for way in WAYS:
-            y = [np.mean(accuracies(way, amount, when)) for amount in AMOUNTS]
+            y = [np.mean(accuracies(f"{way} {amount:g}", when)) for amount in AMOUNTS]
             axes.plot(AMOUNTS, y, color="#b5b5b5", linewidth=1.5)
             axes.plot(AMOUNTS, y, label=way, **style(way))
         axes.axhline(dense["accuracy"], color=figures.COLOURS["dense"], linestyle="--")
@@ -391,15 +390,14 @@ print(textbook["recalibrated"]["accuracy"] - textbook["before"]["accuracy"] > 20
 figures.show(accuracy_of(after="fine-tuned"), alt="Accuracy after fine-tuning, four ways.")
 
 # %%
-after = {name: one["after"]["accuracy"] for name, one in made.items()}
 for amount in AMOUNTS:
-    row = ", ".join(f"{way} {np.mean(accuracies(way, amount)):.2f}" for way in WAYS)
-    print(f"{amount:5.1f} %: {row}")
+    means = {way: np.mean(accuracies(f"{way} {amount:g}")) for way in WAYS}
+    print(f"{amount:5.1f} %: " + ", ".join(f"{way} {mean:.2f}" for way, mean in means.items()))
 
 # %%
-seeds = {len(accuracies(way, amount)) for way in WAYS for amount in AMOUNTS}
-ranges = [np.ptp(accuracies(way, amount)) for way in WAYS for amount in AMOUNTS]
-print(*seeds, f"trainings of each; they lie within {max(ranges):.1f} points of each other")
+every = [accuracies(f"{way} {amount:g}") for way in WAYS for amount in AMOUNTS]
+print(*{len(each) for each in every}, "trainings of each; they lie within ", end="")
+print(f"{max(np.ptp(each) for each in every):.1f} points of each other")
 
 # %% [markdown]
 # A dot is the mean of several trainings with different seeds, which agree well. The ways form two
@@ -407,16 +405,16 @@ print(*seeds, f"trainings of each; they lie within {max(ranges):.1f} points of e
 
 
 # %%
-def apart(first, second, amount=75):
-    """How far the first way is ahead of the second, in points, by the seeds they share."""
-    pair = accuracies(first, amount), accuracies(second, amount)
+def apart(first, second):
+    """How far the first network is ahead of the second, in points, by the seeds they share."""
+    pair = accuracies(first), accuracies(second)
     gaps = [one - other for one, other in zip(*pair, strict=True)]
     return estimates.widened(
         estimates.over_seeds(gaps), estimates.unpaired(*map(np.mean, pair), 10_000)
     )
 
 
-mean = {way: np.mean(accuracies(way, 75)) for way in WAYS}
+mean = {way: np.mean(accuracies(f"{way} 75")) for way in WAYS}
 for way in WAYS:
     print(f"{way:17s} {mean[way]:.2f}")
 
@@ -431,7 +429,7 @@ halves = {
     "convolutions: structured instead of unstructured": ("textbook", "both unstructured"),
     "the same with structured attention": ("both structured", "reverse"),
 }
-effect = {half: apart(one, other) for half, (one, other) in halves.items()}
+effect = {half: apart(f"{one} 75", f"{other} 75") for half, (one, other) in halves.items()}
 for half, gained in effect.items():
     print(f"{half:49s} {gained} points")
 
@@ -588,7 +586,7 @@ read(
 
 # %% tags=["nbval-ignore-output"]
 others = [way for way in WAYS if way != "textbook"]
-ahead = apart("textbook", max(others, key=mean.get))
+ahead = apart("textbook 75", f"{max(others, key=mean.get)} 75")
 reveal("09.ahead", ahead.value, low=-5, high=5, unit="points")
 faster = times.speedup("textbook", over="dense").value
 reveal("09.faster", faster, low=0.5, high=5, unit="x")
@@ -682,8 +680,8 @@ for name, rows in gpus.items():
 
 # %%
 for name in ("textbook 50", "two of four", "both structured 50"):
-    low, high = made[name]["after"]["interval"]
-    print(f"{name:19s} {after[name]:.2f} % ({low:.1f} to {high:.1f})")
+    print(f"{name:19s} {np.mean(accuracies(name)):.2f} %")
+print("the pattern costs", apart("textbook 50", "two of four"), "points")
 
 # %%
 ceiling = took["two of four"] - products / 2
@@ -795,7 +793,7 @@ measurements = {
     "time_over_fastest_other_50_ceiling": estimates.ratio(
         slower_than("two of four", fastest_50), estimates.exact(1 / at_ceiling)
     ),
-    "two_four_lost": estimates.unpaired(after["textbook 50"], after["two of four"], 10_000),
+    "two_four_lost": apart("textbook 50", "two of four"),
 }
 context = "conv_attention, Fashion-MNIST, 10,000 test pictures; ONNX Runtime, one thread"
 claims.record("C19", measurements, context, f"recorded on {recordings.COURSE}")
