@@ -690,8 +690,8 @@ print(f"2:4 at its ceiling {ceiling:.3f} ms")
 print(f"both structured 50 {took['both structured 50']:.3f} ms")
 
 # %% [markdown]
-# The pattern costs nothing here, which is good news if you have the hardware. But even at its
-# ceiling it only draws level with removing heads and neurons.
+# The interval of its cost contains zero, which is good news if you have the hardware. But even at
+# its ceiling it only draws level with removing heads and neurons.
 #
 # ## The rule, as code
 #
