@@ -87,6 +87,11 @@ def test_a_truth_beyond_the_scale_makes_it_longer(truth, ends):
     assert figures.ruler(2, 40, "x", 21, truth).axes[0].get_xlim() == ends
 
 
+def test_the_truth_says_where_it_comes_from():
+    axes = figures.ruler(0, 10, "x", truth=2.0, origin="published").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["published: 2 x"]
+
+
 def test_exploring_redraws_the_picture(shown, last):
     drawn = []
 

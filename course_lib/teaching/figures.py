@@ -132,11 +132,17 @@ def wiring(graph: Graph, until: str) -> Figure:
 
 
 def ruler(
-    low: float, high: float, unit: str, guess: float | None = None, truth: float | None = None
+    low: float,
+    high: float,
+    unit: str,
+    guess: float | None = None,
+    truth: float | None = None,
+    origin: str = "measured",
 ) -> Figure:
-    """A scale from ``low`` to ``high`` with the learner's guess and, once measured, the truth.
+    """A scale from ``low`` to ``high`` with the learner's guess and, once it is known, the truth.
 
-    The scale is extended to include a guess or a truth beyond its ends.
+    The scale is extended to include a guess or a truth beyond its ends. ``origin`` says where the
+    truth comes from.
     """
     seen = [value for value in (guess, truth) if value is not None and math.isfinite(value)]
     low, high = min([low, *seen]), max([high, *seen])
@@ -145,7 +151,7 @@ def ruler(
     # The guess is named above the scale and the truth below, so that they never overlap.
     for value, name, filling, place in (
         (guess, "your guess", "white", 0.4),
-        (truth, "measured", "black", -0.75),
+        (truth, origin, "black", -0.75),
     ):
         if value is not None:
             _dot(axes, value, filling)

@@ -46,10 +46,16 @@ def guess(name: str) -> float | None:
     return progress.read()["predictions"].get(name, {}).get("guess")
 
 
-def reveal(name: str, truth: float, low: float, high: float, unit: str) -> None:
-    """Show the learner's guess beside the measured ``truth``, and store both for the report."""
+def reveal(
+    name: str, truth: float, low: float, high: float, unit: str, origin: str = "measured"
+) -> None:
+    """Show the learner's guess beside the ``truth``, and store both for the report.
+
+    Args:
+        origin: where the truth comes from: "measured", "recorded", "published" or "computed".
+    """
     _remember(name, {"unit": unit, "truth": truth})
-    display(_ruler(low, high, unit, guess(name), truth), raw=True)
+    display(_ruler(low, high, unit, guess(name), truth, origin), raw=True)
 
 
 def explore(
@@ -141,6 +147,13 @@ def _said(value: float | None, unit: str) -> str:
     return "No guess yet." if value is None else f"Your guess: <b>{value:.3g} {unit}</b>. Read on."
 
 
-def _ruler(low: float, high: float, unit: str, guess: float | None, truth: float | None) -> Picture:
-    alt = f"A scale from {low:g} to {high:g} {unit} for your guess and the measured value."
-    return figures.picture(figures.ruler(low, high, unit, guess, truth), alt)
+def _ruler(
+    low: float,
+    high: float,
+    unit: str,
+    guess: float | None,
+    truth: float | None,
+    origin: str = "measured",
+) -> Picture:
+    alt = f"A scale from {low:g} to {high:g} {unit} for your guess and the {origin} value."
+    return figures.picture(figures.ruler(low, high, unit, guess, truth, origin), alt)

@@ -486,7 +486,7 @@ print("98 % of the weights: 20 % are not:", gaps["weights", 0.98] > 2)
 # %% tags=["nbval-ignore-output"]
 gap = recovery.gap(small, "weights", 0.9, epoch_fraction=0.1)
 print(f"90 % of the weights, a tenth of the epochs: a gap of {gap:.1f} points")
-reveal("04.gap", max(0.0, gap), low=0, high=20, unit="points")
+reveal("04.gap", max(0.0, gap), low=0, high=20, unit="points", origin="recorded")
 
 # %%
 print("it is under two points:", gap < 2)

@@ -398,8 +398,9 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
 figures.show(figure, alt="Roofline with the dense and CSR products, for a vector and a batch.")
 
 # %% [markdown]
-# Left of the bend a product is memory-bound, right of it compute-bound. (For a point *above* the
-# slope the matrix was in a cache, which is faster than memory.) The batch is the clearer case:
+# Left of the bend, the *ridge*, a product is memory-bound, right of it compute-bound. (For a point
+# *above* the slope the matrix was in a cache, which is faster than memory.) The batch is the
+# clearer case:
 
 # %% tags=["nbval-ignore-output"]
 share = {key: rate / roof.attainable(intensity) for key, (intensity, rate) in points.items()}
@@ -854,7 +855,11 @@ def kernel_of(row):
 settings = {}
 for row in published.select(published.rows(), scope="product"):
     settings.setdefault(setting_of(row), []).append(row)
-settings = {name: rows for name, rows in settings.items() if len(rows) >= 8}
+settings = {
+    name: rows
+    for name, rows in settings.items()
+    if len({row.sparsity for row in rows}) >= 4  # enough for a line
+}
 
 
 # %%
@@ -897,7 +902,7 @@ print(anywhere_90)
 print(pairs)
 
 # %% tags=["nbval-ignore-output"]
-reveal("05.gpu", anywhere_90.speedup, low=0, high=10, unit="x")
+reveal("05.gpu", anywhere_90.speedup, low=0, high=10, unit="x", origin="published")
 
 # %%
 vector_even = {
@@ -906,6 +911,8 @@ vector_even = {
 for kernel in LOOKS:
     evens = [row.median for (_, name), row in vector_even.items() if name == kernel]
     print(f"one vector, {kernel}: even at {min(evens):.0%} to {max(evens):.0%}")
+[blocks_of_8] = [row for row in published.break_evens() if "8x8" in row.kernel]
+print(f"{blocks_of_8.gpu}, float16, blocks of 8: even at {blocks_of_8.median:.0%}")
 for gpu in ("A100 PCIe", "RTX 3090", "RTX 4090"):
     found = [row for row in predictions if row.gpu.startswith(gpu) and row.dtype == "float32"]
     for row in found:

@@ -528,7 +528,8 @@ print("at least 8 times smaller:", smaller >= 8)
 # %% tags=["nbval-ignore-output"]
 best = points["few values", "int8"]
 faster = result.speedup("small, int8", over="whole vocabulary, float32").value
-reveal("08.lost", dense["accuracy"] - best["accuracy"], low=0, high=20, unit="points")
+points_lost = dense["accuracy"] - best["accuracy"]
+reveal("08.lost", points_lost, low=0, high=20, unit="points", origin="recorded")
 reveal("08.smaller", smaller, low=1, high=40, unit="x")
 reveal("08.faster", faster, low=1, high=20, unit="x")
 

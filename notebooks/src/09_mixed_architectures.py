@@ -587,7 +587,7 @@ read(
 # %% tags=["nbval-ignore-output"]
 others = [way for way in WAYS if way != "textbook"]
 ahead = apart("textbook 75", f"{max(others, key=mean.get)} 75")
-reveal("09.ahead", ahead.value, low=-5, high=5, unit="points")
+reveal("09.ahead", ahead.value, low=-5, high=5, unit="points", origin="recorded")
 faster = times.speedup("textbook", over="dense").value
 reveal("09.faster", faster, low=0.5, high=5, unit="x")
 
