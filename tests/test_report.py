@@ -165,6 +165,14 @@ def test_the_pictures_have_a_dot_for_every_test_and_every_guess():
     assert [line.get_xdata()[0] for line in axes.lines[1:]] == [1.0, 0.5]
 
 
+def test_what_was_only_published_is_drawn_by_halves():
+    claims.record("C06", {"csr_90_vector_cpu": about(2)}, "2048 x 2048")
+    [card] = [card for card in claims.cards() if card.claim.id == "C06"]
+    (axes,) = report.glance([card]).axes
+    drawn = {line.get_fillstyle(): line.get_label() for line in axes.lines}
+    assert drawn["left"] == "target reached"
+
+
 def test_every_state_is_drawn_differently_without_its_colour():
     assert report.DOTS.keys() == {*claims.STATES, None}
     shapes = {(dot["marker"], dot.get("markerfacecolor")) for dot in report.DOTS.values()}

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import matplotlib.pyplot as plt
 from markdown_it import MarkdownIt
@@ -25,6 +25,7 @@ from course_lib.teaching.claims import (
     Card,
     Claim,
     TestOutcome,
+    deciding_published,
     shown_published,
 )
 from course_lib.teaching.exercises import EXERCISES
@@ -63,6 +64,8 @@ class Dot(TypedDict):
     marker: str
     color: str
     markerfacecolor: NotRequired[str]
+    markerfacecoloralt: NotRequired[str]
+    fillstyle: NotRequired[Literal["left"]]
 
 
 #: By state, how a test is drawn.
@@ -299,7 +302,8 @@ def pictures(cards: list[Card], predictions: dict[str, Prediction]) -> dict[str,
         drawn = {
             GLANCE: (
                 glance(cards),
-                "The tests of every claim: target reached, missed, or too close to call.",
+                "The tests of every claim: target reached, missed, or too close to call; half "
+                "dots by what was published.",
             )
         }
         if guessed:
@@ -311,18 +315,27 @@ def pictures(cards: list[Card], predictions: dict[str, Prediction]) -> dict[str,
 
 
 def glance(cards: list[Card]) -> Figure:
-    """A line for each claim, a dot for each of its tests."""
+    """A line for each claim, a dot for each of its tests; half a dot by what was published."""
     figure, axes = plt.subplots(figsize=(9.6, 0.6 + 0.34 * len(cards)))
     for row, card in enumerate(cards):
+        read = deciding_published(card.claim, card.verdict.outcomes)
         for place, outcome in enumerate(card.verdict.outcomes):
-            axes.plot(place, row, linestyle="", markersize=9, **DOTS[outcome.state])
+            dot = _half(outcome, card.claim) if outcome in read else DOTS[outcome.state]
+            axes.plot(place, row, linestyle="", markersize=9, **dot)
     handles = [plt.Line2D([], [], linestyle="", markersize=9, **dot) for dot in DOTS.values()]
     axes.set_yticks(range(len(cards)), map(_said, cards), fontsize=11)
     axes.set(ylim=(len(cards) - 0.5, -0.5), xlim=(-0.6, None), xticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     figure.legend(handles=handles, loc="outside upper right", ncols=len(DOTS), fontsize=11)
+    axes.set_xlabel("half a mark: published, not measured here", loc="right", fontsize=11)
     return figure
+
+
+def _half(outcome: TestOutcome, claim: Claim) -> Dot:
+    """How a test is drawn that was published, not measured: half filled."""
+    dot = DOTS[outcome.published_state(claim.exists)]
+    return {**dot, "fillstyle": "left", "markerfacecoloralt": "white"}
 
 
 def _said(card: Card) -> str:
