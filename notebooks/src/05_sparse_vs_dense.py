@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from matplotlib.ticker import LogLocator
 
+# %%
 from course_lib.bars import bar
 from course_lib.deployment import sparse, triton_csr
 from course_lib.deployment import two_four as packing
@@ -782,6 +783,7 @@ predictions = {row: published.prediction(row) for row in published.break_evens()
 predictions = {row: bounds for row, bounds in predictions.items() if bounds}
 
 
+# %%
 def draw(axes, row, bounds):
     """One card and kernel: bars from the ideal to the expected prediction, and over the shapes."""
     fill = BLUE if row.columns.least == 1 else "white"
@@ -852,6 +854,7 @@ def kernel_of(row):
     return row.kernel.partition(":2:")[0]
 
 
+# %%
 settings = {}
 for row in published.select(published.rows(), scope="product"):
     settings.setdefault(setting_of(row), []).append(row)
@@ -868,11 +871,9 @@ def published_speedups(setting):
     figure, axes = plt.subplots(figsize=(9.6, 4.8))
     kernels = dict.fromkeys(map(kernel_of, settings[setting]))
     for name, marker in zip(kernels, "os^DvP*X", strict=False):
-        rows = sorted(
-            (row.sparsity, row.speedup) for row in settings[setting] if kernel_of(row) == name
-        )
+        rows = [row for row in settings[setting] if kernel_of(row) == name]
+        x, y = zip(*sorted((1 - row.sparsity, row.speedup) for row in rows), strict=True)
         kind = "unstructured" if name.startswith("unstructured") else "structured"
-        x, y = [1 - sparsity for sparsity, _ in rows], [speedup for _, speedup in rows]
         axes.plot(x, y, f"{marker}-", color=figures.COLOURS[kind], label=name)
     sparsity_axis(axes)
     axes.set(xlim=(1.1, 0.015), ylabel="times faster than dense", title=setting)

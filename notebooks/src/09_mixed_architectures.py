@@ -362,6 +362,7 @@ def accuracy_of(**panels):
     return figure
 
 
+# %%
 figures.show(
     accuracy_of(before="as it is", recalibrated="recalibrated"),
     alt="Accuracy before any training, four ways, as it is and recalibrated.",
