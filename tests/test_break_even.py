@@ -1,7 +1,5 @@
 """Predictions against arithmetic by hand, and against what was published for the cards."""
 
-import math
-
 import pytest
 import torch
 
@@ -11,13 +9,11 @@ from course_lib.measuring.break_even import (
     TFLOPS,
     Card,
     batch,
-    beyond_cache,
     launch_floor,
     predicted,
     seconds,
     sparse_rate,
     stops_gaining,
-    two_four_speedup,
     vector,
 )
 from course_lib.measuring.cost import Work
@@ -104,17 +100,6 @@ def test_a_sparse_kernel_as_fast_as_the_dense_one_breaks_even_at_once():
 # --- 2:4 ----------------------------------------------------------------------------------------
 
 
-def test_two_four_gains_bytes_for_a_vector_and_arithmetic_for_a_batch():
-    assert two_four_speedup(A100, 8192, 8192, 1, launch=0) == pytest.approx(16 / 9, rel=0.001)
-    assert two_four_speedup(A100, 8192, 8192, 8192, launch=0) == pytest.approx(2)
-    assert two_four_speedup(A100, 64, 64, 1) == pytest.approx(1, abs=0.01), "it only launches"
-
-
-def test_two_four_needs_sparse_tensor_cores():
-    with pytest.raises(ValueError, match="V100 SXM2 has no sparse tensor cores"):
-        two_four_speedup(V100, 64, 64, 64)
-
-
 # --- published kernels --------------------------------------------------------------------------
 
 
@@ -160,18 +145,7 @@ def test_a_narrow_network_only_launches_and_a_wide_one_does_not():
 # --- the datasheet ------------------------------------------------------------------------------
 
 
-def test_a_matrix_that_fills_the_cache():
-    side = beyond_cache(V100, torch.float16)
-    assert 2 * side**2 <= V100.l2 < 2 * (side + 1) ** 2
-    assert beyond_cache(V100, torch.float32) == math.isqrt(V100.l2 // 4)
-
-
-def test_a_cache_of_unknown_size_is_not_guessed():
-    with pytest.raises(ValueError, match="L2 cache of the V100 SXM2 is unknown"):
-        beyond_cache(V100._replace(l2=None), torch.float16)
-
-
-@pytest.mark.parametrize("call", [vector, batch, beyond_cache])
+@pytest.mark.parametrize("call", [vector, batch])
 def test_a_number_type_without_a_rate_is_refused(call):
     with pytest.raises(ValueError, match=r"float16 and bfloat16; got torch.int8"):
         call(V100, torch.int8)

@@ -20,7 +20,6 @@ from course_lib.experiments.recordings import (
     points,
     read,
     resume,
-    side_by_side,
     write,
 )
 from course_lib.experiments.records import RECORDS
@@ -417,27 +416,6 @@ def test_points_are_those_that_agree(recording, what, found):
     others = [POINT | {"granularity": "channels"}, POINT | {"amount": 0.9}]
     recording["points"] += others
     assert points(recording, **what) == [recording["points"][number] for number in found]
-
-
-def test_machines_are_put_side_by_side(recording):
-    other = copy.deepcopy(recording)
-    other["points"] = [
-        POINT | {"accuracy": 80.0},
-        POINT | {"granularity": "channels", "accuracy": 70.0},
-    ]
-    machines = {"abacus": recording, "h100": other}
-    assert side_by_side(machines, "accuracy", ["granularity", "seed"]) == {
-        ("weights", 0): {"abacus": 90.5, "h100": 80.0},
-        ("weights", 1): {"abacus": 90.5},  # the other machine has not measured it
-        ("channels", 0): {"h100": 70.0},
-    }
-    assert side_by_side(machines, "accuracy", ["granularity"], seed=0, granularity="channels") == {
-        ("channels",): {"h100": 70.0}
-    }
-
-
-def test_without_recordings_there_is_nothing_side_by_side():
-    assert side_by_side({}, "accuracy", ["granularity"]) == {}
 
 
 @pytest.mark.parametrize(

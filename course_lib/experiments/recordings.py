@@ -7,7 +7,7 @@ experiment needs no trained network. ``python -m course_lib record`` writes it, 
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime
 from functools import cache
 from pathlib import Path
@@ -276,28 +276,6 @@ def published(root: Path = DATA) -> tuple[PublishedSpeedup, ...]:
 def points(recording: Mapping[str, Any], **what: object) -> list[Any]:
     """The points with the values in ``what``, such as ``granularity="weights", seed=0``."""
     return [point for point in recording["points"] if all(point[key] == what[key] for key in what)]
-
-
-def side_by_side(
-    found: Mapping[str, dict], value: str, by: Sequence[str], **what: object
-) -> dict[tuple, dict[str, float]]:
-    """One field of the points of several recordings of an experiment, compared across machines.
-
-    Args:
-        found: recordings by machine, as returned by :func:`load`.
-        value: the field to compare, such as ``"speedup"``.
-        by: the fields that identify a point, such as ``("format", "target_sparsity")``.
-        what: values that the points must have, as in :func:`points`.
-
-    Returns:
-        By the values of ``by``, a dictionary from machine to value. Machines without that point are
-        missing from it.
-    """
-    rows: dict[tuple, dict[str, float]] = {}
-    for name, recording in found.items():
-        for point in points(recording, **what):
-            rows.setdefault(tuple(point[key] for key in by), {})[name] = point[value]
-    return rows
 
 
 def write(recording: dict, path: Path) -> Path:

@@ -59,22 +59,6 @@ class Card(NamedTuple):
     l2: float | None
 
 
-def beyond_cache(card: Card, dtype: torch.dtype) -> int:
-    """Rows of the square matrix that fills the L2 cache of ``card``.
-
-    A smaller one may stay there between two products: then the bandwidth of the datasheet, which is
-    that of DRAM, is not its limit.
-
-    Raises:
-        ValueError: ``dtype`` is not one of float32, float16 and bfloat16, or the size of the cache
-            is unknown.
-    """
-    size = _bytes(dtype)
-    if card.l2 is None:
-        raise ValueError(f"The size of the L2 cache of the {card.name} is unknown.")
-    return math.isqrt(int(card.l2 / size))
-
-
 def _bytes(dtype: torch.dtype) -> int:
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"Rates are for float32, float16 and bfloat16; got {dtype}.")
@@ -179,30 +163,6 @@ def sparse_rate(
     moved = (1 - cached) * SECTOR * loads.per_mac
     roof = Roofline(card.bandwidth, share * card.fp32)
     return roof.attainable(1 / moved if moved else math.inf)
-
-
-def two_four_speedup(
-    card: Card, rows: int, width: int, columns: int, launch: float = LAUNCH
-) -> float:
-    """How many times faster 2:4 weights (rows, width) are, times inputs (width, columns), in fp16.
-
-    The most that is possible: 1.78 where memory is the limit, 2 where arithmetic is, and 1 where it
-    is the launch.
-
-    Raises:
-        ValueError: the card has no sparse tensor cores.
-    """
-    if card.two_four is None or card.fp16 is None:
-        raise ValueError(f"The {card.name} has no sparse tensor cores.")
-    others = 2 * columns * (rows + width)
-    macs, weights = rows * width * columns, 2 * rows * width
-    dense = Work(macs, weights + others)
-    sparse = Work(macs, weights * 9 // 16 + others)  # half of the values, two bits for each
-    times = (
-        Roofline(card.bandwidth, DENSE_SHARE * rate).milliseconds(work) + 1000 * launch
-        for rate, work in ((card.fp16, dense), (card.two_four, sparse))
-    )
-    return next(times) / next(times)
 
 
 # --- published kernels --------------------------------------------------------------------------

@@ -76,14 +76,6 @@ def about(recording: Chosen) -> str:
     return "\n".join(lines)
 
 
-def right_after(recording: DropRecovery, granularity: str, amount: float) -> float:
-    """Test accuracy right after pruning, in percent; NaN if it is not recorded."""
-    for pruned in recording["pruned"]:
-        if (pruned["granularity"], pruned["amount"]) == (granularity, amount):
-            return pruned["accuracy"]
-    return math.nan
-
-
 def gaps(
     recording: DropRecovery,
     granularity: str,
