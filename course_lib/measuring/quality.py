@@ -50,7 +50,29 @@ def paired_interval(only_first: int, only_second: int, n: int) -> tuple[float, f
 
 
 #: Standard errors to either side of a mean for 95 % (Student's t), by the number of values.
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
+STUDENT_T = dict(
+    zip(
+        range(2, 17),
+        (
+            12.706,
+            4.303,
+            3.182,
+            2.776,
+            2.571,
+            2.447,
+            2.365,
+            2.306,
+            2.262,
+            2.228,
+            2.201,
+            2.179,
+            2.160,
+            2.145,
+            2.131,
+        ),
+        strict=True,
+    )
+)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -1,11 +1,9 @@
 """Pruning transformer encoders: attention heads, neurons and whole layers.
 
 torch.fx cannot trace the networks of ``transformers``, but all encoders are built alike, so their
-dependency graph is written down here instead of found: in each layer a *head* is some rows of the
-query, key and value matrices and the columns of the matrix that reads them; a *neuron* is one row
-of the first matrix of the MLP and one column of the second. With that graph, heads and neurons are
-channels like any other: ``channels.l1``, ``channels.taylor`` and ``channels.ablation_losses`` score
-them, ``channels.lowest`` chooses, ``surgery.zero_readers`` zeroes them. Lesson 08 uses these
+dependency graph is written down instead of found, see :mod:`.blocks`. With it, heads and neurons
+are channels like any other: ``channels.l1``, ``channels.taylor`` and ``channels.ablation_losses``
+score them, ``channels.lowest`` chooses, ``surgery.zero_readers`` zeroes them. Lesson 08 uses these
 functions.
 
 Supported are BERT and models with the same layer (RoBERTa, MiniLM, ...) in ``transformers`` 5,
@@ -13,8 +11,7 @@ and torchvision's VisionTransformer. ``transformers`` itself is not needed here.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,42 +20,30 @@ from torch import nn
 
 from course_lib.networks.models import Network
 from course_lib.networks.tensors import open_tensors, write_tensors
-from course_lib.pruning import surgery
+from course_lib.pruning import blocks, surgery
+from course_lib.pruning.blocks import Part
 from course_lib.pruning.channels import Scores, readers_zeroed, sum_by_channel
-from course_lib.pruning.graph import Graph, Group, Provenance, Slot
+from course_lib.pruning.graph import Graph
 from course_lib.pruning.surgery import Plan, Removed
 
-
-class EncoderPart(NamedTuple):
-    """Where a layer keeps its heads or neurons: names of parameters, without "weight" and "bias".
-
-    Each head or neuron has the same number of rows in what makes it and of columns in what reads
-    it: the attribute ``rows`` of the layer, or one.
-    """
-
-    name: str
-    made_by: tuple[str, ...]
-    read_by: str
-    rows: str | None = None
-
-
 BERT = (
-    EncoderPart(
+    Part(
         "heads",
         ("attention.self.query.", "attention.self.key.", "attention.self.value."),
         "attention.output.dense.",
-        rows="attention.self.attention_head_size",
+        columns=("attention.self.attention_head_size",),
     ),
-    EncoderPart("neurons", ("intermediate.dense.",), "output.dense."),
+    Part("neurons", ("intermediate.dense.",), "output.dense."),
 )
 VISION = (
-    EncoderPart(
+    Part(
         "heads",
-        ("self_attention.in_proj_",),  # queries, keys and values, one below the other
+        ("self_attention.in_proj_",),  # queries, keys and values
         "self_attention.out_proj.",
-        rows="self_attention.head_dim",
+        columns=("self_attention.head_dim",),
+        stacked=3,
     ),
-    EncoderPart("neurons", ("mlp.0.",), "mlp.3."),
+    Part("neurons", ("mlp.0.",), "mlp.3."),
 )
 
 
@@ -99,7 +84,7 @@ def _described(name: str, layer: nn.Module) -> Layer:
     if not parts:
         return Layer(name)
     heads, neurons = parts
-    return Layer(name, _count(layer, heads), _rows(layer, heads), _count(layer, neurons))
+    return Layer(name, heads.count(layer), heads.width(layer), neurons.count(layer))
 
 
 def encoder_graph(model: nn.Module) -> Graph:
@@ -111,41 +96,10 @@ def encoder_graph(model: nn.Module) -> Graph:
     Raises:
         ValueError: there is no encoder layer of a known kind in ``model``.
     """
-    groups: dict[str, Group] = {}
-    slots: list[Slot] = []
-    count = 0
-    for number, name in enumerate(_names(model)):
-        layer = model.get_submodule(name)
-        for part in _parts(layer):
-            channels = torch.arange(count, count + _count(layer, part))
-            count += len(channels)
-            group = f"{number}.{part.name}"
-            made_by = tuple(f"{name}.{begin.rpartition('.')[0]}" for begin in part.made_by)
-            groups[group] = Group(group, made_by, channels, None)
-            slots += _slots(name, layer, part, channels)
-    nothing = torch.empty(3, 0, dtype=torch.long)
-    return Graph(groups, slots, (), Provenance([], {}, count, nothing, nothing[0]))
-
-
-def _slots(
-    name: str, layer: nn.Module, part: EncoderPart, channels: torch.Tensor
-) -> Iterator[Slot]:
-    """The places of ``channels``, all heads or all neurons of the layer ``name``."""
-    tensors = dict(layer.named_parameters())
-    along = channels.repeat_interleave(_rows(layer, part))
-    for maker in (begin + end for begin in part.made_by for end in ("weight", "bias")):
-        if maker in tensors:  # a layer may have no bias
-            times = len(tensors[maker]) // len(along)  # 3 where one matrix makes all of q, k and v
-            yield Slot(f"{name}.{maker}", 0, along.repeat(times), reads=False)
-    yield Slot(f"{name}.{part.read_by}weight", 1, along, reads=True)
-
-
-def _rows(layer: nn.Module, part: EncoderPart) -> int:
-    return attrgetter(part.rows)(layer) if part.rows else 1
-
-
-def _count(layer: nn.Module, part: EncoderPart) -> int:
-    return layer.get_parameter(f"{part.read_by}weight").shape[1] // _rows(layer, part)
+    named = enumerate(_names(model))
+    return blocks.graph(
+        model, {number: (name, _parts(model.get_submodule(name))) for number, name in named}
+    )
 
 
 def _names(model: nn.Module) -> list[str]:
@@ -161,12 +115,10 @@ def _names(model: nn.Module) -> list[str]:
     return names
 
 
-def _parts(layer: nn.Module) -> tuple[EncoderPart, ...]:
+def _parts(layer: nn.Module) -> tuple[Part, ...]:
     """The heads and the neurons of ``layer``; none if it is no encoder layer that is known here."""
-    found = {name for name, _ in layer.named_parameters()}
     for parts in (BERT, VISION):
-        needed = [begin for part in parts for begin in (*part.made_by, part.read_by)]
-        if all(f"{begin}weight" in found for begin in needed):
+        if all(part.is_in(layer) for part in parts):
             return parts
     return ()
 
