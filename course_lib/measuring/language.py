@@ -145,16 +145,17 @@ def _log_probabilities(
     def ids(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    def logits(tokens: list[int]) -> torch.Tensor:
-        return _logits(model, torch.tensor([tokens], device=device))[0].log_softmax(1).cpu()
-
     prompt, options = ids(choice.prompt), [ids(option) for option in choice.options]
-    if all(len(option) == 1 for option in options):  # they share their only prediction
-        return logits(prompt)[-1][[token for (token,) in options]]
-    sums = []
-    for option in options:
-        found = logits([*prompt, *option[:-1]])[len(prompt) - 1 :]
-        sums.append(found[range(len(option)), option].sum())
+    rows = [torch.tensor([*prompt, *option[:-1]]) for option in options]
+    if all(len(option) == 1 for option in options):
+        rows = rows[:1]  # all rows are the prompt
+    # Padding at the end changes nothing: a token sees only those before it.
+    batch = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+    found = _logits(model, batch)[:, len(prompt) - 1 :].log_softmax(2).cpu()
+    sums = [
+        row[range(len(option)), option].sum()
+        for row, option in zip(found.expand(len(options), -1, -1), options, strict=True)
+    ]
     return torch.stack(sums)
 
 

@@ -9,21 +9,24 @@ de-quantized from 4 bits: rounding it to 4 bits again costs less than it would h
 original.
 """
 
+import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from course_lib import PROJECT
 from course_lib.bars import Progress
 from course_lib.files import write_whole
 from course_lib.networks.data import sha256
 from course_lib.networks.minilm import PackageError
+from course_lib.networks.models import Network
 from course_lib.networks.tensors import write_tensors
 
 if TYPE_CHECKING:
@@ -98,6 +101,61 @@ def load() -> tuple["LlamaForCausalLM", "Tokenizer"]:
             folder, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
         )
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+# --- the vocabulary -----------------------------------------------------------------------------
+
+
+def kept_tokens(tokenizer: "Tokenizer", texts: Iterable[str]) -> list[int]:
+    """The ids, ascending, of the tokens that ``texts`` need in a smaller vocabulary.
+
+    Those are the tokens of ``texts``, all that these are merged from (byte-pair encoding: Sennrich,
+    Haddow and Birch, 2016), the single bytes, so that any text can still be encoded, and the
+    special tokens.
+    """
+    about = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = about["model"]["vocab"]
+    kept = {place for text in texts for place in tokenizer.encode(text).ids}
+    kept |= {token["id"] for token in about["added_tokens"]}
+    kept |= {place for token, place in vocabulary.items() if len(token) == 1}
+    for first, second in reversed(about["model"]["merges"]):
+        if vocabulary[first + second] in kept:
+            kept |= {vocabulary[first], vocabulary[second]}
+    return sorted(kept)
+
+
+def cut_vocabulary(
+    model: Network, tokenizer: "Tokenizer", kept: Sequence[int]
+) -> tuple[Network, "Tokenizer"]:
+    """A copy of ``model`` with only the tokens ``kept``, and the tokenizer that fits it.
+
+    The logits of these tokens do not change, and texts made of them are split as before. Other
+    texts are split into more and smaller tokens.
+
+    Args:
+        model: a causal language model of ``transformers`` whose output layer is its embedding.
+        kept: of :func:`kept_tokens`, ascending.
+    """
+    from tokenizers import Tokenizer
+
+    about = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = about["model"]["vocab"]
+    new = {old: place for place, old in enumerate(kept)}
+    about["model"]["vocab"] = {
+        token: new[old] for token, old in vocabulary.items() if old in new
+    }
+    about["model"]["merges"] = [
+        pair for pair in about["model"]["merges"] if vocabulary["".join(pair)] in new
+    ]
+    for token in about["added_tokens"]:
+        token["id"] = new[token["id"]]
+    smaller: Any = copy.deepcopy(model)
+    rows = smaller.get_input_embeddings().weight.detach()[list(kept)]
+    smaller.set_input_embeddings(nn.Embedding.from_pretrained(rows, freeze=False))
+    smaller.config.vocab_size = len(kept)
+    smaller.lm_head.out_features = len(kept)
+    smaller.tie_weights()
+    return smaller, Tokenizer.from_str(json.dumps(about))
 
 
 # --- converting ---------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ import csv
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from course_lib.networks.data import DATA, verified
+from course_lib.networks.data import DATA, Batch, verified
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,6 +30,23 @@ CONTEXT = (20, 50)
 
 #: The other options stand at most so many places away in the list of words by frequency.
 NEAR = 20
+
+
+class Windows(NamedTuple):
+    """Windows of a text to train on: ``ids`` (N, L) int64; the labels are the same tokens."""
+
+    ids: torch.Tensor
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The tokens themselves, (N, L): each is the label of the place before it."""
+        return self.ids
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One shuffled pass in full batches of ``size``; a last incomplete batch is dropped."""
+        order = torch.randperm(len(self.ids), generator=generator)
+        for index in order[: len(order) // size * size].split(size):
+            yield self.ids[index], self.ids[index]
 
 
 class Choice(NamedTuple):
