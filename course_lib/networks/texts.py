@@ -26,7 +26,7 @@ TEST, CALIBRATION = "persuasion", "northanger_abbey"
 WINDOW = 512
 
 #: The next word is guessed after so many words of the same paragraph, at least and at most.
-CONTEXT = (20, 50)
+CONTEXT = (20, 32)
 
 #: The other options stand at most so many places away in the list of words by frequency.
 NEAR = 20

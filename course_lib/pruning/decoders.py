@@ -182,7 +182,7 @@ def reader_scores(model: nn.Module, graph: Graph, windows: torch.Tensor) -> Scor
     slots = [slot for slot in graph.slots if slot.reads]
 
     def added(name: str) -> torch.Tensor:
-        return (weights[name].detach() * norms[name.removesuffix(".weight")]).square()
+        return (weights[name].detach() * norms[name]).square()
 
     return sum_by_channel(graph, slots, added)
 

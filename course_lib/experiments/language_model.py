@@ -1,0 +1,243 @@
+"""SmolLM2 pruned in every way, and quantized: perplexity, two tasks, bytes, MACs, milliseconds.
+
+Lesson 11 shows the recording of this experiment and repeats one of its points.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course_lib.bars import bar, say
+from course_lib.deployment import generation
+from course_lib.deployment.storage import encode
+from course_lib.experiments.recorder import Recording
+from course_lib.measuring import language
+from course_lib.measuring.cost import macs
+from course_lib.measuring.language import LanguageModel, Perplexity
+from course_lib.measuring.quality import interval
+from course_lib.networks import smollm, texts
+from course_lib.networks.models import on_device
+from course_lib.networks.texts import Choice, Windows
+from course_lib.networks.training import AdamW, Watch, fit
+from course_lib.pruning import channels, decoders, masks, oneshot
+from course_lib.pruning.layers import copied
+from course_lib.pruning.oneshot import Pattern
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+#: How single weights are chosen, in each block, and how many of them go.
+METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
+FRACTIONS = {"10 %": 0.1, "20 %": 0.2, "30 %": 0.3, "40 %": 0.4, "50 %": 0.5, "60 %": 0.6, "70 %": 0.7}
+PATTERNS: dict[str, Pattern] = {**FRACTIONS, "2:4": (2, 4)}
+
+#: Windows of :data:`.texts.WINDOW` tokens: what perplexity is measured on, what calibrates, and
+#: what a fine-tune draws from.
+MEASURED, CALIBRATING, TRAINING = 16, 8, 128
+
+#: The tasks begin after so many characters of the novel, behind the windows that are measured.
+TASKS_FROM, NEXT_WORDS = 60_000, 200
+
+#: A short fine-tune ("healing"): steps of one window each, with AdamW and one cycle.
+STEPS, LR = 64, 1e-4
+
+#: What the model writes is recorded, too: the text after this prompt.
+PROMPT = "The young man looked at her, and said"
+
+
+class Variant(NamedTuple):
+    """A model made from the dense one.
+
+    Args:
+        way: a method of :data:`METHODS`; "everything" (magnitude over all weights at once,
+            embedding included); "blocks" with the least influence, or the "deep blocks", those
+            before the last one; "neurons" or "groups" of heads that add least, or "random neurons";
+            "vocabulary", without the tokens that neither novel needs; or "dense".
+        amount: a pattern of :data:`PATTERNS`; a number of blocks; "" if there is no choice.
+        steps: of the fine-tune that follows.
+        form: "float32" as torch computes, or "int8" or "int4" weights in the runtime.
+    """
+
+    way: str = "dense"
+    amount: str = ""
+    steps: int = 0
+    form: str = "float32"
+
+    def __str__(self) -> str:
+        tuned = f", {self.steps} steps" if self.steps else ""
+        return f"{self.way} {self.amount}{tuned}, {self.form}".replace("  ", " ")
+
+
+class Subject(NamedTuple):
+    """The dense model, its tokenizer, and the texts."""
+
+    model: Any
+    tokenizer: "Tokenizer"
+    measured: torch.Tensor
+    calibration: torch.Tensor
+    training: Windows
+    next_words: list[Choice]
+    capitals: list[Choice]
+
+
+def subject() -> Subject:
+    """What the experiment is about.
+
+    Raises:
+        PackageError: the language model is not installed.
+        DataError: a text is missing or damaged.
+    """
+    model, tokenizer = smollm.load()
+    test, other = texts.novel(texts.TEST), texts.novel(texts.CALIBRATION)
+    training = texts.windows(tokenizer, other, CALIBRATING + TRAINING)
+    return Subject(
+        model,
+        tokenizer,
+        measured=texts.windows(tokenizer, test, MEASURED),
+        calibration=training[:CALIBRATING],
+        training=Windows(training[CALIBRATING:]),
+        next_words=texts.next_words(tokenizer, test[TASKS_FROM:], NEXT_WORDS),
+        capitals=texts.capitals(),
+    )
+
+
+def with_vocabulary(variant: Variant, about: Subject) -> Subject:
+    """``about``, for the way "vocabulary" without the tokens that neither novel needs."""
+    if variant.way != "vocabulary":
+        return about
+    kept = smollm.kept_tokens(
+        about.tokenizer, [texts.novel(name) for name in (texts.TEST, texts.CALIBRATION)]
+    )
+    model, tokenizer = smollm.cut_vocabulary(about.model, about.tokenizer, kept)
+    return about._replace(
+        model=model,
+        tokenizer=tokenizer,
+        measured=texts.windows(tokenizer, texts.novel(texts.TEST), MEASURED),
+    )
+
+
+# --- making -------------------------------------------------------------------------------------
+
+
+def pruned(variant: Variant, about: Subject) -> nn.Module:
+    """The model of ``variant`` before fine-tuning and quantization.
+
+    Raises:
+        ValueError: there is no such way or amount.
+    """
+    model, way, amount = about.model, variant.way, variant.amount
+    if way in ("dense", "vocabulary"):  # whose vocabulary was cut with the tokenizer, see with_vocabulary
+        return copied(model)
+    if way in METHODS:
+        method = METHODS[way]
+        return decoders.prune_weights(
+            model, about.calibration, method, PATTERNS[amount], partial(bar, text="blocks")
+        )
+    if way == "everything":
+        return decoders.prune_everything(model, FRACTIONS[amount])
+    if way in ("blocks", "deep blocks"):
+        return decoders.without_blocks(model, removed_blocks(way, int(amount), about))
+    if way in ("neurons", "random neurons", "groups"):
+        return decoders.prune(model, _removed_channels(way, amount, about))
+    raise ValueError(f"There is no way {way!r} to prune the language model.")
+
+
+def removed_blocks(way: str, count: int, about: Subject) -> list[int]:
+    """The numbers of the blocks that go: the deepest but the last, or the least influential."""
+    everyone = range(len(decoders.stack(about.model).layers))
+    if way == "deep blocks":
+        return [*everyone][-count - 1 : -1]
+    influences = decoders.influences(about.model, about.calibration)
+    return sorted(sorted(everyone, key=influences.__getitem__)[:count])
+
+
+def _removed_channels(way: str, amount: str, about: Subject) -> dict[str, list[int]]:
+    """The same fraction of the neurons of each block, or one group of heads of each."""
+    graph = decoders.graph(about.model)
+    if way == "random neurons":
+        scores = channels.random_scores(graph, seed=0)
+    else:
+        scores = decoders.reader_scores(about.model, graph, about.calibration)
+    kind = way.removeprefix("random ")
+    chosen = {name: one for name, one in scores.items() if name.endswith(f".{kind}")}
+    ratio = 1 / 3 if kind == "groups" else FRACTIONS[amount]
+    return channels.lowest(chosen, ratio, multiple=32 if kind == "neurons" else 1)
+
+
+def next_token(outputs: Any, ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """The objective of language models: mean cross-entropy of each next token of ``ids`` (N, L)."""
+    return F.cross_entropy(outputs.logits[:, :-1].transpose(1, 2), ids[:, 1:])
+
+
+def tuned(model: nn.Module, training: Windows, steps: int) -> nn.Module:
+    """``model`` fine-tuned in place for ``steps``; weights that are zero stay zero."""
+    optimizer, watch = AdamW(LR, batch_size=1), Watch(partial(bar, text="steps"))
+    with masks.enforce_masks(model, masks.masks_of(model)):
+        return fit(
+            model,
+            training,
+            epochs=steps / len(training.ids),
+            seed=0,
+            optimizer=optimizer,
+            objective=next_token,
+            watch=watch,
+        )
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+class Answers(NamedTuple):
+    """What a model gave: the losses (windows, tokens), and which choices were right, bool (N,)."""
+
+    losses: torch.Tensor
+    next_words: torch.Tensor
+    capitals: torch.Tensor
+
+
+def answers(model: LanguageModel, about: Subject) -> Answers:
+    """The losses of ``model`` on the measured windows, and its choices in both tasks."""
+    return Answers(
+        language.losses(model, about.measured, partial(bar, text="windows")),
+        language.chosen(model, about.tokenizer, about.next_words, partial(bar, text="words")),
+        language.chosen(model, about.tokenizer, about.capitals, partial(bar, text="capitals")),
+    )
+
+
+def quality(found: Answers, dense: Answers) -> dict:
+    """``perplexity``, its ``ratio`` to that of the dense model, and both tasks, with intervals."""
+    return {
+        "perplexity": _rounded(language.perplexity(found.losses)),
+        "ratio": _rounded(language.perplexity_ratio(found.losses, dense.losses)),
+        "next_word": _share(found.next_words, dense.next_words),
+        "capitals": _share(found.capitals, dense.capitals),
+    }
+
+
+def _rounded(found: Perplexity) -> list[float]:
+    return [float(f"{value:.4g}") for value in found]
+
+
+def _share(right: torch.Tensor, dense: torch.Tensor) -> dict:
+    """Percent ``right``, and the counts for :func:`.quality.paired_interval`."""
+    percent = 100 * right.double().mean().item()
+    return {
+        "accuracy": round(percent, 2),
+        "interval": [round(end, 2) for end in interval(percent, len(right))],
+        "only_dense": int((dense & ~right).sum()),
+        "only_pruned": int((right & ~dense).sum()),
+    }
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all weights in float16, each tensor as it is or as a bitmask and what is left."""
+    return sum(
+        min(encode(tensor.detach().half(), places, "plain").bytes for places in ("dense", "bitmask"))
+        for tensor in model.parameters()  # a tied tensor counts once
+    )
