@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.bars import bar, say
-from course_lib.deployment import generation
+
 from course_lib.deployment.storage import encode
 from course_lib.experiments.recorder import Recording
 from course_lib.measuring import language
@@ -34,7 +34,15 @@ if TYPE_CHECKING:
 
 #: How single weights are chosen, in each block, and how many of them go.
 METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
-FRACTIONS = {"10 %": 0.1, "20 %": 0.2, "30 %": 0.3, "40 %": 0.4, "50 %": 0.5, "60 %": 0.6, "70 %": 0.7}
+FRACTIONS = {
+    "10 %": 0.1,
+    "20 %": 0.2,
+    "30 %": 0.3,
+    "40 %": 0.4,
+    "50 %": 0.5,
+    "60 %": 0.6,
+    "70 %": 0.7,
+}
 PATTERNS: dict[str, Pattern] = {**FRACTIONS, "2:4": (2, 4)}
 
 #: Windows of :data:`.texts.WINDOW` tokens: what perplexity is measured on, what calibrates, and
@@ -122,6 +130,49 @@ def with_vocabulary(variant: Variant, about: Subject) -> Subject:
     )
 
 
+# --- the plan -----------------------------------------------------------------------------------
+
+#: In order: an interrupted recording is already useful.
+PLAN = [
+    Variant(),
+    *(Variant(method, pattern) for pattern in ("50 %", "2:4") for method in METHODS),
+    *(Variant("blocks", count) for count in ("8", "4")),
+    Variant("neurons", "30 %"),
+    *(Variant(form=form) for form in ("int8", "int4")),
+    *(Variant(method, pattern) for pattern in ("30 %", "60 %", "70 %") for method in METHODS),
+    *(Variant("everything", amount) for amount in ("20 %", "30 %", "50 %")),
+    *(Variant("blocks", count) for count in ("1", "2", "6", "10")),
+    *(Variant("deep blocks", count) for count in ("1", "2", "4", "8")),
+    *(Variant("neurons", amount) for amount in ("10 %", "20 %", "40 %", "50 %")),
+    *(Variant("random neurons", amount) for amount in ("10 %", "30 %")),
+    Variant("groups", "1 of 3"),
+    Variant("vocabulary"),
+    *(
+        Variant(way, amount, form="int4")
+        for way, amount in (
+            ("SparseGPT", "50 %"),
+            ("SparseGPT", "2:4"),
+            ("blocks", "4"),
+            ("neurons", "30 %"),
+            ("vocabulary", ""),
+        )
+    ),
+    *(
+        Variant(way, amount, STEPS)
+        for way, amount in (
+            ("dense", ""),
+            ("blocks", "8"),
+            ("SparseGPT", "50 %"),
+            ("neurons", "30 %"),
+            ("magnitude", "50 %"),
+            ("SparseGPT", "2:4"),
+            ("blocks", "4"),
+        )
+    ),
+    *(Variant(method, pattern) for pattern in ("20 %", "40 %") for method in METHODS),
+]
+
+
 # --- making -------------------------------------------------------------------------------------
 
 
@@ -132,7 +183,10 @@ def pruned(variant: Variant, about: Subject) -> nn.Module:
         ValueError: there is no such way or amount.
     """
     model, way, amount = about.model, variant.way, variant.amount
-    if way in ("dense", "vocabulary"):  # whose vocabulary was cut with the tokenizer, see with_vocabulary
+    if way in (
+        "dense",
+        "vocabulary",
+    ):  # whose vocabulary was cut with the tokenizer, see with_vocabulary
         return copied(model)
     if way in METHODS:
         method = METHODS[way]
@@ -238,6 +292,51 @@ def _share(right: torch.Tensor, dense: torch.Tensor) -> dict:
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of all weights in float16, each tensor as it is or as a bitmask and what is left."""
     return sum(
-        min(encode(tensor.detach().half(), places, "plain").bytes for places in ("dense", "bitmask"))
+        min(
+            encode(tensor.detach().half(), places, "plain").bytes for places in ("dense", "bitmask")
+        )
         for tensor in model.parameters()  # a tied tensor counts once
     )
+
+
+# --- the recording ------------------------------------------------------------------------------
+
+
+def header(model: str | None, device: str) -> dict:
+    """The header fields of this experiment's recording."""
+    weights = smollm.FILES["model.safetensors"]
+    return {"weights": weights, "steps": STEPS, "lr": LR, "prompt": PROMPT}
+
+
+def run(recording: Recording) -> None:
+    """Measure what the recording lacks: the models of :data:`PLAN`, then their times."""
+    about = subject()
+    recording.once(
+        lambda: {"influences": decoders.influences(about.model, about.calibration)}, "influences"
+    )
+    dense = answers(on_device(about.model), about)
+
+    def measured(variant: Variant) -> dict[str, list[dict]]:
+        entry = variant._asdict() | measure(variant, about, dense)
+        value, low, high = entry["perplexity"]
+        say(f"{variant}: perplexity {value:.1f} ({low:.1f} to {high:.1f})")
+        return {"points": [entry]}
+
+    plan = [v for v in PLAN if v.form == "float32"]
+    recording.each(plan, measured, text="models", work=lambda variant: 1 + variant.steps / 16)
+
+
+def measure(variant: Variant, about: Subject, dense: Answers) -> dict:
+    """The fields of ``variant`` in the recording, besides those that name it."""
+    about = with_vocabulary(variant, about)
+    model = on_device(pruned(variant, about))
+    if variant.steps:
+        model = tuned(model, about.training, variant.steps)
+    found = quality(answers(model, about), dense)
+    example = torch.ones(1, 1, dtype=torch.int64)
+    return found | {
+        "parameters": sum(int(each.count_nonzero()) for each in model.parameters()),
+        "macs": macs(model, example),
+        "bytes": stored_bytes(model),
+        "writes": language.written(model, about.tokenizer, PROMPT),
+    }

@@ -6,7 +6,7 @@ mypy checks the code that reads them, and :func:`.recordings.check` checks every
 from typing import NotRequired, TypedDict
 
 from course_lib.deployment.forms import Packing
-from course_lib.measuring.quality import Evaluation, Size
+from course_lib.measuring.quality import Evaluation, Percentage, PercentageInterval, Size
 from course_lib.measuring.timing import Range, Recorded
 
 # --- what several have in common ----------------------------------------------------------------
@@ -364,6 +364,49 @@ class Distillation(OfNetwork):
     packed: list[PackedNetwork]
 
 
+# --- language_model -----------------------------------------------------------------------------
+
+
+class ChoiceAccuracy(TypedDict):
+    """Percent of the questions that a model gets right, and the counts beside the dense one."""
+
+    accuracy: Percentage
+    interval: PercentageInterval
+    only_dense: int
+    only_pruned: int
+
+
+class LanguagePoint(Size):
+    """A language model made smaller in a way, by an amount.
+
+    ``perplexity``, and its ratio to that of the dense model, have three numbers: value and 95 %
+    interval. ``bytes`` are those of the weights in float16, zeros as a bitmask, or of the file of
+    the runtime if ``form`` is "int8" or "int4". ``writes`` is the text after the prompt.
+    """
+
+    way: str
+    amount: str
+    steps: int
+    form: str
+    perplexity: list[float]
+    ratio: list[float]
+    next_word: ChoiceAccuracy
+    capitals: ChoiceAccuracy
+    bytes: int
+    writes: str
+
+
+class LanguageModelRecording(Header):
+    """A language model pruned in every way, quantized, and timed in the runtime."""
+
+    weights: str
+    steps: int
+    lr: float
+    prompt: str
+    influences: list[float]
+    points: list[LanguagePoint]
+
+
 # --- all of them --------------------------------------------------------------------------------
 
 #: The type of the recording of each experiment.
@@ -375,4 +418,5 @@ RECORDS: dict[str, type] = {
     "transformer": Transformer,
     "mixed": Mixed,
     "distillation": Distillation,
+    "language_model": LanguageModelRecording,
 }

@@ -57,6 +57,9 @@ EXPERIMENTS = {
         "a small network, trained in four ways (an hour)",
         models=("resnet18",),
     ),
+    "language_model": Experiment(
+        "a language model pruned and quantized (two hours; needs its package, see README.md)",
+    ),
 }
 
 

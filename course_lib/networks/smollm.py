@@ -141,9 +141,7 @@ def cut_vocabulary(
     about = json.loads(tokenizer.to_str())
     vocabulary: dict[str, int] = about["model"]["vocab"]
     new = {old: place for place, old in enumerate(kept)}
-    about["model"]["vocab"] = {
-        token: new[old] for token, old in vocabulary.items() if old in new
-    }
+    about["model"]["vocab"] = {token: new[old] for token, old in vocabulary.items() if old in new}
     about["model"]["merges"] = [
         pair for pair in about["model"]["merges"] if vocabulary["".join(pair)] in new
     ]
