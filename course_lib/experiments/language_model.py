@@ -3,10 +3,7 @@
 Lesson 11 shows the recording of this experiment and repeats one of its points.
 """
 
-from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +11,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.bars import bar, say
-
 from course_lib.deployment.storage import encode
 from course_lib.experiments.recorder import Recording
 from course_lib.measuring import language
@@ -265,10 +261,11 @@ def answers(model: LanguageModel, about: Subject) -> Answers:
 
 
 def quality(found: Answers, dense: Answers) -> dict:
-    """``perplexity``, its ``ratio`` to that of the dense model, and both tasks, with intervals."""
+    """``perplexity``, its ``ratio`` to that of ``dense``, the mean ``losses``, and both tasks."""
     return {
         "perplexity": _rounded(language.perplexity(found.losses)),
         "ratio": _rounded(language.perplexity_ratio(found.losses, dense.losses)),
+        "losses": [round(loss, 4) for loss in found.losses.double().mean(1).tolist()],
         "next_word": _share(found.next_words, dense.next_words),
         "capitals": _share(found.capitals, dense.capitals),
     }
