@@ -15,7 +15,8 @@ from course_lib.deployment.storage import encode
 from course_lib.experiments.recorder import Recording
 from course_lib.measuring import language
 from course_lib.measuring.cost import macs
-from course_lib.measuring.language import LanguageModel, Perplexity
+from course_lib.measuring.estimates import Estimate
+from course_lib.measuring.language import LanguageModel
 from course_lib.measuring.quality import interval
 from course_lib.networks import smollm, texts
 from course_lib.networks.models import on_device
@@ -271,7 +272,7 @@ def quality(found: Answers, dense: Answers) -> dict:
     }
 
 
-def _rounded(found: Perplexity) -> list[float]:
+def _rounded(found: Estimate) -> list[float]:
     return [float(f"{value:.4g}") for value in found]
 
 

@@ -6,13 +6,14 @@ Lesson 11 builds the core of it: :func:`token_losses`, :func:`kv_cache_bytes` an
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from course_lib.bars import Progress
+from course_lib.measuring.estimates import Estimate
 from course_lib.measuring.quality import mean_interval
 
 if TYPE_CHECKING:
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 #: Computes the logits (N, L, V) that follow each of the token ids (N, L).
 LanguageModel = Callable[[torch.Tensor], Any]
-
-
-class Perplexity(NamedTuple):
-    """A perplexity and its 95 % interval; also used for the ratio of two perplexities."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
 
 
 # --- perplexity ---------------------------------------------------------------------------------
@@ -80,7 +70,7 @@ def _logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     return found.float()
 
 
-def perplexity(losses: torch.Tensor) -> Perplexity:
+def perplexity(losses: torch.Tensor) -> Estimate:
     """The exponential of the mean loss (Jelinek et al., 1977), with its 95 % interval.
 
     A model with perplexity 20 is as unsure as if it chose among 20 tokens. Tokens of one window are
@@ -92,10 +82,10 @@ def perplexity(losses: torch.Tensor) -> Perplexity:
     Raises:
         ValueError: too few windows, or too many.
     """
-    return Perplexity(*map(_exp, mean_interval(losses.double().mean(1).tolist())))
+    return Estimate(*map(_exp, mean_interval(losses.double().mean(1).tolist())))
 
 
-def perplexity_ratio(pruned: torch.Tensor, dense: torch.Tensor) -> Perplexity:
+def perplexity_ratio(pruned: torch.Tensor, dense: torch.Tensor) -> Estimate:
     """The perplexity of ``pruned`` over that of ``dense``, with its paired 95 % interval.
 
     Args:
