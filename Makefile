@@ -56,7 +56,7 @@ test-lessons: $(VENV)/installed-classroom
 notebooks: $(VENV)/installed ## build the lessons that changed from notebooks/src (LESSON=01: always that one)
 	@$(RUN) -m course_lib.teaching.lessons build $(LESSON)
 
-new-lesson: $(VENV)/installed ## start a new lesson (NAME=11_language_models); CONTRIBUTING.md explains the next steps
+new-lesson: $(VENV)/installed ## start a new lesson (NAME=14_graph_networks); CONTRIBUTING.md explains the next steps
 	@$(RUN) -m course_lib.teaching.new_lesson "$(NAME)"
 
 classroom: $(VENV)/installed-classroom ## write the exercises as an nbgrader course into build/classroom

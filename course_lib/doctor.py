@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 def examine() -> list[Finding]:
     """Run every check; a check that raises is itself a finding."""
     checks: list[Callable[[], Finding]] = [python, libraries, cores, threads, memory]
-    checks += [*PROCESSOR, cuda, data, progress_folder, build_folder]
+    checks += [*PROCESSOR, cuda, data, language_model, progress_folder, build_folder]
     return [_finding(check) for check in checks]
 
 
@@ -175,6 +175,17 @@ def data(root: Path = PROJECT / "data") -> Finding:
             problems.append(str(error))
     detail = f"{len(names) - len(problems)} of {len(names)} files are present and undamaged"
     return Finding("data", not problems, detail, "\n".join(problems))
+
+
+def language_model() -> Finding:
+    """Is the model of lesson 11 there? All other lessons run without it."""
+    from course_lib.networks import smollm
+
+    if smollm.is_installed():
+        return Finding("language model", True, "installed")
+    return Finding(
+        "language model", True, f"not installed; only lesson 11 needs it. {smollm.INSTALL}"
+    )
 
 
 def progress_folder() -> Finding:

@@ -12,6 +12,7 @@ import torch
 from course_lib import PROJECT, doctor
 from course_lib.__main__ import main
 from course_lib.measuring import machine
+from course_lib.networks import smollm
 
 DATA = PROJECT / "data"
 
@@ -46,6 +47,7 @@ def test_it_looks_at_everything():
         *(kind.name for kind in machine.INSTRUCTIONS),
         "cuda",
         "data",
+        "language model",
         "progress folder",
         "build folder",
     ]
@@ -99,6 +101,16 @@ def test_too_little_memory():
     finding = doctor.memory(needed=2**60)
     assert not finding.ok
     assert "Close other programs" in finding.remedy
+
+
+def test_without_the_language_model_all_is_well_and_it_is_told_how_to_install_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PRUNING_COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm, "find_spec", lambda name: None)
+    finding = doctor.language_model()
+    assert finding.ok
+    assert "only lesson 11 needs it. Run 'make lab'" in finding.detail
 
 
 def test_no_gpu_is_fine():

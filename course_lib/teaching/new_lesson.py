@@ -1,4 +1,4 @@
-"""Start a lesson: ``python -m course_lib.teaching.new_lesson 11_language_models``.
+"""Start a lesson: ``python -m course_lib.teaching.new_lesson 14_graph_networks``.
 
 The new lesson has all parts and runs. TODO marks what its author has to write; as long as there is
 one, it is a draft (:func:`.lessons.todos`). ``CONTRIBUTING.md`` has the next steps.
@@ -27,7 +27,7 @@ def begin(name: str, root: Path = PROJECT) -> list[Path]:
         The two files.
 
     Raises:
-        LessonError: ``name`` is not like "11_language_models", or its number is taken; nothing was
+        LessonError: ``name`` is not like "14_graph_networks", or its number is taken; nothing was
             written.
     """
     if not re.fullmatch(r"\d\d(_[a-z0-9]+)+", name):
@@ -74,7 +74,7 @@ def _refuse_what_is_taken(name: str, number: str, files: Iterable[Path], root: P
 def main(arguments: list[str] | None = None) -> int:
     """Start the lesson that is named, and build its notebook."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.teaching.new_lesson")
-    parser.add_argument("name", help="number and words, such as 11_language_models")
+    parser.add_argument("name", help="number and words, such as 14_graph_networks")
     try:
         files = begin(parser.parse_args(arguments).name)
     except (LessonError, OSError) as error:

@@ -217,7 +217,7 @@ for claim in claims.load().values():
 #   accTitle: The lessons of the course
 #   accDescr {
 #     Four steps, one after the other. Find what can go: lessons 00 to 04. Make it pay: lessons 05
-#     to 07. Other networks: lessons 08 to 10. Decide: lessons 12 and 13.
+#     to 07. Other networks: lessons 08 to 11. Decide: lessons 12 and 13.
 #   }
 #   subgraph A["Find what can go"]
 #     direction LR
@@ -232,7 +232,7 @@ for claim in claims.load().values():
 #   subgraph C["Other networks"]
 #     direction LR
 #     L08["08<br>transformers"] --> L09["09 mixed<br>architectures"]
-#     L09 --> L10["10 pruning or<br>distillation"]
+#     L09 --> L10["10 pruning or<br>distillation"] --> L11["11 language<br>models"]
 #   end
 #   subgraph D["Decide"]
 #     direction LR

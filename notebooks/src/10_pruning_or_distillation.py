@@ -793,5 +793,5 @@ at_the_end.close()
 #
 # ## Where next
 #
-# You can now make a network smaller in several ways, and say what each costs. **Lesson 12** asks
-# the reverse question: given a deployment, what do you do?
+# All of this was for networks that classify. **Lesson 11** takes a network that writes, where
+# training again is out of the question for nearly everyone.

@@ -1,0 +1,666 @@
+# %% [markdown]
+# # 11 Language models
+#
+# *What survives in a model that writes?*
+#
+# You will be able to
+# - measure a language model: perplexity with its interval, and tasks that may disagree with it,
+# - predict the milliseconds of a token from bytes and bandwidth, and the bytes of a KV cache,
+# - prune single weights in one shot, and show why magnitude over the whole network is wrong,
+# - remove neurons, groups of heads and whole blocks exactly, and compare them at equal cost,
+# - say what to do first with a language model that is too large or too slow.
+#
+# **Time**: 120 minutes of reading and exercises, under 90 s of compute
+#
+# **Claims** under test: C23, C24
+#
+# **Needs**: lessons 05, 07 and 08, and the language model, which `make lab` has installed. No
+# network, no GPU.
+
+# %%
+import math
+from copy import deepcopy
+
+import matplotlib.pyplot as plt
+import torch
+
+# %%
+from course_lib.bars import bar
+from course_lib.experiments import language_model, recordings
+from course_lib.measuring import cost, language
+from course_lib.measuring.estimates import Estimate
+from course_lib.networks import smollm, texts
+from course_lib.pruning import decoders, surgery
+
+# %%
+from course_lib.teaching import claims, figures
+from course_lib.teaching.exercises import check, hint, solution
+from course_lib.teaching.widgets import predict, reveal
+
+plt.style.use(figures.STYLE)
+model, tokenizer = smollm.load()
+recorded = recordings.load("language_model")[recordings.COURSE]
+
+# %% [markdown]
+# SmolLM2-135M-Instruct (Allal et al., 2025) has the architecture of Llama, as most language models
+# do: a stack of blocks that add to a residual stream, each with attention and a gated MLP. It is
+# small enough for a laptop, and it writes.
+
+# %%
+for prompt in ("The capital of France is", "Two and two make"):
+    print(f"{prompt}|{language.written(model, tokenizer, prompt, 8)!r}")
+
+# %% [markdown]
+# What follows the bar is the model's. Where are its weights?
+
+# %%
+total = sum(weight.numel() for weight in model.parameters())
+for part in ("embed_tokens", "self_attn", "mlp"):
+    count = sum(w.numel() for name, w in model.named_parameters() if part in name)
+    print(f"{part:12s} {count / 1e6:5.1f} million weights, {count / total:.0%}")
+
+# %% [markdown]
+# The embedding is a table of 49,152 tokens; the same matrix is the output layer, so here it *is*
+# multiplied, once for each token that is written.
+#
+# **Read this before you quote a number.** The package that contains the model stores it in 4 bits.
+# What this lesson calls *dense* was de-quantized from there. The original may be a little better,
+# and rounding to 4 bits again costs less than it would cost the original. It is also a *small*
+# model: small models are the hard case for everything below, because they have less to spare.
+#
+# ## Predict
+
+# %%
+predict(
+    "11.half",
+    "Half of the weights in each layer go, chosen well, without training. By what factor does "
+    "perplexity rise?",
+    low=1,
+    high=10,
+    unit="x",
+    step=0.1,
+)
+
+# %%
+predict(
+    "11.faster",
+    "All weights in 4 bits instead of 32, in ONNX Runtime: how many times faster is a token?",
+    low=0.5,
+    high=8,
+    unit="x",
+    step=0.5,
+)
+
+# %%
+predict(
+    "11.blocks",
+    "How many of the 30 blocks can go, the least useful first, until perplexity has doubled?",
+    low=0,
+    high=15,
+    unit="blocks",
+    step=1,
+)
+
+# %% [markdown]
+# ## How good is a model that writes?
+#
+# After each token the model gives every token of its vocabulary a probability. Take a text that it
+# did not write, and ask how probable each next token was.
+#
+# **Exercise 11.1.** `logits` has the shape (N, L, V): those at a place are about the *next* token.
+# `ids`, (N, L), are the tokens of the text. Return minus the natural logarithm of the probability of
+# each token but the first, (N, L - 1).
+
+
+# %%
+def token_losses(logits, ids):
+    """Minus the log-probability of each next token, in nats."""
+    return ...
+
+
+check("11.1", token_losses)
+
+# %%
+# hint("11.1")
+# solution("11.1")
+
+# %% [markdown]
+# The exponential of their mean is the **perplexity** (Jelinek et al., 1977): a model of perplexity
+# 20 is as unsure as if it chose among 20 tokens each time.
+#
+# **Exercise 11.2.** `losses` has the shape (windows, tokens). Return the perplexity of the whole
+# text as a float.
+
+
+# %%
+def perplexity(losses):
+    """The exponential of the mean loss."""
+    return ...
+
+
+check("11.2", perplexity)
+
+# %%
+# hint("11.2")
+# solution("11.2")
+
+# %% [markdown]
+# The text is Jane Austen's *Persuasion*, in windows of 512 tokens. Whatever needs a calibration
+# text gets another novel, *Northanger Abbey*: whoever calibrates on the test text measures nothing.
+
+# %% tags=["nbval-ignore-output"]
+FEW = 2  # windows measured here; the recording has more
+novel = texts.novel(texts.TEST)
+windows = texts.windows(tokenizer, novel, FEW)
+losses = language.losses(model, windows, bar)
+print(tokenizer.decode(windows[0, :40].tolist()))
+print("perplexity of these two windows:", language.perplexity(losses))
+
+# %%
+points = {
+    tuple(row[key] for key in language_model.Variant._fields): row for row in recorded["points"]
+}
+dense = points["dense", "", 0, "float32"]
+again = losses.mean(1) - torch.tensor(dense["losses"][:FEW])
+print("as recorded, to 0.01 nats:", again.abs().max().item() < 0.01)
+print("all windows of the recording:", Estimate(*dense["perplexity"]))
+
+# %% [markdown]
+# The interval is wide, since one page differs from the next. When two models read the *same* pages,
+# their **ratio** is known far better; all comparisons below are such ratios.
+#
+# A perplexity is only comparable for the same text and the same tokenizer, and no user has ever
+# asked for one. So there are two tasks that a person can do, four options each (chance is 25 %):
+
+# %%
+words = texts.next_words(tokenizer, novel[language_model.TASKS_FROM :], 1)
+for prompt, options, answer in (*words, texts.capitals()[30]):
+    print(f"...{prompt[-70:]} |{' /'.join(options)}?  (answer:{options[answer]})")
+
+# %%
+for task in ("next_word", "capitals"):
+    low, high = dense[task]["interval"]
+    print(f"{task:10s} {dense[task]['accuracy']:.0f} % right ({low:.0f} to {high:.0f})")
+
+# %% [markdown]
+# The three wrong words are about as frequent in the novel as the right one. Without that, a model
+# that knows only how frequent words are would look clever: always ask what the simplest rival gets.
+#
+# ## Why a token takes so long
+#
+# A model answers in two phases. **Prefill** reads the prompt, all tokens at once: each weight that
+# is loaded serves hundreds of them. **Decoding** writes one token after the other: each weight that
+# is loaded serves one multiplication. Lesson 05 has the roofline for that: at one multiplication
+# per weight, the memory is the ceiling, on a laptop and on a GPU alike.
+#
+# So the time of a token can be predicted without counting a single multiplication.
+#
+# **Exercise 11.3.** Besides the weights, a token reads what earlier tokens left behind: in each
+# layer, a key and a value for each token so far, for each key/value head. Return the bytes of this
+# **KV cache**. With grouped-query attention (Ainslie et al., 2023), several query heads share a
+# key/value head: only the latter are stored.
+
+
+# %%
+def cache_bytes(layers, key_value_heads, head_dim, length, batch=1, bytes_per_number=2):
+    """Bytes of the keys and values of `length` tokens in all layers."""
+    return ...
+
+
+check("11.3", cache_bytes)
+
+# %%
+# hint("11.3")
+# solution("11.3")
+
+# %% [markdown]
+# **Exercise 11.4.** Return the least milliseconds of a token, from the bytes of the weights that it
+# reads, the bandwidth in GB/s (a GB is $10^9$ bytes), and the bytes of the cache.
+
+
+# %%
+def milliseconds(weight_bytes, gigabytes_per_second, cache_bytes=0):
+    """The time to read all weights and the whole cache once, in milliseconds."""
+    return ...
+
+
+check("11.4", milliseconds)
+
+# %%
+# hint("11.4")
+# solution("11.4")
+
+# %% [markdown]
+# The prediction, against ONNX Runtime (onnxruntime-genai), at batch 1 after a prompt of 512 tokens.
+# In the files int8 and int4 only the *weights* are small: they are converted when they are used,
+# and the arithmetic is that of float32 or int8.
+
+# %%
+THREADS = ("one thread", "two threads")
+rates = {row["threads"]: row["gigabytes"] for row in recorded["bandwidths"]}
+times = {tuple(row[key] for key in ("way", "amount", "form")): row for row in recorded["times"]}
+cache = language.kv_cache_bytes(30, 3, 64, recorded["tokens"], bytes_per_number=4)
+ahead = {}
+for form in ("float32", "int8", "int4"):
+    row = times["dense", "", form]
+    for threads in THREADS:
+        told = language.milliseconds_a_token(row["read"], rates[threads], cache)
+        ms = row[threads]["token"]["median"]
+        ahead[form, threads] = ms / told
+        print(
+            f"{form:8s} {threads:12s} {row['read'] / 1e6:4.0f} MB, predicted {told:5.1f} ms, "
+            f"measured {ms:5.1f} ms, ratio {ms / told:.2f}"
+        )
+
+# %%
+for form in ("float32", "int8", "int4"):
+    row = times["dense", "", form]
+    first, token = (row["one thread"][phase]["median"] for phase in ("first", "token"))
+    rate = recorded["tokens"] / first
+    print(f"{form:8s} prefill {rate * 1000:5.0f} tokens/s, decoding {1000 / token:4.0f} tokens/s")
+int4 = times["dense", "", "int4"]
+reveal("11.faster", int4["one thread"]["token"]["speedup"], low=0.5, high=8, unit="x")
+
+# %% [markdown]
+# And the cache? It grows with the length of the text and with every user, the weights do not. From
+# which length on does it outweigh them?
+
+# %%
+lengths = [2**power for power in range(5, 18)]
+sizes = {
+    "9 key/value heads": [language.kv_cache_bytes(30, 9, 64, n) / 1e6 for n in lengths],
+    "3, as it is": [language.kv_cache_bytes(30, 3, 64, n) / 1e6 for n in lengths],
+}
+axes = figures.lines(lengths, sizes, xlabel="tokens in the cache", ylabel="MB (float16)")
+for form, colour in (("float32", "dense"), ("int4", "quantized")):
+    megabytes = times["dense", "", form]["read"] / 1e6
+    axes.axhline(megabytes, color=figures.COLOURS[colour], linestyle="--")
+    axes.text(lengths[0], megabytes * 1.1, f"weights, {form}", fontsize=11)
+axes.set(xscale="log", yscale="log")
+figures.show(
+    axes.figure, alt="Cache size against length; it crosses the weights in float32 and int4."
+)
+
+# %%
+a_token = language.kv_cache_bytes(30, 3, 64, 1)
+for form in ("float32", "int4"):
+    print(f"{form}: from {times['dense', '', form]['read'] / a_token:,.0f} tokens on")
+
+# %% [markdown]
+# The smaller the weights become, the sooner the cache is what counts; eight users with one text
+# each have eight caches and share the weights. That is why servers group heads, quantize the cache
+# and store it in pages (PagedAttention: Kwon et al., 2023), and why batching pays: a weight that is
+# loaded once serves all users. Pruning and quantizing *weights* help most where the batch is small.
+#
+# ## Half of the weights, the wrong way first
+#
+# Rank all weights of the model by magnitude, and remove the smallest: lesson 01. Do it here, and
+# check the recording.
+
+# %% tags=["nbval-ignore-output"]
+wrong = decoders.prune_everything(model, 0.3)
+now = language.losses(wrong, windows, bar)
+print("perplexity over that of the dense model:", language.perplexity_ratio(now, losses))
+print(language.written(wrong, tokenizer, language_model.PROMPT, 25))
+
+# %%
+everything = points["everything", "30 %", 0, "float32"]
+again = now.mean(1) - torch.tensor(everything["losses"][:FEW])
+print("as recorded, to 0.05 nats:", again.abs().max().item() < 0.05)
+table = wrong.get_input_embeddings().weight
+print(f"of the embedding {(table == 0).float().mean():.0%} went, of the whole model 30 %")
+
+# %% [markdown]
+# Two mistakes. Weights of different layers are compared although their inputs differ in scale; and
+# the embedding, whose rows are the model's words, takes part. The right way spares it, and compares
+# weights only within a layer (magnitude, SparseGPT) or within the row of one output (Wanda). Block
+# after block, each sees the inputs that the pruned blocks before it give.
+
+# %%
+PERCENT = (20, 30, 40, 50, 60, 70)
+METHODS = ("magnitude", "Wanda", "SparseGPT")
+LINES = dict(zip(METHODS, ("#0072b2", "#56b4e9", "#004d73"), strict=True))
+figure, axes = plt.subplots(figsize=(7.2, 4.4))
+for method, marker in zip(METHODS, "os^", strict=True):
+    rows = [points[method, f"{percent} %", 0, "float32"]["ratio"] for percent in PERCENT]
+    value, low, high = zip(*rows, strict=True)
+    axes.plot(PERCENT, value, marker=marker, color=LINES[method], label=method)
+    axes.fill_between(PERCENT, low, high, color=LINES[method], alpha=0.2, linewidth=0)
+whole = [points["everything", f"{percent} %", 0, "float32"]["ratio"][0] for percent in (20, 30, 50)]
+axes.plot((20, 30, 50), whole, "x:", color="black", label="magnitude, whole network")
+axes.set(yscale="log", ylim=(0.9, 1000), xlabel="weights removed from each layer (%)")
+axes.set(ylabel="perplexity over dense", title="One shot, no training")
+axes.legend()
+figures.show(figure, alt="Perplexity ratio over sparsity, four lines; magnitude is the steepest.")
+
+# %%
+for pattern in ("50 %", "2:4"):
+    for method in METHODS:
+        row = points[method, pattern, 0, "float32"]
+        print(
+            f"{pattern:5s} {method:10s} perplexity {row['perplexity'][0]:8.1f}, "
+            f"{Estimate(*row['ratio'])} times the dense one"
+        )
+half = points["SparseGPT", "50 %", 0, "float32"]
+reveal("11.half", half["ratio"][0], low=1, high=10, unit="x")
+
+# %% [markdown]
+# A number of that kind says little about what breaks. Read. All of them continue the same beginning.
+
+# %%
+print(f"{language_model.PROMPT} ...\n\n{'dense':15s} {dense['writes']!r}")
+for percent in (50, 60, 70):
+    for method in METHODS:
+        row = points[method, f"{percent} %", 0, "float32"]
+        print(f"{f'{method} {percent} %':15s} {row['writes']!r}")
+
+# %% [markdown]
+# What breaks first, in your reading: spelling, grammar, sense, or the thread of the story? And what
+# do the tasks say?
+#
+# ## Perplexity and tasks
+
+# %%
+KINDS = {"magnitude": "o", "Wanda": "s", "SparseGPT": "^", "blocks": "D", "neurons": "v"}
+figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), sharex=True, sharey=True)
+for axes, task in zip(panels, ("next_word", "capitals"), strict=True):
+    for way, marker in KINDS.items():
+        rows = [row for key, row in points.items() if key[0] == way and key[2:] == (0, "float32")]
+        x, y = [row["ratio"][0] for row in rows], [row[task]["accuracy"] for row in rows]
+        colour = "unstructured" if way in METHODS else "structured"
+        axes.scatter(x, y, marker=marker, color=figures.COLOURS[colour], label=way)
+    axes.axhline(25, color="black", linestyle=":")
+    axes.set(xscale="log", xlabel="perplexity over dense", title=task.replace("_", " "))
+panels[0].set(ylabel="right of four (%)")
+panels[1].legend(fontsize=11)
+figures.show(
+    figure, alt="Two scatter plots: each task's accuracy against the ratio of perplexities."
+)
+
+
+# %%
+def task_lost(row, task):
+    """Points of accuracy below the dense model, paired."""
+    counts, n = row[task], {"next_word": language_model.NEXT_WORDS, "capitals": 109}[task]
+    return paired_counts(counts["only_dense"], counts["only_pruned"], n)
+
+
+for key in (("SparseGPT", "50 %"), ("Wanda", "50 %"), ("blocks", "4"), ("neurons", "30 %")):
+    row = points[*key, 0, "float32"]
+    print(
+        f"{' '.join(key):16s} perplexity x {row['ratio'][0]:.2f}, points lost: next word "
+        f"{task_lost(row, 'next_word')}, capitals {task_lost(row, 'capitals')}"
+    )
+
+# %% [markdown]
+# TODO reading.
+#
+# ## Width: neurons and groups of heads
+#
+# A neuron of the gated MLP (SwiGLU: Shazeer, 2020) is a row of `gate_proj`, the same row of
+# `up_proj`, and a column of `down_proj`. Attention is harder: a query head that shares its
+# key/value head with two others cannot go alone, since the runtime expects groups of equal size.
+# What goes is a *group*.
+#
+# **Exercise 11.5.** Return two lists: the rows of `q_proj`, and the rows of `k_proj` (or `v_proj`),
+# that belong to the key/value head number `group`. Heads are stored one after the other, and the
+# query heads of a group are neighbours.
+
+
+# %%
+def group_rows(group, query_heads, key_value_heads, head_dim):
+    """The rows of the query matrix, and those of the key matrix, of one group."""
+    return ...
+
+
+check("11.5", group_rows)
+
+# %%
+# hint("11.5")
+# solution("11.5")
+
+# %% [markdown]
+# The library knows where each neuron and group lives. The proof is that of lesson 03: zero what
+# reads them in the large model, remove them, compare.
+
+# %%
+graph = decoders.graph(model)
+gone = {"0.groups": [1], "7.neurons": [*range(0, 1536, 3)], "29.groups": [0, 2]}
+smaller = decoders.prune(model, gone)
+unread = surgery.zero_readers(deepcopy(model), graph, gone)
+few = windows[:1, :64]
+with torch.no_grad():
+    expected = unread(few).logits
+    error = (smaller(few).logits - expected).abs().max() / expected.abs().max()
+print("removal is exact, to rounding:", error.item() < 1e-4)
+
+# %% [markdown]
+# What cannot be removed exactly is a channel of the **residual stream**, the width of the model:
+# all blocks read and write it. And there is a trap. RMSNorm (Zhang and Sennrich, 2019) divides by
+# the root of the mean square of all channels, so even a channel that is always zero counts: in the
+# mean.
+#
+# **Exercise 11.6.** RMSNorm computes $w \, x / \sqrt{\mathrm{mean}(x^2) + \epsilon}$. All channels
+# that are not in `kept` are zero and go. Return the weight and the epsilon with which the narrower
+# norm computes the same for those that stay.
+
+
+# %%
+def narrower_norm(weight, epsilon, kept):
+    """The weight (kept,) and epsilon of the narrower RMSNorm."""
+    return ...
+
+
+check("11.6", narrower_norm)
+
+# %%
+# hint("11.6")
+# solution("11.6")
+
+# %% [markdown]
+# No channel is zero by itself. SliceGPT (Ashkboos et al., 2024) makes some nearly so: RMSNorm
+# without its weight does not change when the stream is *rotated*, so the stream can be turned until
+# most of it lies in few channels. Minitron (Muralidharan et al., 2024) removes channels by their
+# activations and distils afterwards; LLM-Pruner (Ma et al., 2023) removes coupled structures by
+# gradients and heals with LoRA (Hu et al., 2022).
+#
+# ## Depth: whole blocks
+#
+# A block adds to the stream. If it hardly turns it, it hardly matters.
+#
+# **Exercise 11.7.** `before` and `after` have the shape (tokens, width): the stream before and after
+# a block. Return the **block influence** (ShortGPT: Men et al., 2024), 1 minus the mean cosine of
+# the angle between them.
+
+
+# %%
+def influence(before, after):
+    """How much a block turns the residual stream, from 0 to 2."""
+    return ...
+
+
+check("11.7", influence)
+
+# %%
+# hint("11.7")
+# solution("11.7")
+
+# %%
+axes = figures.bars(
+    dict(enumerate(recorded["influences"])), ylabel="block influence", colour="structured"
+)
+axes.set(xlabel="block", yscale="log")
+figures.show(axes.figure, alt="Bars: the first two blocks and the last turn the stream most.")
+
+# %% [markdown]
+# The first block turns the stream by almost a right angle: it replaces words by meaning. Gromov et
+# al. (2024) observe that the deeper layers are the ones to drop, all but the last. Remove the four
+# blocks of least influence, and check the recording.
+
+# %% tags=["nbval-ignore-output"]
+order = sorted(range(30), key=recorded["influences"].__getitem__)
+shallow = decoders.without_blocks(model, order[:4])
+now = language.losses(shallow, windows, bar)
+print("blocks removed:", sorted(order[:4]))
+print("perplexity over that of the dense model:", language.perplexity_ratio(now, losses))
+print(language.written(shallow, tokenizer, language_model.PROMPT, 25))
+
+# %%
+again = now.mean(1) - torch.tensor(points["blocks", "4", 0, "float32"]["losses"][:FEW])
+print("as recorded, to 0.02 nats:", again.abs().max().item() < 0.02)
+
+# %%
+COUNTS = (1, 2, 4, 6, 8, 10)
+figure, axes = plt.subplots(figsize=(7.2, 4.2))
+for way, counts, style in (("blocks", COUNTS, "D-"), ("deep blocks", (1, 2, 4, 8), "v--")):
+    rows = [points[way, str(count), 0, "float32"]["ratio"] for count in counts]
+    value, low, high = zip(*rows, strict=True)
+    label = "least influence" if way == "blocks" else "the deepest, but not the last"
+    axes.plot(counts, value, style, color=figures.COLOURS["structured"], label=label)
+    axes.fill_between(counts, low, high, color=figures.COLOURS["structured"], alpha=0.2)
+axes.axhline(2, color="black", linestyle=":")
+axes.set(yscale="log", xlabel="blocks removed of 30", ylabel="perplexity over dense")
+axes.legend()
+figures.show(figure, alt="Perplexity ratio over blocks removed: it passes 2 within a few blocks.")
+
+# %%
+ratios = [1.0, *(points["blocks", str(count), 0, "float32"]["ratio"][0] for count in COUNTS)]
+survive = max(count for count, ratio in zip((0, *COUNTS), ratios, strict=True) if ratio <= 2)
+print(f"of the counts that were measured, {survive} is the largest with perplexity at most doubled")
+reveal("11.blocks", survive, low=0, high=15, unit="blocks")
+
+# %% [markdown]
+# ## Depth against width, at equal cost
+#
+# Equal cost of what? Of bytes, or of milliseconds.
+
+# %%
+STRUCTURED = {"blocks": "D", "neurons": "v", "groups": "P", "vocabulary": "*"}
+figure, (by_bytes, by_time) = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
+for way, marker in (*STRUCTURED.items(), ("SparseGPT", "^")):
+    rows = [row for key, row in points.items() if key[0] == way and key[2:] == (0, "float32")]
+    colour = figures.COLOURS["structured" if way in STRUCTURED else "unstructured"]
+    x, y = [row["bytes"] / 1e6 for row in rows], [row["ratio"][0] for row in rows]
+    by_bytes.scatter(x, y, marker=marker, color=colour, label=way)
+    timed = [row for row in rows if (way, row["amount"], "float32") in times]
+    x = [times[way, row["amount"], "float32"]["one thread"]["token"]["median"] for row in timed]
+    by_time.scatter(x, [row["ratio"][0] for row in timed], marker=marker, color=colour, label=way)
+for axes, x in (
+    (by_bytes, dense["bytes"] / 1e6),
+    (by_time, times["dense", "", "float32"]["one thread"]["token"]["median"]),
+):
+    axes.scatter([x], [1], color=figures.COLOURS["dense"], label="dense")
+by_bytes.set(yscale="log", ylim=(0.9, 30), xlabel="MB (float16)", ylabel="perplexity over dense")
+by_time.set(xlabel="ms a token (float32, one thread)")
+by_bytes.legend(fontsize=10)
+figures.show(figure, alt="Perplexity ratio against bytes and against milliseconds.")
+
+# %% [markdown]
+# TODO reading.
+#
+# ## What to do first: int4 against sparsity
+#
+# Sparse weights can be stored as a bitmask and what is left: at 50 % that is 9 bits a weight instead
+# of 16. Rounding each weight to 4 bits, with a scale for every 32, is half of that again.
+
+# %%
+ROWS = (
+    ("dense", "", "float32"),
+    ("SparseGPT", "50 %", "float32"),
+    ("SparseGPT", "70 %", "float32"),
+    ("dense", "", "int8"),
+    ("dense", "", "int4"),
+    ("SparseGPT", "50 %", "int4"),
+    ("SparseGPT", "2:4", "int4"),
+    ("blocks", "4", "int4"),
+    ("neurons", "30 %", "int4"),
+    ("vocabulary", "", "int4"),
+)
+for way, amount, form in ROWS:
+    row = points[way, amount, 0, form]
+    stored = "float16" if form == "float32" else form
+    print(
+        f"{way:10s} {amount:5s} {stored:8s} {row['bytes'] / 1e6:5.0f} MB, perplexity "
+        f"{row['perplexity'][0]:6.1f}, {Estimate(*row['ratio'])} times the dense one"
+    )
+
+# %% [markdown]
+# TODO reading
+#
+# ## After a little training
+#
+# Papers on depth heal the wound with a short fine-tune. Here: all weights, on the calibration
+# novel. The dense model gets the same training, because a few pages by the same author help *any*
+# model with *Persuasion*: without that row, the gain would look like healing.
+
+# %%
+HEALED = (
+    ("dense", ""),
+    ("SparseGPT", "50 %"),
+    ("magnitude", "50 %"),
+    ("SparseGPT", "2:4"),
+    ("neurons", "30 %"),
+    ("blocks", "4"),
+    ("blocks", "8"),
+)
+control = points["dense", "", language_model.STEPS, "float32"]
+for way, amount in HEALED:
+    before, after = (points[way, amount, steps, "float32"] for steps in (0, language_model.STEPS))
+    ratio = math.exp(sum(after["losses"]) / 16 - sum(control["losses"]) / 16)
+    print(
+        f"{way:10s} {amount:5s} perplexity {before['perplexity'][0]:6.1f} -> "
+        f"{after['perplexity'][0]:5.1f}, {ratio:.2f} times the dense one, trained alike"
+    )
+
+# %% [markdown]
+# TODO reading
+#
+# ## What else an interviewer will name
+#
+# - **GPTQ** (Frantar et al., 2023) is SparseGPT for rounding: round a column, let the columns to its
+#   right compensate. **AWQ** (Lin et al., 2024) is Wanda for rounding: inputs that are large make
+#   their weights matter, so scale these up before rounding. What was measured above is rounding to
+#   nearest, the simplest rival of both. **QAT** trains with the rounding in the loop.
+# - **Mixture of experts**: each token uses a few of many MLPs. Bytes *held* and bytes *read* part:
+#   memory as for all experts, time as for the chosen ones. Pruning means dropping experts.
+# - **Speculative decoding** (Leviathan et al., 2023): a small model writes some tokens, the large
+#   one checks all of them in one pass, and the text stays that of the large one. It turns decoding,
+#   bound by bytes, into prefill, bound by arithmetic. A pruned model makes a good draft.
+# - **2:4** halves the values that a GPU reads. Weights in 4 bits are a quarter of 16: at batch 1,
+#   quantization wins there, too. 2:4 pays where arithmetic is the ceiling: prefill, large batches.
+#
+# ## The verdicts
+#
+# C23: half of a language model's weights can go in one shot, at little perplexity.
+
+# %% tags=["nbval-ignore-output"]
+source = f"recorded on {recordings.COURSE}"
+context = "SmolLM2-135M-Instruct, de-quantized from 4 bits; 8,192 tokens of Persuasion"
+measurements = {
+    f"ratio_{method.lower()}_{percent}": Estimate(
+        *points[method, f"{percent} %", 0, "float32"]["ratio"]
+    )
+    for method, percent in (("SparseGPT", 50), ("Wanda", 50), ("magnitude", 50), ("SparseGPT", 30))
+}
+claims.record("C23", measurements, context, source)
+
+# %% [markdown]
+# C24: a quarter of its layers can go. That is 8 of 30 blocks.
+
+
+# %%
+def kept(row, task):
+    """Percent of the dense model's accuracy above chance that is left, with its interval."""
+    above = dense[task]["accuracy"] - 25
+    lost = task_lost(row, task)
+    return Estimate(*(100 - 100 * points / above for points in (lost.value, lost.high, lost.low)))
+
+
+# %% tags=["nbval-ignore-output"]
+quarter = points["blocks", "8", 0, "float32"]
+measurements = {
+    "kept_next_word_quarter": kept(quarter, "next_word"),
+    "kept_capitals_quarter": kept(quarter, "capitals"),
+    "ratio_blocks_quarter": Estimate(*quarter["ratio"]),
+}
+claims.record("C24", measurements, context, source)
