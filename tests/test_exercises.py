@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from course_lib.pruning import masks
+from course_lib.measuring import language
+from course_lib.pruning import decoders, masks
 from course_lib.teaching import exercises, lessons, progress
 from course_lib.teaching.exercises.engine import examine
 
@@ -188,3 +189,52 @@ def test_the_learner_builds_what_the_library_has():
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert torch.equal(masks.wanda(weight, norm), reference["01.5"](weight, norm))
     assert torch.equal(masks.nm_mask(weight.abs(), 2, 4), reference["01.6"](weight, 2, 4))
+
+
+def test_lesson_11_measures_as_the_library_does():
+    losses = torch.rand(4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    perplexity = exercises.EXERCISES["11.2"].reference(losses)
+    assert perplexity == pytest.approx(language.perplexity(losses).value)
+    cache_bytes = exercises.EXERCISES["11.3"].reference
+    assert cache_bytes(30, 9, 3, 64, 100, 2, 4) == language.kv_cache_bytes(30, 3, 64, 100, 2, 4)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(6, 3), (4, 4), (3, 1)])
+def test_the_rows_of_a_group_are_those_of_the_graph(heads, groups):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=11,
+        hidden_size=4 * heads,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+    )
+    graph = decoders.graph(transformers.LlamaForCausalLM(config))
+    channels = graph.groups["0.groups"].channels
+    made = {slot.name.split(".")[-2]: slot.channels for slot in graph.slots if not slot.reads}
+    for group in range(groups):
+        query, pair = decoders.group_rows(group, heads, groups, head_dim=4)
+        for name, rows in (("q_proj", query), ("k_proj", pair), ("v_proj", pair)):
+            assert rows == (made[name] == channels[group]).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((3, 6, 3, 4), "no group 3"), ((-1, 6, 3, 4), "no group -1"), ((0, 4, 3, 4), "4 query heads")],
+)
+def test_a_group_that_does_not_exist_is_named(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        decoders.group_rows(*arguments)
+
+
+def test_a_narrower_norm_computes_the_same_when_the_other_channels_are_zero():
+    weight, stream = torch.randn(12).double(), torch.randn(5, 12).double() / 50
+    kept = [0, 3, 4, 9]
+    gone = [channel for channel in range(12) if channel not in kept]
+    stream[:, gone] = 0
+    whole = torch.nn.functional.rms_norm(stream, (12,), weight, 1e-3)[:, kept]
+    narrow, epsilon = decoders.narrower_norm(weight, 1e-3, kept)
+    assert torch.allclose(
+        torch.nn.functional.rms_norm(stream[:, kept], (4,), narrow, epsilon), whole
+    )

@@ -99,6 +99,35 @@ def linear_layers(model: nn.Module) -> list[str]:
     ]
 
 
+def group_rows(
+    group: int, query_heads: int, key_value_heads: int, head_dim: int
+) -> tuple[list[int], list[int]]:
+    """The rows of ``q_proj``, and those of ``k_proj`` and ``v_proj``, of one group of heads.
+
+    Query heads that share a key/value head are neighbours (Ainslie et al., 2023), and so are the
+    rows of a head. :func:`graph` has the same rows; lesson 11 builds this function.
+
+    Args:
+        group: which key/value head, from 0.
+        head_dim: rows of one head.
+
+    Raises:
+        ValueError: no such group, or the query heads cannot be divided among the groups.
+    """
+    if query_heads % key_value_heads:
+        raise ValueError(
+            f"{query_heads} query heads cannot be divided evenly among {key_value_heads} key/value "
+            "heads."
+        )
+    if not 0 <= group < key_value_heads:
+        raise ValueError(f"The groups are 0 to {key_value_heads - 1}; there is no group {group}.")
+    of_query = query_heads // key_value_heads * head_dim
+    return (
+        list(range(group * of_query, (group + 1) * of_query)),
+        list(range(group * head_dim, (group + 1) * head_dim)),
+    )
+
+
 # --- single weights -----------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ TOPICS = (
     "transformers",
     "distillation",
     "deployment",
+    "language models",
 )
 
 
