@@ -28,7 +28,7 @@ import torch
 from course_lib.bars import bar
 from course_lib.experiments import language_model, recordings
 from course_lib.measuring import cost, language
-from course_lib.measuring.estimates import Estimate
+from course_lib.measuring.estimates import Estimate, paired_counts
 from course_lib.networks import smollm, texts
 from course_lib.pruning import decoders, surgery
 
@@ -107,14 +107,15 @@ predict(
 # After each token the model gives every token of its vocabulary a probability. Take a text that it
 # did not write, and ask how probable each next token was.
 #
-# **Exercise 11.1.** `logits` has the shape (N, L, V): those at a place are about the *next* token.
-# `ids`, (N, L), are the tokens of the text. Return minus the natural logarithm of the probability of
-# each token but the first, (N, L - 1).
+# **Exercise 11.1.** `logits` are (N, L, V): N windows of L tokens, V tokens in the vocabulary; those
+# at a place are about the *next* token. `ids` are the tokens of the text, (N, L). Return minus the
+# natural logarithm of the probability of each token but the first of a window, (N, L - 1). It must
+# be finite even if the probability is too small for a float.
 
 
 # %%
 def token_losses(logits, ids):
-    """Minus the log-probability of each next token, in nats."""
+    """Minus the log-probability of each token but the first."""
     return ...
 
 
@@ -128,8 +129,8 @@ check("11.1", token_losses)
 # The exponential of their mean is the **perplexity** (Jelinek et al., 1977): a model of perplexity
 # 20 is as unsure as if it chose among 20 tokens each time.
 #
-# **Exercise 11.2.** `losses` has the shape (windows, tokens). Return the perplexity of the whole
-# text as a float.
+# **Exercise 11.2.** `losses`, (windows, tokens), are in nats. Return the perplexity over *all*
+# tokens, a float.
 
 
 # %%
@@ -195,15 +196,17 @@ for task in ("next_word", "capitals"):
 #
 # So the time of a token can be predicted without counting a single multiplication.
 #
-# **Exercise 11.3.** Besides the weights, a token reads what earlier tokens left behind: in each
-# layer, a key and a value for each token so far, for each key/value head. Return the bytes of this
-# **KV cache**. With grouped-query attention (Ainslie et al., 2023), several query heads share a
-# key/value head: only the latter are stored.
+# Besides the weights, a token reads the keys and values of all tokens before it. They never change,
+# so they are stored in the **KV cache**. In **grouped-query attention** (Ainslie et al., 2023)
+# several query heads share one key/value head.
+#
+# **Exercise 11.3.** How many bytes does the cache of `batch` sequences of `length` tokens take? Each
+# head has `head_dim` numbers. (It stores what later tokens need again, and nothing else.)
 
 
 # %%
-def cache_bytes(layers, key_value_heads, head_dim, length, batch=1, bytes_per_number=2):
-    """Bytes of the keys and values of `length` tokens in all layers."""
+def cache_bytes(layers, query_heads, key_value_heads, head_dim, length, batch, bytes_per_number):
+    """Bytes of the KV cache, an int."""
     return ...
 
 
@@ -214,17 +217,18 @@ check("11.3", cache_bytes)
 # solution("11.3")
 
 # %% [markdown]
-# **Exercise 11.4.** Return the least milliseconds of a token, from the bytes of the weights that it
-# reads, the bandwidth in GB/s (a GB is $10^9$ bytes), and the bytes of the cache.
+# **Exercise 11.4.** To write one token at batch 1, every weight is read once and used once, and so is
+# the cache. What is the least time of a token, in milliseconds? A gigabyte is $10^9$ bytes. Weights
+# and cache come through the same memory, one after the other.
 
 
 # %%
-def milliseconds(weight_bytes, gigabytes_per_second, cache_bytes=0):
-    """The time to read all weights and the whole cache once, in milliseconds."""
+def milliseconds_a_token(weight_bytes, gigabytes_per_second, cache_bytes):
+    """The least time to decode one token, in milliseconds."""
     return ...
 
 
-check("11.4", milliseconds)
+check("11.4", milliseconds_a_token)
 
 # %%
 # hint("11.4")
@@ -402,14 +406,15 @@ for key in (("SparseGPT", "50 %"), ("Wanda", "50 %"), ("blocks", "4"), ("neurons
 # key/value head with two others cannot go alone, since the runtime expects groups of equal size.
 # What goes is a *group*.
 #
-# **Exercise 11.5.** Return two lists: the rows of `q_proj`, and the rows of `k_proj` (or `v_proj`),
-# that belong to the key/value head number `group`. Heads are stored one after the other, and the
-# query heads of a group are neighbours.
+# **Exercise 11.5.** Return two lists of row numbers in ascending order: the rows of `q_proj` that
+# belong to the group number `group`, counted from 0, and those of `k_proj`, which `v_proj` shares.
+# Head h of a matrix has the `head_dim` rows from `h * head_dim` on, and the query heads of a group
+# are neighbours: the first ones use key/value head 0, the next ones 1, and so on.
 
 
 # %%
 def group_rows(group, query_heads, key_value_heads, head_dim):
-    """The rows of the query matrix, and those of the key matrix, of one group."""
+    """Rows of q_proj, and rows of k_proj and v_proj."""
     return ...
 
 
@@ -441,13 +446,13 @@ print("removal is exact, to rounding:", error.item() < 1e-4)
 # mean.
 #
 # **Exercise 11.6.** RMSNorm computes $w \, x / \sqrt{\mathrm{mean}(x^2) + \epsilon}$. All channels
-# that are not in `kept` are zero and go. Return the weight and the epsilon with which the narrower
-# norm computes the same for those that stay.
+# that are not in `kept` are zero and go. Return the weight (in the order of `kept`) and the epsilon
+# with which the narrower norm computes the same for those that stay.
 
 
 # %%
 def narrower_norm(weight, epsilon, kept):
-    """The weight (kept,) and epsilon of the narrower RMSNorm."""
+    """The weight (kept,), a tensor, and epsilon, a float, of the narrower norm."""
     return ...
 
 
@@ -468,14 +473,15 @@ check("11.6", narrower_norm)
 #
 # A block adds to the stream. If it hardly turns it, it hardly matters.
 #
-# **Exercise 11.7.** `before` and `after` have the shape (tokens, width): the stream before and after
-# a block. Return the **block influence** (ShortGPT: Men et al., 2024), 1 minus the mean cosine of
-# the angle between them.
+# **Exercise 11.7.** `before` and `after` are the stream (..., width) before and after a block: the
+# last dimension is that of a token, the others count tokens. Return the **block influence**
+# (ShortGPT: Men et al., 2024), a float: 1 minus the cosine between a token before and after, as the
+# mean over all tokens.
 
 
 # %%
 def influence(before, after):
-    """How much a block turns the residual stream, from 0 to 2."""
+    """1 minus the mean cosine of before and after."""
     return ...
 
 
