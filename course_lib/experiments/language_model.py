@@ -19,6 +19,7 @@ from course_lib.measuring.estimates import Estimate
 from course_lib.measuring.language import LanguageModel
 from course_lib.measuring.quality import interval
 from course_lib.networks import smollm, texts
+from course_lib.networks.data import movie_reviews
 from course_lib.networks.models import on_device
 from course_lib.networks.texts import Choice, Windows
 from course_lib.networks.training import AdamW, Watch, fit
@@ -42,6 +43,9 @@ FRACTIONS = {
 }
 PATTERNS: dict[str, Pattern] = {**FRACTIONS, "2:4": (2, 4)}
 
+#: SparseGPT calibrated on another kind of text, movie reviews: does the choice of text matter?
+ON_REVIEWS = "SparseGPT on reviews"
+
 #: Windows of :data:`.texts.WINDOW` tokens: what perplexity is measured on, what calibrates, and
 #: what a fine-tune draws from.
 MEASURED, CALIBRATING, TRAINING = 16, 8, 128
@@ -60,7 +64,7 @@ class Variant(NamedTuple):
     """A model made from the dense one.
 
     Args:
-        way: a method of :data:`METHODS`; "everything" (magnitude over all weights at once,
+        way: a method of :data:`METHODS`; :data:`ON_REVIEWS`; "everything" (magnitude over all weights at once,
             embedding included); "blocks" with the least influence, or the "deep blocks", those
             before the last one; "neurons" or "groups" of heads that add least, or "random neurons";
             "vocabulary", without the tokens that neither novel needs; or "dense".
@@ -86,6 +90,7 @@ class Subject(NamedTuple):
     tokenizer: "Tokenizer"
     measured: torch.Tensor
     calibration: torch.Tensor
+    reviews: torch.Tensor
     training: Windows
     next_words: list[Choice]
     capitals: list[Choice]
@@ -100,12 +105,14 @@ def subject() -> Subject:
     """
     model, tokenizer = smollm.load()
     test, other = texts.novel(texts.TEST), texts.novel(texts.CALIBRATION)
+    reviews = movie_reviews().train.texts
     training = texts.windows(tokenizer, other, CALIBRATING + TRAINING)
     return Subject(
         model,
         tokenizer,
         measured=texts.windows(tokenizer, test, MEASURED),
         calibration=training[:CALIBRATING],
+        reviews=texts.windows(tokenizer, "\n".join(reviews), CALIBRATING),
         training=Windows(training[CALIBRATING:]),
         next_words=texts.next_words(tokenizer, test[TASKS_FROM:], NEXT_WORDS),
         capitals=texts.capitals(),
@@ -144,6 +151,7 @@ PLAN = [
     *(Variant("random neurons", amount) for amount in ("10 %", "30 %")),
     Variant("groups", "1 of 3"),
     Variant("vocabulary"),
+    Variant(ON_REVIEWS, "50 %"),
     *(
         Variant(way, amount, form="int4")
         for way, amount in (
@@ -185,11 +193,11 @@ def pruned(variant: Variant, about: Subject) -> nn.Module:
         "vocabulary",
     ):  # whose vocabulary was cut with the tokenizer, see with_vocabulary
         return copied(model)
-    if way in METHODS:
-        method = METHODS[way]
-        return decoders.prune_weights(
-            model, about.calibration, method, PATTERNS[amount], partial(bar, text="blocks")
-        )
+    if way in (*METHODS, ON_REVIEWS):
+        method = METHODS.get(way, oneshot.sparsegpt)
+        text = about.reviews if way == ON_REVIEWS else about.calibration
+        progress = partial(bar, text="blocks")
+        return decoders.prune_weights(model, text, method, PATTERNS[amount], progress)
     if way == "everything":
         return decoders.prune_everything(model, FRACTIONS[amount])
     if way in ("blocks", "deep blocks"):
