@@ -3,20 +3,20 @@
 import torch
 
 
-def tiny_decoder(blocks: int = 3, vocabulary: int = 40, seed: int = 0):
-    """A random Llama: width 48, 6 query heads on 3 key/value heads, MLPs of 20 neurons."""
+def tiny_decoder(blocks: int = 3, vocabulary: int = 40, seed: int = 0, neurons: int = 20):
+    """A random Llama: width 48, 6 query heads on 3 key/value heads, MLPs of so many neurons."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=48,
-        intermediate_size=20,
+        intermediate_size=neurons,
         num_hidden_layers=blocks,
         num_attention_heads=6,
         num_key_value_heads=3,
-        head_dim=8,
-        max_position_embeddings=64,
+        head_dim=16,
+        max_position_embeddings=256,
         tie_word_embeddings=True,
         initializer_range=0.3,  # with the usual 0.02 every block is nearly the identity
         bos_token_id=0,

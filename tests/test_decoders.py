@@ -56,9 +56,9 @@ def test_a_group_is_a_key_value_head_with_its_query_heads(model):
         for slot in found.slots
         if slot.name.startswith("model.layers.0.self_attn.")
     }
-    assert rows["q_proj.weight"] == [*range(16, 32)]  # two query heads of eight numbers
-    assert rows["k_proj.weight"] == rows["v_proj.weight"] == [*range(8, 16)]
-    assert rows["o_proj.weight"] == [*range(16, 32)]
+    assert rows["q_proj.weight"] == [*range(32, 64)]  # two query heads of 16 numbers
+    assert rows["k_proj.weight"] == rows["v_proj.weight"] == [*range(16, 32)]
+    assert rows["o_proj.weight"] == [*range(32, 64)]
 
 
 @settings(max_examples=15)

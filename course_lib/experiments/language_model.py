@@ -3,7 +3,10 @@
 Lesson 11 shows the recording of this experiment and repeats one of its points.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_lib.bars import bar, say
+from course_lib.deployment import generation
+from course_lib.deployment.forms import THREADS
 from course_lib.deployment.storage import encode
 from course_lib.experiments.recorder import Recording
 from course_lib.measuring import language
@@ -56,18 +61,18 @@ TASKS_FROM, NEXT_WORDS = 60_000, 200
 #: A short fine-tune ("healing"): steps of one window each, with AdamW and one cycle.
 STEPS, LR = 64, 1e-4
 
-#: What the model writes is recorded, too: the text after this prompt.
-PROMPT = "The young man looked at her, and said"
+#: What the model writes is recorded, too: so many tokens after this prompt.
+PROMPT, WRITTEN = "The young man looked at her, and said", 30
 
 
 class Variant(NamedTuple):
     """A model made from the dense one.
 
     Args:
-        way: a method of :data:`METHODS`; :data:`ON_REVIEWS`; "everything" (magnitude over all weights at once,
-            embedding included); "blocks" with the least influence, or the "deep blocks", those
-            before the last one; "neurons" or "groups" of heads that add least, or "random neurons";
-            "vocabulary", without the tokens that neither novel needs; or "dense".
+        way: a method of :data:`METHODS`, or :data:`ON_REVIEWS`; "everything" (magnitude over all
+            weights at once, embedding included); "blocks" with the least influence, or the "deep
+            blocks", those before the last one; "neurons" or "groups" of heads that add least, or
+            "random neurons"; "vocabulary", without the tokens that neither novel needs; or "dense".
         amount: a pattern of :data:`PATTERNS`; a number of blocks; "" if there is no choice.
         steps: of the fine-tune that follows.
         form: "float32" as torch computes, or "int8" or "int4" weights in the runtime.
@@ -176,6 +181,27 @@ PLAN = [
     ),
     *(Variant(method, pattern) for pattern in ("20 %", "40 %") for method in METHODS),
 ]
+
+#: What is timed together, in turns, beside the dense model in float32.
+GROUPS = {
+    "precisions": [
+        *(Variant(form=form) for form in ("float32", "int8", "int4")),
+        Variant("SparseGPT", "50 %"),
+        Variant("blocks", "8", form="int4"),
+        Variant("neurons", "30 %", form="int4"),
+        Variant("vocabulary", form="int4"),
+    ],
+    "structures": [
+        *(Variant("blocks", count) for count in ("4", "8")),
+        *(Variant("neurons", amount) for amount in ("30 %", "50 %")),
+        Variant("groups", "1 of 3"),
+        Variant("vocabulary"),
+    ],
+}
+
+#: The length of the prompt before the tokens that are timed, and the tokens it may consist of: any
+#: tokens take the same time, but a smaller vocabulary must have them.
+PROMPT_TOKENS, FIRST_TOKENS = 512, 10_000
 
 
 # --- making -------------------------------------------------------------------------------------
@@ -311,7 +337,13 @@ def stored_bytes(model: nn.Module) -> int:
 def header(model: str | None, device: str) -> dict:
     """The header fields of this experiment's recording."""
     weights = smollm.FILES["model.safetensors"]
-    return {"weights": weights, "steps": STEPS, "lr": LR, "prompt": PROMPT}
+    return {
+        "weights": weights,
+        "steps": STEPS,
+        "lr": LR,
+        "prompt": PROMPT,
+        "tokens": PROMPT_TOKENS,
+    }
 
 
 def run(recording: Recording) -> None:
@@ -328,8 +360,9 @@ def run(recording: Recording) -> None:
         say(f"{variant}: perplexity {value:.1f} ({low:.1f} to {high:.1f})")
         return {"points": [entry]}
 
-    plan = [v for v in PLAN if v.form == "float32"]
-    recording.each(plan, measured, text="models", work=lambda variant: 1 + variant.steps / 16)
+    recording.each(PLAN, measured, text="models", work=lambda variant: 1 + variant.steps / 16)
+    if not recording.part:
+        _record_times(recording, about)
 
 
 def measure(variant: Variant, about: Subject, dense: Answers) -> dict:
@@ -338,11 +371,80 @@ def measure(variant: Variant, about: Subject, dense: Answers) -> dict:
     model = on_device(pruned(variant, about))
     if variant.steps:
         model = tuned(model, about.training, variant.steps)
-    found = quality(answers(model, about), dense)
-    example = torch.ones(1, 1, dtype=torch.int64)
-    return found | {
+    size = {
         "parameters": sum(int(each.count_nonzero()) for each in model.parameters()),
-        "macs": macs(model, example),
-        "bytes": stored_bytes(model),
-        "writes": language.written(model, about.tokenizer, PROMPT),
+        "macs": macs(model, torch.ones(1, 1, dtype=torch.int64)),
     }
+    if variant.form == "float32":
+        found = quality(answers(model, about), dense) | {"bytes": stored_bytes(model)}
+        return size | found | {"writes": language.written(model, about.tokenizer, PROMPT, WRITTEN)}
+    with TemporaryDirectory() as folder:
+        generation.build(model.cpu(), about.tokenizer, Path(folder), variant.form)
+        return size | in_runtime(Path(folder), about, dense)
+
+
+def in_runtime(folder: Path, about: Subject, dense: Answers) -> dict:
+    """The fields of the model in ``folder``, as :func:`.generation.build` wrote it."""
+    decoder = generation.Decoder(folder, torch.get_num_threads())
+
+    def one_by_one(ids: torch.Tensor) -> torch.Tensor:
+        return torch.cat([decoder(row[None]) for row in ids])
+
+    prompt = about.tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    text = decoder.written(torch.tensor([prompt]), WRITTEN)[0].tolist()
+    return quality(answers(one_by_one, about), dense) | {
+        "bytes": generation.bytes_on_disk(folder),
+        "writes": about.tokenizer.decode(text),
+    }
+
+
+# --- milliseconds -------------------------------------------------------------------------------
+
+
+def _record_times(recording: Recording, about: Subject) -> None:
+    """Record the bandwidth of the machine, and the times of :data:`GROUPS`."""
+    recording.once(
+        lambda: {
+            "bandwidths": [
+                {"threads": label, "gigabytes": generation.bandwidth(threads)}
+                for label, threads in THREADS.items()
+            ]
+        },
+        "bandwidths",
+    )
+
+    def measured(name: str) -> dict[str, list[dict]]:
+        return {"times": timed(GROUPS[name], about)}
+
+    def expected(name: str) -> list[dict]:
+        return [variant._asdict() for variant in GROUPS[name]]
+
+    recording.each([*GROUPS], measured, expected=expected, tables=("times",), text="groups")
+
+
+def timed(variants: Sequence[Variant], about: Subject) -> list[dict]:
+    """Bytes ``read`` for a token, and the times with one thread and two, of each of ``variants``.
+
+    They take turns with the dense model in float32, to which all speed-ups refer.
+    """
+    everyone = [Variant(), *(variant for variant in variants if variant != Variant())]
+    prompt = about.calibration[:1, :PROMPT_TOKENS] % FIRST_TOKENS
+    with TemporaryDirectory() as root:
+        folders = {}
+        for number, variant in enumerate(bar(everyone, "files")):
+            subject = with_vocabulary(variant, about)
+            model = pruned(variant, subject)
+            folders[variant] = generation.build(
+                model, subject.tokenizer, Path(root) / str(number), variant.form
+            )
+        names = {str(variant): folder for variant, folder in folders.items()}
+        times = {
+            label: generation.timed(names, prompt, threads=threads)
+            for label, threads in THREADS.items()
+        }
+        return [
+            variant._asdict()
+            | {"read": generation.bytes_per_token(folders[variant])}
+            | {label: times[label][str(variant)] for label in THREADS}
+            for variant in variants
+        ]

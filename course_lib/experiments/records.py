@@ -6,6 +6,7 @@ mypy checks the code that reads them, and :func:`.recordings.check` checks every
 from typing import NotRequired, TypedDict
 
 from course_lib.deployment.forms import Packing
+from course_lib.deployment.generation import Times
 from course_lib.measuring.quality import Evaluation, Percentage, PercentageInterval, Size
 from course_lib.measuring.timing import Range, Recorded
 
@@ -398,6 +399,26 @@ class LanguagePoint(Size):
     writes: str
 
 
+class Bandwidth(TypedDict):
+    """GB/s at which a matrix-vector product reads, with "one thread" or "two threads"."""
+
+    threads: str
+    gigabytes: float
+
+
+DecoderThreads = TypedDict("DecoderThreads", {"one thread": Times, "two threads": Times})
+
+
+class TimedDecoder(DecoderThreads):
+    """The times of a language model in the runtime, and the bytes ``read`` for a token."""
+
+    way: str
+    amount: str
+    steps: int
+    form: str
+    read: int
+
+
 class LanguageModelRecording(Header):
     """A language model pruned in every way, quantized, and timed in the runtime."""
 
@@ -405,8 +426,11 @@ class LanguageModelRecording(Header):
     steps: int
     lr: float
     prompt: str
+    tokens: int
     influences: list[float]
     points: list[LanguagePoint]
+    bandwidths: list[Bandwidth]
+    times: list[TimedDecoder]
 
 
 # --- all of them --------------------------------------------------------------------------------
