@@ -5,14 +5,15 @@ compares several: the *first token*, for which the whole prompt is computed at o
 each *further token* (decode), for which all weights are read to compute a single one.
 
 Quantized are all matrices, the embedding among them, in blocks of 32 weights that share a float32
-scale. So "8 bits" are 9 bits a weight, and "4 bits" are 5. The runtime also rounds what these
-matrices are multiplied with to 8 bits, block by block, and multiplies whole numbers. In all formats
-a weight of exactly zero stays zero. Lesson 11 uses these functions.
+scale. So "8 bits" are 9 bits a weight, and "4 bits" are 5, or 5.1 with zero points. The runtime
+also rounds what these matrices are multiplied with to 8 bits, block by block, and multiplies whole
+numbers. In all formats a weight of exactly zero stays zero. Lesson 11 uses these functions.
 """
 
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
@@ -113,6 +114,11 @@ def _refuse(model: "LlamaForCausalLM") -> None:
             f"key/value heads and {expected[1]} neurons; there are {len(sizes)} of {sizes[0][0]} "
             f"and {sizes[0][1]}. decoders.prune and decoders.without_blocks keep it up to date."
         )
+    if any(getattr(layer, "out_features", None) == config.vocab_size for layer in layers.modules()):
+        raise DeployError(
+            f"A matrix in the blocks has {config.vocab_size} rows, as many as there are tokens; the "
+            "runtime's builder would take it for the output layer. Keep one token more or less."
+        )
 
 
 def _refuse_odd(model: "LlamaForCausalLM") -> None:
@@ -161,16 +167,18 @@ def _call_builder(source: str, folder: Path, quantization: dict[str, Any]) -> No
 
 
 def _runtime() -> Any:
-    """The runtime's module. Its telemetry is turned off.
+    """The runtime's module, without its telemetry, which would report to Microsoft how it is used.
+
+    Its own function for that is too late: by then it has written an id of this machine to the disk.
 
     Raises:
         DeployError: it is not installed.
     """
     if find_spec("onnxruntime_genai") is None:
         raise DeployError(f"The runtime onnxruntime-genai is not installed. {INSTALL}")
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime_genai
 
-    onnxruntime_genai.disable_telemetry_events()
     return onnxruntime_genai
 
 
@@ -223,7 +231,8 @@ class Decoder:
         """What follows the token ids (1, L): always the most probable token (greedy decoding).
 
         Args:
-            tokens: how many are written, at most; fewer if the model ends the text.
+            tokens: how many are written, at most; fewer if the model ends the text. The token that
+                ends it is left out.
 
         Returns:
             Token ids (1, tokens), int64.
@@ -289,10 +298,7 @@ def bytes_per_token(folder: Path) -> int:
     """
     graph = _graph(folder / NETWORK)
     computed = {
-        name
-        for node in graph.node
-        if node.op_type not in (*LOOKUPS, *VIEWS)
-        for name in node.input
+        name for node in graph.node if node.op_type not in (*LOOKUPS, *VIEWS) for name in node.input
     }
     return sum(
         _bytes(weight) // (1 if weight.name in computed or not weight.dims else weight.dims[0])
@@ -326,7 +332,7 @@ def timed(
     rounds: int = 10,
     seconds: float = 60.0,
 ) -> dict[str, Times]:
-    """How long the decoders in ``folders`` take, in turns, and how many times the first one's speed.
+    """How long the decoders in ``folders`` take, timed in turns, and their speed-up over the first.
 
     Args:
         folders: as :func:`build` wrote them, by name. All are in memory together.
