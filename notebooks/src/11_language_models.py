@@ -670,3 +670,85 @@ measurements = {
     "ratio_blocks_quarter": Estimate(*quarter["ratio"]),
 }
 claims.record("C24", measurements, context, source)
+
+# %%
+print("half of the weights by SparseGPT is above 1.3:", half["ratio"][1] > 1.3)
+print("without a quarter of the blocks it is above 1.3:", quarter["ratio"][1] > 1.3)
+
+# %% [markdown]
+# Both claims come from models that are fifty to a thousand times larger, and there they were
+# measured well. On a small model, which has less to spare, neither holds as it is quoted. Before
+# you repeat such a sentence, ask: how large was the model, and what was measured, perplexity or
+# knowledge?
+#
+# ## Recap
+#
+# - Decoding is bound by bytes. Bytes over bandwidth predict the time of a token; MACs do not.
+# - The KV cache grows with every token and every user, the weights do not.
+# - Perplexity is compared as a ratio on the same text. It is not the task: facts can be gone while
+#   the next word of a novel is still guessed.
+# - Magnitude over the whole network fails; within a layer it is poor; the inputs (Wanda) and the
+#   compensation (SparseGPT) make the difference.
+# - Blocks, neurons and groups of heads are removed exactly; the residual stream's width is not.
+# - Quantize first: 4 bits save more bytes at less harm than half of the weights, and they are faster.
+#
+# ## Interview questions
+#
+# **1. "Half of the weights of our 7B model are zero, so it decodes twice as fast." Does it?**
+#
+# <details><summary>Answer</summary>
+#
+# Only if the kernel reads fewer bytes. A dense runtime reads the zeros, too, and decoding is bound
+# by the bytes that are read. With a sparse format 50 % at 16 bits are 9 bits a weight, so at best
+# 1.8 times; 4 bits are better, and every runtime has them. 2:4 on a GPU gains in prefill or at large
+# batches, where arithmetic is the limit.
+#
+# </details>
+#
+# **2. Your chatbot is slow. What do you ask before you change the model?**
+#
+# <details><summary>Answer</summary>
+#
+# Which phase is slow. A slow first token is prefill: long prompts, bound by arithmetic; prefix
+# caching, shorter prompts, more compute. Slow further tokens are decoding, bound by bytes: 4-bit
+# weights, a smaller model, speculative decoding, at batch 1; with many users the cache and the
+# batching count. Then measure, at the batch and the lengths of your users.
+#
+# </details>
+#
+# **3. How do magnitude, Wanda and SparseGPT differ, and what would you report?**
+#
+# <details><summary>Answer</summary>
+#
+# Magnitude looks at the weight, Wanda at the weight times the norm of its input, ranked within the
+# row of an output, SparseGPT also updates what stays, by the inverse of the inputs' second moments.
+# Report the ratio of perplexities with its interval on a text that calibrated nothing, and tasks
+# that need knowledge: they fall first.
+#
+# </details>
+#
+# **4. Why can you drop a block but not a channel of the residual stream?**
+#
+# <details><summary>Answer</summary>
+#
+# A block adds to the stream, so without it the stream passes on, and later blocks still read what
+# they expect, nearly. A channel of the stream is written and read by all blocks, and it counts in
+# every RMSNorm. SliceGPT rotates the stream first, so that the channels that go carry little.
+#
+# </details>
+#
+# **5. From which length does the KV cache outweigh the weights?**
+#
+# <details><summary>Answer</summary>
+#
+# Bytes of the weights over the bytes of a token in the cache: 2 x layers x key/value heads x head
+# width x bytes per number. Llama-2-7B in 16 bits: 13.5 GB over half a megabyte, about 26,000 tokens,
+# over all users together. With 4-bit weights it is a quarter of that. Grouped heads and a cache in 8
+# bits move it away.
+#
+# </details>
+#
+# ## Where next
+#
+# You have pruned, quantized and distilled networks for pictures, for sentences and for text.
+# **Lesson 12** turns the question round: given a deployment, what do you do?
