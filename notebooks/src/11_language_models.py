@@ -107,10 +107,10 @@ predict(
 # After each token the model gives every token of its vocabulary a probability. Take a text that it
 # did not write, and ask how probable each next token was.
 #
-# **Exercise 11.1.** `logits` are (N, L, V): N windows of L tokens, V tokens in the vocabulary; those
-# at a place are about the *next* token. `ids` are the tokens of the text, (N, L). Return minus the
-# natural logarithm of the probability of each token but the first of a window, (N, L - 1). It must
-# be finite even if the probability is too small for a float.
+# **Exercise 11.1.** `logits` are (N, L, V): N windows of L tokens, V tokens in the vocabulary;
+# those at a place are about the *next* token. `ids` are the tokens of the text, (N, L). Return, of
+# shape (N, L - 1), minus the natural logarithm of the probability of each token but the first of a
+# window. It must be finite even if the probability is too small for a float.
 
 
 # %%
@@ -200,8 +200,8 @@ for task in ("next_word", "capitals"):
 # so they are stored in the **KV cache**. In **grouped-query attention** (Ainslie et al., 2023)
 # several query heads share one key/value head.
 #
-# **Exercise 11.3.** How many bytes does the cache of `batch` sequences of `length` tokens take? Each
-# head has `head_dim` numbers. (It stores what later tokens need again, and nothing else.)
+# **Exercise 11.3.** How many bytes does the cache of `batch` sequences of `length` tokens take?
+# Each head has `head_dim` numbers. (It stores what later tokens need again, and nothing else.)
 
 
 # %%
@@ -217,9 +217,9 @@ check("11.3", cache_bytes)
 # solution("11.3")
 
 # %% [markdown]
-# **Exercise 11.4.** To write one token at batch 1, every weight is read once and used once, and so is
-# the cache. What is the least time of a token, in milliseconds? A gigabyte is $10^9$ bytes. Weights
-# and cache come through the same memory, one after the other.
+# **Exercise 11.4.** To write one token at batch 1, every weight is read once and used once, and so
+# is the cache. What is the least time of a token, in milliseconds? A gigabyte is $10^9$ bytes.
+# Weights and cache come through the same memory, one after the other.
 
 
 # %%
@@ -249,7 +249,7 @@ for form in ("float32", "int8", "int4"):
     row = times["dense", "", form]
     for threads in THREADS:
         told = language.milliseconds_a_token(row["read"], rates[threads], cache)
-        ms = row[threads]["token"]["median"]
+        ms = row[threads]["further"]["median"]
         ahead[form, threads] = ms / told
         print(
             f"{form:8s} {threads:12s} {row['read'] / 1e6:4.0f} MB, predicted {told:5.1f} ms, "
@@ -259,11 +259,11 @@ for form in ("float32", "int8", "int4"):
 # %%
 for form in ("float32", "int8", "int4"):
     row = times["dense", "", form]
-    first, token = (row["one thread"][phase]["median"] for phase in ("first", "token"))
+    first, token = (row["one thread"][phase]["median"] for phase in ("first", "further"))
     rate = recorded["tokens"] / first
     print(f"{form:8s} prefill {rate * 1000:5.0f} tokens/s, decoding {1000 / token:4.0f} tokens/s")
 int4 = times["dense", "", "int4"]
-reveal("11.faster", int4["one thread"]["token"]["speedup"], low=0.5, high=8, unit="x")
+reveal("11.faster", int4["one thread"]["further"]["speedup"], low=0.5, high=8, unit="x")
 
 # %% [markdown]
 # And the cache? It grows with the length of the text and with every user, the weights do not. From
@@ -349,7 +349,8 @@ half = points["SparseGPT", "50 %", 0, "float32"]
 reveal("11.half", half["ratio"][0], low=1, high=10, unit="x")
 
 # %% [markdown]
-# A number of that kind says little about what breaks. Read. All of them continue the same beginning.
+# A number of that kind says little about what breaks. Read. All of them continue the same
+# beginning.
 
 # %%
 print(f"{language_model.PROMPT} ...\n\n{'dense':15s} {dense['writes']!r}")
@@ -549,11 +550,11 @@ for way, marker in (*STRUCTURED.items(), ("SparseGPT", "^")):
     x, y = [row["bytes"] / 1e6 for row in rows], [row["ratio"][0] for row in rows]
     by_bytes.scatter(x, y, marker=marker, color=colour, label=way)
     timed = [row for row in rows if (way, row["amount"], "float32") in times]
-    x = [times[way, row["amount"], "float32"]["one thread"]["token"]["median"] for row in timed]
+    x = [times[way, row["amount"], "float32"]["one thread"]["further"]["median"] for row in timed]
     by_time.scatter(x, [row["ratio"][0] for row in timed], marker=marker, color=colour, label=way)
 for axes, x in (
     (by_bytes, dense["bytes"] / 1e6),
-    (by_time, times["dense", "", "float32"]["one thread"]["token"]["median"]),
+    (by_time, times["dense", "", "float32"]["one thread"]["further"]["median"]),
 ):
     axes.scatter([x], [1], color=figures.COLOURS["dense"], label="dense")
 by_bytes.set(yscale="log", ylim=(0.9, 30), xlabel="MB (float16)", ylabel="perplexity over dense")
@@ -566,8 +567,8 @@ figures.show(figure, alt="Perplexity ratio against bytes and against millisecond
 #
 # ## What to do first: int4 against sparsity
 #
-# Sparse weights can be stored as a bitmask and what is left: at 50 % that is 9 bits a weight instead
-# of 16. Rounding each weight to 4 bits, with a scale for every 32, is half of that again.
+# Sparse weights can be stored as a bitmask and what is left: at 50 % that is 9 bits a weight
+# instead of 16. Rounding each weight to 4 bits, with a scale for every 32, is half of that again.
 
 # %%
 ROWS = (
@@ -623,8 +624,8 @@ for way, amount in HEALED:
 #
 # ## What else an interviewer will name
 #
-# - **GPTQ** (Frantar et al., 2023) is SparseGPT for rounding: round a column, let the columns to its
-#   right compensate. **AWQ** (Lin et al., 2024) is Wanda for rounding: inputs that are large make
+# - **GPTQ** (Frantar et al., 2023) is SparseGPT for rounding: round a column, let those to its right
+#   compensate. **AWQ** (Lin et al., 2024) is Wanda for rounding: inputs that are large make
 #   their weights matter, so scale these up before rounding. What was measured above is rounding to
 #   nearest, the simplest rival of both. **QAT** trains with the rounding in the loop.
 # - **Mixture of experts**: each token uses a few of many MLPs. Bytes *held* and bytes *read* part:
@@ -690,7 +691,7 @@ print("without a quarter of the blocks it is above 1.3:", quarter["ratio"][1] > 
 # - Magnitude over the whole network fails; within a layer it is poor; the inputs (Wanda) and the
 #   compensation (SparseGPT) make the difference.
 # - Blocks, neurons and groups of heads are removed exactly; the residual stream's width is not.
-# - Quantize first: 4 bits save more bytes at less harm than half of the weights, and they are faster.
+# - Quantize first: 4 bits save more bytes at less harm than half of the weights, and are faster.
 #
 # ## Interview questions
 #
@@ -700,8 +701,8 @@ print("without a quarter of the blocks it is above 1.3:", quarter["ratio"][1] > 
 #
 # Only if the kernel reads fewer bytes. A dense runtime reads the zeros, too, and decoding is bound
 # by the bytes that are read. With a sparse format 50 % at 16 bits are 9 bits a weight, so at best
-# 1.8 times; 4 bits are better, and every runtime has them. 2:4 on a GPU gains in prefill or at large
-# batches, where arithmetic is the limit.
+# 1.8 times; 4 bits are better, and every runtime has them. 2:4 on a GPU gains in prefill or at
+# large batches, where arithmetic is the limit.
 #
 # </details>
 #
@@ -742,9 +743,9 @@ print("without a quarter of the blocks it is above 1.3:", quarter["ratio"][1] > 
 # <details><summary>Answer</summary>
 #
 # Bytes of the weights over the bytes of a token in the cache: 2 x layers x key/value heads x head
-# width x bytes per number. Llama-2-7B in 16 bits: 13.5 GB over half a megabyte, about 26,000 tokens,
-# over all users together. With 4-bit weights it is a quarter of that. Grouped heads and a cache in 8
-# bits move it away.
+# width x bytes per number. Llama-2-7B in 16 bits: 13.5 GB over half a megabyte, about 26,000
+# tokens, over all users together. With 4-bit weights it is a quarter of that. Grouped heads and a
+# cache in 8 bits move it away.
 #
 # </details>
 #
