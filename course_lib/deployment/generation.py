@@ -116,8 +116,8 @@ def _refuse(model: "LlamaForCausalLM") -> None:
         )
     if any(getattr(layer, "out_features", None) == config.vocab_size for layer in layers.modules()):
         raise DeployError(
-            f"A matrix in the blocks has {config.vocab_size} rows, as many as there are tokens; the "
-            "runtime's builder would take it for the output layer. Keep one token more or less."
+            f"A matrix in the blocks has {config.vocab_size} rows, as many as there are tokens; "
+            "the builder would take it for the output layer. Keep one token more or less."
         )
 
 
