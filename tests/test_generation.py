@@ -297,6 +297,13 @@ def test_a_folder_that_was_not_built_is_refused(call, tmp_path):
         call(tmp_path)
 
 
+def test_no_thread_and_no_token_are_refused(folder):
+    with pytest.raises(DeployError, match="threads=0"):
+        Decoder(folder / "int4", threads=0)
+    with pytest.raises(ValueError, match="tokens=0"):
+        timed({"int4": folder / "int4"}, PROMPT, tokens=0)
+
+
 def test_without_the_runtime_it_is_said_how_to_install_it(folder, tokenizer, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
