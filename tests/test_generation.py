@@ -185,9 +185,15 @@ def test_the_first_token_and_further_tokens_are_timed_apart(folder):
     assert all(recorded["speedup"] == 1 for recorded in found["float32"].values())
 
 
-def test_a_time_is_that_of_one_token():
-    comparison = timing.Comparison({"a": timing.Timing((8.0, 16.0))}, {})
-    assert generation._divided(comparison, 4).timings["a"].milliseconds == (2.0, 4.0)
+def test_a_further_time_is_that_of_one_token(folder, monkeypatch):
+    def compare(runs, **_):
+        milliseconds = {"first": (6.0,) * 6, "further": (8.0,) * 6}
+        times = {name: timing.Timing(milliseconds[run.__name__]) for name, run in runs.items()}
+        return timing.Comparison(times, {})
+
+    monkeypatch.setattr(generation, "compare", compare)
+    times = timed({"int4": folder / "int4"}, PROMPT, tokens=4)["int4"]
+    assert (times["first"]["median"], times["further"]["median"]) == (6.0, 2.0)
 
 
 def test_what_is_timed_can_be_repeated_and_writes_what_torch_writes(folder):
@@ -289,6 +295,13 @@ def test_a_folder_that_was_not_built_is_refused(call, tmp_path):
     (tmp_path / generation.ABOUT).write_text(json.dumps({"model": {"vocab_size": 5}}))
     with pytest.raises(DeployError, match=r"was not written by generation\.build"):
         call(tmp_path)
+
+
+def test_no_thread_and_no_token_are_refused(folder):
+    with pytest.raises(DeployError, match="threads=0"):
+        Decoder(folder / "int4", threads=0)
+    with pytest.raises(ValueError, match="tokens=0"):
+        timed({"int4": folder / "int4"}, PROMPT, tokens=0)
 
 
 def test_without_the_runtime_it_is_said_how_to_install_it(folder, tokenizer, tmp_path, monkeypatch):

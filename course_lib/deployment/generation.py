@@ -116,8 +116,8 @@ def _refuse(model: "LlamaForCausalLM") -> None:
         )
     if any(getattr(layer, "out_features", None) == config.vocab_size for layer in layers.modules()):
         raise DeployError(
-            f"A matrix in the blocks has {config.vocab_size} rows, as many as there are tokens; the "
-            "runtime's builder would take it for the output layer. Keep one token more or less."
+            f"A matrix in the blocks has {config.vocab_size} rows, as many as there are tokens; "
+            "the builder would take it for the output layer. Keep one token more or less."
         )
 
 
@@ -199,10 +199,13 @@ class Decoder:
         threads: how many it computes with.
 
     Raises:
-        DeployError: the runtime is not installed, or ``folder`` is not what :func:`build` writes.
+        DeployError: the runtime is not installed, ``folder`` is not what :func:`build` writes, or
+            there would be no thread.
     """
 
     def __init__(self, folder: Path, threads: int = 1):
+        if threads < 1:
+            raise DeployError(f"A model needs at least one thread; got threads={threads}.")
         runtime = _runtime()
         session = {
             "intra_op_num_threads": threads,
@@ -340,12 +343,14 @@ def timed(
         tokens: how many further tokens are decoded in one sample.
         threads: how many each computes with.
         rounds: six or more.
-        seconds: the least time for either of the two comparisons, unless the rounds end earlier.
+        seconds: after these, either of the two comparisons ends, but not before six rounds.
 
     Raises:
         DeployError: a folder is not what :func:`build` writes, or the prompt does not fit.
-        ValueError: there are no folders, or too few rounds.
+        ValueError: there are no folders, too few rounds, or no further tokens.
     """
+    if tokens < 1:
+        raise ValueError(f"At least one further token must be timed; got tokens={tokens}.")
     loops = {
         name: _Loop.begin(Decoder(folder, threads), prompt, tokens)
         for name, folder in folders.items()
