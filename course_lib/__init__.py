@@ -11,5 +11,8 @@ __version__ = "0.1.0"
 # takes effect if torch is imported later, and in lessons started from this process.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
+# ONNX Runtime would keep a record of how it is used, for Microsoft. The course reports nothing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 #: The root folder of the clone, which contains ``data/`` and ``notebooks/``.
 PROJECT = Path(__file__).resolve().parent.parent

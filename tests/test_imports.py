@@ -32,7 +32,7 @@ def without(*packages: str) -> str:
 #: What is missing on a GPU server with only Python, NumPy, torch and torchvision.
 ABSENT = ("safetensors", "tqdm", "matplotlib", "IPython", "ipywidgets", "jupytext", "nbformat")
 ABSENT += ("psutil", "onnx", "onnxruntime", "constriction", "yaml", "pytest", "hypothesis")
-ABSENT += ("transformers", "tokenizers")
+ABSENT += ("transformers", "tokenizers", "onnxruntime_genai", "gguf", "accelerate")
 
 
 @pytest.mark.slow
@@ -59,6 +59,10 @@ print(structured_speedup.build("small_resnet", 0.5))
     assert "A new recording" in said and "SmallResNet" in said
     points = recordings.read(tmp_path / "products.json", "sparse_vs_dense")["points"]
     assert {point["matrix"] for point in points} == {"square 512", "ResNet-18 layer1.0.conv1"}
+
+
+def test_the_runtime_is_kept_from_reporting_how_it_is_used():
+    assert run("import os, course_lib; print(os.environ['ORT_DISABLE_TELEMETRY'])") == "1\n"
 
 
 #: Packages that take about a second or more; ``make bench`` measures the rest.

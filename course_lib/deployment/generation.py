@@ -13,7 +13,6 @@ numbers. In all formats a weight of exactly zero stays zero. Lesson 11 uses thes
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
@@ -167,16 +166,13 @@ def _call_builder(source: str, folder: Path, quantization: dict[str, Any]) -> No
 
 
 def _runtime() -> Any:
-    """The runtime's module, without its telemetry, which would report to Microsoft how it is used.
-
-    Its own function for that is too late: by then it has written an id of this machine to the disk.
+    """The runtime's module.
 
     Raises:
         DeployError: it is not installed.
     """
     if find_spec("onnxruntime_genai") is None:
         raise DeployError(f"The runtime onnxruntime-genai is not installed. {INSTALL}")
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime_genai
 
     return onnxruntime_genai

@@ -75,7 +75,8 @@ class Variant(NamedTuple):
             "random neurons"; "vocabulary", without the tokens that neither novel needs; or "dense".
         amount: a pattern of :data:`PATTERNS`; a number of blocks; "" if there is no choice.
         steps: of the fine-tune that follows.
-        form: "float32" as torch computes, or "int8" or "int4" weights in the runtime.
+        form: "float32" as torch computes, or another of :data:`.generation.PRECISIONS`, for the
+            weights in the runtime.
     """
 
     way: str = "dense"
@@ -147,7 +148,7 @@ PLAN = [
     *(Variant(method, pattern) for pattern in ("50 %", "2:4") for method in METHODS),
     *(Variant("blocks", count) for count in ("8", "4")),
     Variant("neurons", "30 %"),
-    *(Variant(form=form) for form in ("int8", "int4")),
+    *(Variant(form=form) for form in ("int8", "int4", "int4_k_quant")),
     *(Variant(method, pattern) for pattern in ("30 %", "60 %", "70 %") for method in METHODS),
     *(Variant("everything", amount) for amount in ("20 %", "30 %", "50 %")),
     *(Variant("blocks", count) for count in ("1", "2", "6", "10")),
@@ -158,7 +159,7 @@ PLAN = [
     Variant("vocabulary"),
     Variant(ON_REVIEWS, "50 %"),
     *(
-        Variant(way, amount, form="int4")
+        Variant(way, amount, form="int4_k_quant")
         for way, amount in (
             ("SparseGPT", "50 %"),
             ("SparseGPT", "2:4"),
@@ -185,11 +186,11 @@ PLAN = [
 #: What is timed together, in turns, beside the dense model in float32.
 GROUPS = {
     "precisions": [
-        *(Variant(form=form) for form in ("float32", "int8", "int4")),
+        *(Variant(form=form) for form in generation.PRECISIONS),
         Variant("SparseGPT", "50 %"),
-        Variant("blocks", "8", form="int4"),
-        Variant("neurons", "30 %", form="int4"),
-        Variant("vocabulary", form="int4"),
+        Variant("blocks", "8", form="int4_k_quant"),
+        Variant("neurons", "30 %", form="int4_k_quant"),
+        Variant("vocabulary", form="int4_k_quant"),
     ],
     "structures": [
         *(Variant("blocks", count) for count in ("4", "8")),

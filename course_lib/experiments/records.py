@@ -382,7 +382,7 @@ class LanguagePoint(Size):
 
     ``perplexity``, and its ratio to that of the dense model, have three numbers: value and 95 %
     interval; ``losses`` are the means of the windows, in nats. ``bytes`` are those of the weights
-    in float16, zeros as a bitmask, or of the file of the runtime if ``form`` is "int8" or "int4".
+    in float16, zeros as a bitmask, or of the file of the runtime if ``form`` is not "float32".
     ``writes`` is the text after the prompt.
     """
 

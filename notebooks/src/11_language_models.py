@@ -624,8 +624,8 @@ for way, amount in HEALED:
 #
 # ## What else an interviewer will name
 #
-# - **GPTQ** (Frantar et al., 2023) is SparseGPT for rounding: round a column, let those to its right
-#   compensate. **AWQ** (Lin et al., 2024) is Wanda for rounding: inputs that are large make
+# - **GPTQ** (Frantar et al., 2023) is SparseGPT for rounding: round a column, and let those to its
+#   right compensate. **AWQ** (Lin et al., 2024) is Wanda for rounding: inputs that are large make
 #   their weights matter, so scale these up before rounding. What was measured above is rounding to
 #   nearest, the simplest rival of both. **QAT** trains with the rounding in the loop.
 # - **Mixture of experts**: each token uses a few of many MLPs. Bytes *held* and bytes *read* part:
