@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import socket
 
 import onnx
@@ -222,12 +221,6 @@ def test_building_prints_nothing_and_needs_no_network(tokenizer, tmp_path, monke
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     Decoder(build(tiny(), tokenizer, tmp_path, "int4"))(PROMPT)
     assert capfd.readouterr() == ("", "")
-
-
-def test_the_runtime_reports_nothing(folder, monkeypatch):
-    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    Decoder(folder / "int4")
-    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_an_earlier_model_is_overwritten(tokenizer, tmp_path):
