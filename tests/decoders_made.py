@@ -3,27 +3,33 @@
 import torch
 
 
-def tiny_decoder(blocks: int = 3, vocabulary: int = 40, seed: int = 0, neurons: int = 20):
-    """A random Llama: width 48, 6 query heads on 3 key/value heads, MLPs of so many neurons."""
+def tiny_decoder(
+    blocks: int = 3, vocabulary: int = 40, seed: int = 0, neurons: int = 20, **changes
+):
+    """A random Llama: width 48, 6 query heads on 3 key/value heads, MLPs of so many neurons.
+
+    Args:
+        changes: other values of its configuration.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=48,
-        intermediate_size=neurons,
-        num_hidden_layers=blocks,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=16,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.3,  # with the usual 0.02 every block is nearly the identity
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return LlamaForCausalLM(config).eval()
+    config = {
+        "vocab_size": vocabulary,
+        "hidden_size": 48,
+        "intermediate_size": neurons,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,  # with the usual 0.02 every block is nearly the identity
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    return LlamaForCausalLM(LlamaConfig(**config | changes)).eval()
 
 
 def windows(count: int = 4, length: int = 12, vocabulary: int = 40, seed: int = 1) -> torch.Tensor:

@@ -7,7 +7,7 @@ import socket
 import onnx
 import pytest
 import torch
-from decoders_made import tiny_tokenizer, windows
+from decoders_made import tiny_decoder, tiny_tokenizer, windows
 from onnx import TensorProto, helper
 
 from course_lib.deployment import generation
@@ -25,25 +25,9 @@ PROMPT = windows(1, 12, VOCABULARY)
 
 def tiny(blocks=2, neurons=NEURONS, **changes):
     """A random Llama of width 64 with 4 query heads of 16 numbers on 2 key/value heads."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": neurons,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.1,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    }
-    return LlamaForCausalLM(LlamaConfig(**config | changes)).eval()
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    others = {"max_position_embeddings": 64, "initializer_range": 0.1, "eos_token_id": 0}
+    return tiny_decoder(blocks, VOCABULARY, neurons=neurons, **sizes | others | changes)
 
 
 @pytest.fixture(scope="module")
