@@ -30,13 +30,17 @@ from course_lib.networks.texts import Choice, Windows
 from course_lib.networks.training import AdamW, Watch, fit
 from course_lib.pruning import channels, decoders, masks, oneshot
 from course_lib.pruning.layers import copied
-from course_lib.pruning.oneshot import Pattern
+from course_lib.pruning.oneshot import Method, Pattern
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 #: How single weights are chosen, in each block, and how many of them go.
-METHODS = {"magnitude": oneshot.magnitude, "Wanda": oneshot.wanda, "SparseGPT": oneshot.sparsegpt}
+METHODS: dict[str, Method] = {
+    "magnitude": oneshot.magnitude,
+    "Wanda": oneshot.wanda,
+    "SparseGPT": oneshot.sparsegpt,
+}
 FRACTIONS = {
     "10 %": 0.1,
     "20 %": 0.2,
@@ -48,8 +52,24 @@ FRACTIONS = {
 }
 PATTERNS: dict[str, Pattern] = {**FRACTIONS, "2:4": (2, 4)}
 
-#: SparseGPT calibrated on another kind of text, movie reviews: does the choice of text matter?
-ON_REVIEWS = "SparseGPT on reviews"
+
+def magnitude_in_rows(
+    weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern
+) -> torch.Tensor:
+    """Zero the smallest weights (out, in) of each output: Wanda's ranking without its inputs."""
+    if isinstance(pattern, tuple):
+        return oneshot.magnitude(weight, hessian, pattern)
+    count = masks.zeros_asked(pattern, weight.shape[1])
+    return weight.detach() * masks.lowest_per_row(weight.detach().abs(), count)
+
+
+#: Does it matter that Wanda ranks within rows, and what SparseGPT is calibrated on (Williams and
+#: Aletras, 2024): the other novel, movie reviews, or what the model itself writes?
+CONTROLS: dict[str, Method] = {
+    "magnitude in rows": magnitude_in_rows,
+    "SparseGPT on reviews": oneshot.sparsegpt,
+    "SparseGPT on its own text": oneshot.sparsegpt,
+}
 
 #: Windows of :data:`.texts.WINDOW` tokens: what perplexity is measured on, what calibrates, and
 #: what a fine-tune draws from.
@@ -69,7 +89,7 @@ class Variant(NamedTuple):
     """A model made from the dense one.
 
     Args:
-        way: a method of :data:`METHODS`, or :data:`ON_REVIEWS`; "everything" (magnitude over all
+        way: a method of :data:`METHODS` or :data:`CONTROLS`; "everything" (magnitude over all
             weights at once, embedding included); "blocks" with the least influence, or the "deep
             blocks", those before the last one; "neurons" or "groups" of heads that add least, or
             "random neurons"; "vocabulary", without the tokens that neither novel needs; or "dense".
@@ -157,7 +177,7 @@ PLAN = [
     *(Variant("random neurons", amount) for amount in ("10 %", "30 %")),
     Variant("groups", "1 of 3"),
     Variant("vocabulary"),
-    Variant(ON_REVIEWS, "50 %"),
+    *(Variant(way, pattern) for pattern in ("50 %", "30 %") for way in CONTROLS),
     *(
         Variant(way, amount, form="int4_k_quant")
         for way, amount in (
@@ -220,9 +240,12 @@ def pruned(variant: Variant, about: Subject) -> nn.Module:
         "vocabulary",
     ):  # whose vocabulary was cut with the tokenizer, see with_vocabulary
         return copied(model)
-    if way in (*METHODS, ON_REVIEWS):
-        method = METHODS.get(way, oneshot.sparsegpt)
-        text = about.reviews if way == ON_REVIEWS else about.calibration
+    if way in METHODS | CONTROLS:
+        method, text = (METHODS | CONTROLS)[way], about.calibration
+        if way == "SparseGPT on reviews":
+            text = about.reviews
+        if way == "SparseGPT on its own text":
+            text = own_text(model, CALIBRATING)
         progress = partial(bar, text="blocks")
         return decoders.prune_weights(model, text, method, PATTERNS[amount], progress)
     if way == "everything":
@@ -232,6 +255,25 @@ def pruned(variant: Variant, about: Subject) -> nn.Module:
     if way in ("neurons", "random neurons", "groups"):
         return decoders.prune(model, _removed_channels(way, amount, about))
     raise ValueError(f"There is no way {way!r} to prune the language model.")
+
+
+def own_text(model: Any, count: int, length: int = texts.WINDOW, seed: int = 0) -> torch.Tensor:
+    """So many windows of what ``model`` writes from nothing, token ids (count, length).
+
+    Each token is drawn from the probabilities that the model gives.
+    """
+    start = torch.full((count, 1), model.config.bos_token_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        ids: torch.Tensor = model.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            do_sample=True,
+            top_k=0,
+            max_length=length,
+            min_length=length,
+        )
+    return ids
 
 
 def removed_blocks(way: str, count: int, about: Subject) -> list[int]:
