@@ -143,7 +143,7 @@ def test_the_recording_is_complete_and_resumes(about, monkeypatch, tmp_path):
 def test_all_groups_are_timed_beside_the_dense_model(about, monkeypatch):
     seen = []
 
-    def timed(folders, prompt, threads):
+    def timed(folders, prompt, threads, rounds, seconds):
         seen.append((len(folders), tuple(prompt.shape), threads))
         one = {"median": 1.0, "quartiles": [1.0, 1.0], "rounds": 9, "speedup": 1.0}
         return {name: {"first": one, "further": one} for name in folders}

@@ -208,9 +208,9 @@ GROUPS = {
     "precisions": [
         *(Variant(form=form) for form in generation.PRECISIONS),
         Variant("SparseGPT", "50 %"),
-        Variant("blocks", "8", form="int4_k_quant"),
-        Variant("neurons", "30 %", form="int4_k_quant"),
-        Variant("vocabulary", form="int4_k_quant"),
+        Variant("blocks", "8", form="int4"),
+        Variant("neurons", "30 %", form="int4"),
+        Variant("vocabulary", form="int4"),
     ],
     "structures": [
         *(Variant("blocks", count) for count in ("4", "8")),
@@ -482,7 +482,7 @@ def timed(variants: Sequence[Variant], about: Subject) -> list[dict]:
             )
         names = {str(variant): folder for variant, folder in folders.items()}
         times = {
-            label: generation.timed(names, prompt, threads=threads)
+            label: generation.timed(names, prompt, threads=threads, rounds=8, seconds=30)
             for label, threads in THREADS.items()
         }
         return [
