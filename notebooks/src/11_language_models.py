@@ -63,7 +63,7 @@ for part in ("embed_tokens", "self_attn", "mlp"):
 # The embedding is a table of 49,152 tokens; the same matrix is the output layer, so here it *is*
 # multiplied, once for each token that is written.
 #
-# **Read this before you quote a number.** The package that contains the model stores it in 4 bits.
+# Read this before you quote a number. The package that contains the model stores it in 4 bits.
 # What this lesson calls *dense* was de-quantized from there. The original may be a little better,
 # and rounding to 4 bits again costs less than it would cost the original. It is also a *small*
 # model: small models are the hard case for everything below, because they have less to spare.
@@ -168,7 +168,7 @@ print("all windows of the recording:", Estimate(*dense["perplexity"]))
 
 # %% [markdown]
 # The interval is wide, since one page differs from the next. When two models read the *same* pages,
-# their **ratio** is known far better; all comparisons below are such ratios.
+# their *ratio* is known far better; all comparisons below are such ratios.
 #
 # A perplexity is only comparable for the same text and the same tokenizer, and no user has ever
 # asked for one. So there are two tasks that a person can do, four options each (chance is 25 %):
@@ -236,8 +236,8 @@ check("11.4", milliseconds_a_token)
 
 # %% [markdown]
 # The prediction, against ONNX Runtime (onnxruntime-genai), at batch 1 after a prompt of 512 tokens.
-# In the files int8 and int4 only the *weights* are small: they are converted when they are used,
-# and the arithmetic is that of float32 or int8.
+# This is **weight-only quantization**: in the files int8 and int4 only the *weights* are small:
+# they are converted when they are used, and the arithmetic is that of float32 or int8.
 
 # %%
 THREADS = ("one thread", "two threads")
@@ -275,6 +275,8 @@ sizes = {
     "9 key/value heads": [language.kv_cache_bytes(30, 9, 64, n) / 1e6 for n in lengths],
     "3, as it is": [language.kv_cache_bytes(30, 3, 64, n) / 1e6 for n in lengths],
 }
+
+# %%
 shades = {"9 key/value heads": "#999999", "3, as it is": figures.COLOURS["structured"]}
 axes = figures.lines(
     lengths, sizes, xlabel="tokens in the cache", ylabel="MB (float16)", colours=shades
@@ -420,8 +422,8 @@ print("magnitude has not:", task_lost(gentle["magnitude"], "capitals").low <= 0)
 # now spelled in pieces that the model never saw together. If you look at perplexity alone, you ship
 # these models.
 #
-# Is it the method, or the text that it was calibrated on? A novel of 1803 has no use for Ouagadougou,
-# and SparseGPT removes what its text does not use.
+# Is it the method, or the text that it was calibrated on? A novel of 1803 has no use for
+# Ouagadougou, and SparseGPT removes what its text does not use.
 
 # %%
 TEXTS = {"another novel": "SparseGPT", "movie reviews": "SparseGPT on reviews"}
@@ -435,10 +437,11 @@ for percent in ("30 %", "50 %"):
         )
 
 # %% [markdown]
-# A text of another kind costs perplexity on the novel, as you would expect, and saves a few capitals
-# at best (with 109 questions, five points are within chance). Most of them are gone with any text.
-# So it is not the novel's fault: a weight whose inputs are usually small is removed, whether or not
-# a rare fact needs it. Williams and Aletras (2024) have more on the choice of the text.
+# A text of another kind costs perplexity on the novel, as you would expect, and saves a few
+# capitals at best (with 109 questions, five points are within chance). Most of them are gone with
+# any text. So it is not the novel's fault: a weight whose inputs are usually small is removed,
+# whether or not a rare fact needs it. Williams and Aletras (2024) have more on the choice of the
+# text.
 #
 # One more control. Wanda ranks within the row of each output, magnitude within a layer. Is it the
 # inputs that make Wanda better, or the rows?
@@ -456,10 +459,10 @@ for percent in ("30 %", "50 %"):
 #
 # ## Width: neurons and groups of heads
 #
-# A neuron of the gated MLP (SwiGLU: Shazeer, 2020) is a row of `gate_proj`, the same row of
-# `up_proj`, and a column of `down_proj`. Attention is harder: a query head that shares its
-# key/value head with two others cannot go alone, since the runtime expects groups of equal size.
-# What goes is a *group*.
+# **Width pruning** removes a part of every block. A neuron of the gated MLP (SwiGLU: Shazeer, 2020)
+# is a row of `gate_proj`, the same row of `up_proj`, and a column of `down_proj`. Attention is
+# harder: a query head that shares its key/value head with two others cannot go alone, since the
+# runtime expects groups of equal size. What goes is a *group*.
 #
 # **Exercise 11.5.** Return two lists of row numbers in ascending order: the rows of `q_proj` that
 # belong to the group number `group`, counted from 0, and those of `k_proj`, which `v_proj` shares.
@@ -526,7 +529,8 @@ check("11.6", narrower_norm)
 #
 # ## Depth: whole blocks
 #
-# A block adds to the stream. If it hardly turns it, it hardly matters.
+# Removing whole blocks is **depth pruning**. A block adds to the stream; if it hardly turns it, it
+# hardly matters.
 #
 # **Exercise 11.7.** `before` and `after` are the stream (..., width) before and after a block: the
 # last dimension is that of a token, the others count tokens. Return the **block influence**
@@ -597,23 +601,28 @@ reveal("11.blocks", survive, low=0, high=15, unit="blocks")
 
 # %%
 STRUCTURED = {"blocks": "D", "neurons": "v", "groups": "P", "vocabulary": "*"}
-figure, (by_bytes, by_time) = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
-for way, marker in (*STRUCTURED.items(), ("SparseGPT", "^")):
+THOSE = {**STRUCTURED, "SparseGPT": "^", "dense": "o"}
+
+
+def cost_of(row):
+    """MB in float16, and milliseconds of a token where it was timed."""
+    timed = times.get((row["way"], row["amount"], "float32"))
+    return row["bytes"] / 1e6, timed and timed["one thread"]["further"]["median"]
+
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
+labels = ("MB (float16)", "ms a token (float32, one thread)")
+for way, marker in THOSE.items():
     rows = [row for key, row in points.items() if key[0] == way and key[2:] == (0, "float32")]
-    colour = figures.COLOURS["structured" if way in STRUCTURED else "unstructured"]
-    x, y = [row["bytes"] / 1e6 for row in rows], [row["ratio"][0] for row in rows]
-    by_bytes.scatter(x, y, marker=marker, color=colour, label=way)
-    timed = [row for row in rows if (way, row["amount"], "float32") in times]
-    x = [times[way, row["amount"], "float32"]["one thread"]["further"]["median"] for row in timed]
-    by_time.scatter(x, [row["ratio"][0] for row in timed], marker=marker, color=colour, label=way)
-for axes, x in (
-    (by_bytes, dense["bytes"] / 1e6),
-    (by_time, times["dense", "", "float32"]["one thread"]["further"]["median"]),
-):
-    axes.scatter([x], [1], color=figures.COLOURS["dense"], label="dense")
-by_bytes.set(yscale="log", ylim=(0.9, 6), xlabel="MB (float16)", ylabel="perplexity over dense")
-by_time.set(xlabel="ms a token (float32, one thread)")
-by_bytes.legend(fontsize=10)
+    kind = "structured" if way in STRUCTURED else "dense" if way == "dense" else "unstructured"
+    for place, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        y = [row["ratio"][0] for row in rows if cost_of(row)[place]]
+        x = [cost_of(row)[place] for row in rows if cost_of(row)[place]]
+        axes.scatter(x, y, marker=marker, color=figures.COLOURS[kind], label=way)
+        axes.set(yscale="log", ylim=(0.9, 6), xlabel=label)
+panels[0].set(ylabel="perplexity over dense")
+panels[1].legend(fontsize=10)
 figures.show(figure, alt="Perplexity ratio against bytes and against milliseconds.")
 
 # %% [markdown]
@@ -647,10 +656,10 @@ for way, amount, form in ROWS:
 # than either; only the smaller vocabulary, blocks and neurons take bytes away once more.
 #
 # One line is missing from the table: the file that this model came in. It has 4 bits a weight, and
-# *by definition* the perplexity of the dense model here, because it is the dense model, in blocks of
-# 32 with a scale and a minimum (GGUF's Q4_1, with the embedding in 8 bits). The rows above round it
-# once more, to another grid. A format that fits how a model was made costs little; two that do not
-# fit each other cost twice.
+# *by definition* the perplexity of the dense model here, because it is the dense model, in blocks
+# of 32 with a scale and a minimum (GGUF's Q4_1, with the embedding in 8 bits). The rows above round
+# it once more, to another grid. A format that fits how a model was made costs little; two that do
+# not fit each other cost twice.
 
 # %%
 print(f"the file it came in: {smollm.GGUF_BYTES / 1e6:.0f} MB")
@@ -662,9 +671,9 @@ print("and fewer capitals:", task_lost(four, "capitals").high < task_lost(half, 
 # %% [markdown]
 # ## After a little training
 #
-# Papers on depth heal the wound with a short fine-tune. Here: all weights, on the calibration
-# novel. The dense model gets the same training, because a few pages by the same author help *any*
-# model with *Persuasion*: without that row, the gain would look like healing.
+# Papers on depth pruning add a short fine-tune, the **healing**. Here: all weights, on the
+# calibration novel. The dense model gets the same training, because a few pages by the same author
+# help *any* model with *Persuasion*: without that row, the gain would look like healing.
 
 # %%
 control = points["dense", "", language_model.STEPS, "float32"]
@@ -698,6 +707,15 @@ for way, amount in healed:
 #
 # C23: half of a language model's weights can go in one shot, at little perplexity.
 
+
+# %%
+def kept(row, task):
+    """Percent of the dense model's accuracy above chance that is left, with its interval."""
+    above = dense[task]["accuracy"] - 25
+    lost = task_lost(row, task)
+    return Estimate(*(100 - 100 * points / above for points in (lost.value, lost.high, lost.low)))
+
+
 # %% tags=["nbval-ignore-output"]
 source = f"recorded on {recordings.COURSE}"
 context = "SmolLM2-135M-Instruct, de-quantized from 4 bits; 8,192 tokens of Persuasion"
@@ -707,19 +725,12 @@ measurements = {
     )
     for method, percent in (("SparseGPT", 50), ("Wanda", 50), ("magnitude", 50), ("SparseGPT", 30))
 }
+by_capitals = kept(points["SparseGPT", "30 %", 0, "float32"], "capitals")
+measurements["kept_capitals_sparsegpt_30"] = by_capitals
 claims.record("C23", measurements, context, source)
 
 # %% [markdown]
 # C24: a quarter of its layers can go. That is 8 of 30 blocks.
-
-
-# %%
-def kept(row, task):
-    """Percent of the dense model's accuracy above chance that is left, with its interval."""
-    above = dense[task]["accuracy"] - 25
-    lost = task_lost(row, task)
-    return Estimate(*(100 - 100 * points / above for points in (lost.value, lost.high, lost.low)))
-
 
 # %% tags=["nbval-ignore-output"]
 quarter = points["blocks", "8", 0, "float32"]
