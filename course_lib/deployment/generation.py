@@ -14,7 +14,9 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -407,13 +409,16 @@ def _recorded(comparison: Comparison, name: str) -> Recorded:
 def bandwidth(threads: int = 1, megabytes: int = 256) -> float:
     """GB/s at which this machine reads the matrix of a matrix-vector product, float32.
 
-    It is what decoding does. The matrix must be larger than all caches.
+    It is what decoding does. The matrix must be larger than all caches. torch computes such a
+    product in one thread, so each thread here has rows of its own.
     """
-    matrix = torch.randn(megabytes * 2**18 // 4096, 4096)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        found = compare({"product": torch.mv}, matrix, torch.randn(4096), rounds=20, seconds=2.0)
-    finally:
-        torch.set_num_threads(before)
-    return 4 * matrix.numel() / found.timings["product"].median / 1e6
+    rows = torch.randn(megabytes * 2**18 // 4096, 4096).chunk(threads)
+    vector = torch.randn(4096)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def product() -> None:
+            for _ in pool.map(partial(torch.mv, vec=vector), rows):
+                pass
+
+        found = compare({"product": product}, rounds=20, seconds=2.0)
+    return megabytes * 2**20 / found.timings["product"].median / 1e6
