@@ -470,10 +470,9 @@ for percent in ("30 %", "50 %"):
 
 # %% [markdown]
 # A text of another kind costs perplexity on the novel, as you would expect, and saves a few
-# capitals at best (with 109 questions, five points are within chance). Most of them are gone with
-# any text. So it is not the novel's fault: a weight whose inputs are usually small is removed,
-# whether or not a rare fact needs it. Williams and Aletras (2024) have more on the choice of the
-# text.
+# capitals at best (with 109 questions, five points are within chance). Many are gone with any text.
+# So it is not the novel's fault: a weight whose inputs are usually small is removed, whether or not
+# a rare fact needs it. Williams and Aletras (2024) have more on the choice of the text.
 #
 # One more control. Wanda ranks within the row of each output, magnitude within a layer. Is it the
 # inputs that make Wanda better, or the rows?
