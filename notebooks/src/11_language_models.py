@@ -316,7 +316,7 @@ axes = figures.lines(
 for form, colour in (("float32", "dense"), ("int4", "quantized")):
     megabytes = times["dense", "", form]["read"] / 1e6
     axes.axhline(megabytes, color=figures.COLOURS[colour], linestyle="--")
-    axes.text(lengths[-1], megabytes * 1.2, f"weights, {form}", fontsize=11, ha="right")
+    axes.text(lengths[0], megabytes * 1.2, f"weights, {form}", fontsize=11)
 axes.set(xscale="log", yscale="log")
 figures.show(
     axes.figure, alt="Cache size against length; it crosses the weights in float32 and int4."
