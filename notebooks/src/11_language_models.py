@@ -256,7 +256,7 @@ for form in ("float32", "int8", "int4"):
 
 # %% [markdown]
 # In float32 the bytes explain the time, without a multiplication counted. The fewer bytes, the more
-# is missing: besides reading weights, a token passes through some three hundred operators, one
+# is missing: besides reading weights, a token passes through hundreds of small operators, one
 # after the other, and each of them costs a little, however small it is. So, as in lesson 06, there
 # is a fixed cost: $t = a + \mathrm{bytes} / \mathrm{bandwidth}$, and $a$ grows with the number of
 # blocks. Fit the two to float32 and int8, and predict four models that were not used for the fit.
@@ -430,12 +430,11 @@ def task_lost(row, task):
 
 
 SHOWN = [("magnitude", "30 %"), ("SparseGPT", "30 %"), ("SparseGPT", "50 %"), ("vocabulary", "")]
+print(f"{'':15s} {'ratio':>5s} {'lost: next word':>22s} {'capitals (points)':>22s}")
 for key in (*SHOWN, ("blocks", "4"), ("neurons", "30 %")):
     row = points[*key, 0, "float32"]
-    print(
-        f"{' '.join(key):16s} perplexity x {row['ratio'][0]:.2f}, points lost: next word "
-        f"{task_lost(row, 'next_word')}, capitals {task_lost(row, 'capitals')}"
-    )
+    lost = [str(task_lost(row, task)) for task in ("next_word", "capitals")]
+    print(f"{' '.join(key):15s} {row['ratio'][0]:5.2f} {lost[0]:>22s} {lost[1]:>22s}")
 
 # %%
 gentle = {way: points[way, "30 %", 0, "float32"] for way in ("magnitude", "SparseGPT")}
@@ -813,7 +812,8 @@ print("without a quarter of the blocks it is above 1.3:", quarter["ratio"][1] > 
 #
 # ## Recap
 #
-# - Decoding is bound by bytes. Bytes over bandwidth predict the time of a token; MACs do not.
+# - Decoding is bound by bytes. Bytes over bandwidth, and a fixed cost for each block, predict the
+#   time of a token; MACs do not.
 # - The KV cache grows with every token and every user, the weights do not.
 # - Perplexity is compared as a ratio on the same text. It is not the task: facts can be gone while
 #   the next word of a novel is still guessed.
