@@ -60,7 +60,7 @@ def magnitude_in_rows(
     if isinstance(pattern, tuple):
         return oneshot.magnitude(weight, hessian, pattern)
     count = masks.zeros_asked(pattern, weight.shape[1])
-    return weight.detach() * masks.lowest_per_row(weight.detach().abs(), count)
+    return weight.detach() * masks.lowest_per_row(masks.magnitude(weight), count)
 
 
 #: Does it matter that Wanda ranks within rows, and what SparseGPT is calibrated on (Williams and
@@ -235,10 +235,7 @@ def pruned(variant: Variant, about: Subject) -> nn.Module:
         ValueError: there is no such way or amount.
     """
     model, way, amount = about.model, variant.way, variant.amount
-    if way in (
-        "dense",
-        "vocabulary",
-    ):  # whose vocabulary was cut with the tokenizer, see with_vocabulary
+    if way in ("dense", "vocabulary"):  # with_vocabulary has cut the vocabulary
         return copied(model)
     if way in METHODS | CONTROLS:
         method, text = (METHODS | CONTROLS)[way], about.calibration

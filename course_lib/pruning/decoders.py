@@ -7,7 +7,7 @@ Each block has grouped-query attention (query heads that share a key/value head)
 - a *group* of heads: a key/value head with all query heads that use it (a query head alone would
   leave unequal groups, which the attention of the runtimes does not compute);
 - a *block*, which leaves the residual stream as it is (Men et al., 2024; Gromov et al., 2024);
-- tokens of the vocabulary, see :mod:`.vocabularies`.
+- tokens of the vocabulary, see :func:`course_lib.networks.smollm.cut_vocabulary`.
 
 A channel of the residual stream cannot be removed exactly: every block reads and writes it, and
 RMSNorm divides by the mean over all of them, see :func:`narrower_norm`. SliceGPT (Ashkboos et al.,
@@ -181,8 +181,8 @@ def prune_weights(
 def prune_everything(model: Network, sparsity: float) -> Network:
     """A copy of ``model`` without the smallest of *all* its weights, embedding included.
 
-    The wrong way: the weights of one layer are compared with those of others, and the rows of rare
-    tokens, which are small, go first.
+    The wrong way: the weights of one layer are compared with those of others, whose inputs differ
+    in scale, and with those of the embedding.
 
     Raises:
         ValueError: ``sparsity`` is not within 0 to 1.

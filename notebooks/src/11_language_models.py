@@ -27,7 +27,7 @@ import torch
 # %%
 from course_lib.bars import bar
 from course_lib.experiments import language_model, recordings
-from course_lib.measuring import cost, language
+from course_lib.measuring import language
 from course_lib.measuring.estimates import Estimate, paired_counts
 from course_lib.networks import smollm, texts
 from course_lib.pruning import decoders, surgery
@@ -373,7 +373,7 @@ axes.plot((20, 30, 50), whole, "x:", color="black", label="magnitude, whole netw
 axes.set(yscale="log", ylim=(0.9, 1000), xlabel="weights removed from each layer (%)")
 axes.set(ylabel="perplexity over dense", title="One shot, no training")
 axes.legend()
-figures.show(figure, alt="Perplexity ratio over sparsity, four lines; magnitude is the steepest.")
+figures.show(figure, alt="Perplexity over sparsity: steepest for the whole network at once.")
 
 # %%
 for pattern in ("50 %", "2:4"):
@@ -398,9 +398,9 @@ for percent in (50, 60, 70):
         print(f"{f'{method} {percent} %':15s} {row['writes']!r}")
 
 # %% [markdown]
-# What breaks first, in your reading: spelling, grammar, sense, or the thread of the story? Most
-# readers see a model that repeats itself long before it misspells a word. What a reader of novels
-# does not see is what it no longer *knows*.
+# What breaks first, in your reading: spelling, grammar, sense, or the thread of the story? In these
+# lines, texts repeat themselves while every word is still spelled correctly. What they do not show
+# is what the model no longer *knows*.
 #
 # ## Perplexity and tasks
 
@@ -470,8 +470,9 @@ for percent in ("30 %", "50 %"):
 # %% [markdown]
 # A text of another kind costs perplexity on the novel, as you would expect, and saves a few
 # capitals at best (with 109 questions, five points are within chance). Many are gone with any text.
-# So it is not the novel's fault: a weight whose inputs are usually small is removed, whether or not
-# a rare fact needs it. Williams and Aletras (2024) have more on the choice of the text.
+# So it is not only the novel's fault. One explanation, not tested here: a weight whose inputs are
+# usually small is removed, whether or not a rare fact needs it. Williams and Aletras (2024) have
+# more on the choice of the text.
 #
 # One more control. Wanda ranks within the row of each output, magnitude within a layer. Is it the
 # inputs that make Wanda better, or the rows?
@@ -483,8 +484,8 @@ for percent in ("30 %", "50 %"):
         print(f"{percent} {way:18s} perplexity x {ratio}")
 
 # %% [markdown]
-# The rows help a little, at most. What makes Wanda better is the norm of the inputs: a few channels
-# of a language model carry values far larger than the rest (lesson 07 met such outliers), and the
+# The rows help a little, at most. What makes Wanda better is the norm of the inputs. In language
+# models a few channels carry values far larger than the rest (Dettmers et al., 2022), so that even
 # small weights that read them matter.
 #
 # ## Width: neurons and groups of heads
@@ -588,7 +589,7 @@ axes.set(xlabel="block", yscale="log")
 figures.show(axes.figure, alt="Bars: the first two blocks and the last turn the stream most.")
 
 # %% [markdown]
-# The first block turns the stream by almost a right angle: it replaces words by meaning. Gromov et
+# The first block turns the stream by almost a right angle. Gromov et
 # al. (2024) observe that the deeper layers are the ones to drop, all but the last. Remove the four
 # blocks of least influence, and check the recording.
 
@@ -625,6 +626,9 @@ print(f"of the counts that were measured, {survive} is the largest with perplexi
 reveal("11.blocks", survive, low=0, high=15, unit="blocks")
 
 # %% [markdown]
+# On this model the rule "the deepest, but not the last" fails: the influence of each block,
+# measured on a few pages, is the better guide by far.
+#
 # ## Depth against width, at equal cost
 #
 # Equal cost of what? Of bytes, or of milliseconds.
