@@ -28,6 +28,10 @@ from course_lib.pruning.masks import lowest_overall, nm_mask, zeros_asked
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
+#: A product that takes more than this share of a GPU's memory is not timed: all formats are timed in
+#: turns, and what one of them leaves behind would decide whether the next one fits.
+MEMORY = 0.25
+
 #: A product is first tried with one column, then with this many times as many, and so on.
 MORE = 8
 
@@ -313,7 +317,9 @@ def _checked(held: StoredMatrix, inputs: torch.Tensor, limit: float) -> Row:
         taken = _foreseen(tensor, inputs, limit)
         if not affordable(taken, limit):
             return Row(why=too_slow(taken))
-        found = tensor @ inputs
+        found, share = _with_memory(tensor, inputs)
+        if share > MEMORY:
+            return Row(why=f"its product takes {share:.0%} of the GPU's memory")
     except (RuntimeError, NotImplementedError) as problem:
         return Row(why=_first_sentence(problem))
     expected = dense @ inputs
@@ -321,6 +327,19 @@ def _checked(held: StoredMatrix, inputs: torch.Tensor, limit: float) -> Row:
     if not error <= TOLERANCE[inputs.dtype]:
         return Row(error=error, why=f"its product is wrong by {error:.0%} of the largest value")
     return Row(error=error)
+
+
+def _with_memory(matrix: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """``matrix @ inputs``, and the share of the GPU's memory that this takes; 0 on a CPU."""
+    if not inputs.is_cuda:
+        return matrix @ inputs, 0.0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = matrix @ inputs
+    taken = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    return found, taken / torch.cuda.get_device_properties().total_memory
 
 
 # --- reading a sweep ----------------------------------------------------------------------------

@@ -458,8 +458,20 @@ def graphed(run: Callable[[], object]) -> Callable[[], object]:
     except RuntimeError:  # it waits for the GPU, or allocates in a way that a graph forbids
         torch.cuda.set_stream(stream)  # torch 2.11 stays on the stream of the graph that failed
         torch.cuda.synchronize()
+        _capture_nothing()
         return run
     return graph.replay
+
+
+def _capture_nothing() -> None:
+    """Capture a graph that does next to nothing.
+
+    After a capture that failed, torch 2.11 takes the random generator of the GPU to be captured
+    still, and refuses to draw from it; a capture that succeeds ends that.
+    """
+    number = torch.zeros(1, device="cuda")
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        number.add_(1)
 
 
 # --- is the timer itself honest? ----------------------------------------------------------------
