@@ -1,14 +1,12 @@
 """The same on a GPU as on the CPU; skipped where there is none."""
 
 import copy
-import subprocess
-import sys
+import time
 from functools import partial
 
 import pytest
 import torch
 
-from course_lib import PROJECT
 from course_lib.deployment import sparse
 from course_lib.experiments import recordings, sparse_vs_dense, structured_speedup
 from course_lib.experiments.recorder import record
@@ -105,58 +103,21 @@ def test_what_a_partial_holds_on_the_gpu_is_timed_there_too():
     assert result.where["clock"] == timing.CudaClock.name
 
 
-def test_a_graph_computes_what_the_call_does():
-    first, second = (torch.randn(64, 64, device="cuda") for _ in range(2))
-    found = torch.empty_like(first)
-    run = partial(torch.mm, first, second, out=found)
-    run()
-    replay = timing.graphed(run)
-    assert replay is not run
-    first.copy_(torch.randn_like(first))
-    found.zero_()
-    replay()
-    torch.testing.assert_close(found, first @ second)
+def test_the_time_to_launch_is_not_measured():
+    inputs = torch.randn(256, 256, device="cuda")
 
-
-def test_a_short_call_is_launched_as_a_graph():
-    inputs, calls = torch.randn(64, 64, device="cuda"), []
-
-    def product(inputs):
-        calls.append(len(calls))
+    def slow_to_launch(inputs):
+        time.sleep(0.003)
         return inputs @ inputs
 
-    result = timing.compare({"a": product}, inputs, rounds=20)
-    assert len(calls) == 4  # three calls that say how long it takes, and the one captured
-    assert len(result.timings["a"].milliseconds) == 20
-    assert result.timings["a"].median < timing.GRAPH_BELOW
+    result = timing.compare({"slow": slow_to_launch}, inputs, rounds=20)
+    assert result.timings["slow"].median < 1
 
 
-def test_a_call_that_waits_for_the_gpu_is_timed_without_a_graph():
-    """In a process of its own: a capture that fails may leave torch in disorder."""
-    done = subprocess.run(
-        [sys.executable, "-c", WAITING], cwd=PROJECT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-WAITING = """
-import torch
-from course_lib.measuring import timing
-
-inputs, before = torch.randn(64, 64, device="cuda"), torch.cuda.current_stream()
-total, sums = inputs.sum().item(), []
-
-def run(inputs=inputs):
-    sums.append(inputs.sum().item())
-
-assert timing.graphed(run) is run
-assert torch.cuda.current_stream() == before
-result = timing.compare({"a": run}, inputs, rounds=10)
-assert len(result.timings["a"].milliseconds) == 10 and result.timings["a"].median > 0
-assert len(sums) > 10 and all(abs(value - total) < 1e-3 * abs(total) + 1e-3 for value in sums)
-assert torch.randn(1000, device="cuda").std() > 0.5, "random numbers still work"
-assert (inputs @ inputs).isfinite().all()
-"""
+def test_a_call_that_waits_for_the_gpu_is_timed():
+    inputs = torch.randn(64, 64, device="cuda")
+    result = timing.compare({"a": lambda inputs: inputs.sum().item()}, inputs, rounds=10)
+    assert len(result.timings["a"].milliseconds) == 10 and result.timings["a"].median > 0
 
 
 def test_ceilings_are_those_of_a_gpu():

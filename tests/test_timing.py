@@ -5,7 +5,6 @@ import json
 import math
 import random
 from collections import Counter
-from contextlib import contextmanager
 from functools import partial
 from itertools import count, pairwise, permutations, product
 from types import SimpleNamespace
@@ -526,88 +525,61 @@ def test_numbers_are_recorded_with_four_digits(value, kept):
 # --- the clock of a GPU, on one that is made up -------------------------------------------------
 
 
-class Events:
-    """What a GPU is told to do, one after the other; a run takes ``milliseconds`` on it."""
+class Gpu:
+    """A host that queues work, and a GPU that does it: both have a time, in milliseconds."""
 
     def __init__(self):
-        self.log, self.milliseconds, self.cache = [], 1.0, 50_000_000
+        self.host = self.device = 0.0
+        self.log, self.cache, self.int8 = [], 50_000_000, torch.int8
         self.cuda = SimpleNamespace(
             Event=self.event,
             get_device_properties=lambda: SimpleNamespace(L2_cache_size=self.cache),
+            synchronize=self.wait,
         )
-        self.int8 = torch.int8
+
+    def work(self, name, *, launch, takes):
+        """The host needs ``launch`` to queue what ``takes`` so long on the GPU."""
+        self.log.append(name)
+        self.host += launch
+        self.device = max(self.device, self.host) + takes
+
+    def wait(self):
+        self.host = max(self.host, self.device)
 
     def event(self, enable_timing):
         assert enable_timing
-        return SimpleNamespace(
-            record=lambda: self.log.append("event"),
-            synchronize=lambda: self.log.append("wait"),
-            elapsed_time=lambda end: self.milliseconds,
-        )
+        at = SimpleNamespace(synchronize=self.wait)
+        at.record = lambda: setattr(at, "time", max(self.device, self.host))
+        at.elapsed_time = lambda end: end.time - at.time
+        return at
 
     def empty(self, size, dtype, device):
         assert size >= 2 * self.cache and dtype is torch.int8 and device == "cuda"
-        return SimpleNamespace(zero_=lambda: self.log.append("flush"))
+        return SimpleNamespace(zero_=lambda: self.work("flush", launch=0.01, takes=0.06))
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    events = Events()
-    monkeypatch.setattr(timing, "torch", events)
-    return events
+    made_up = Gpu()
+    monkeypatch.setattr(timing, "torch", made_up)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: made_up.host / 1000)
+    return made_up
 
 
 def test_on_a_gpu_the_cache_is_emptied_and_only_the_run_is_timed(gpu):
-    sample = timing.CudaClock().sampler(lambda: gpu.log.append("run"))
+    sample = timing.CudaClock().sampler(lambda: gpu.work("run", launch=0.02, takes=1.0))
     gpu.log.clear()
-    assert [sample(), sample()] == [1.0, 1.0]
-    assert gpu.log == ["flush", "event", "run", "event", "wait"] * 2
+    assert [sample(), sample()] == pytest.approx([1.0, 1.0])
+    assert gpu.log == ["flush", "flush", "run"] * 2
 
 
-@pytest.mark.parametrize(("milliseconds", "replayed"), [(0.01, True), (0.2, False)])
-def test_on_a_gpu_only_a_short_call_becomes_a_graph(gpu, monkeypatch, milliseconds, replayed):
-    gpu.milliseconds = milliseconds
-    monkeypatch.setattr(timing, "graphed", lambda run: lambda: gpu.log.append("replay"))
-    sample = timing.CudaClock().sampler(lambda: gpu.log.append("run"))
-    gpu.log.clear()
-    sample()
-    assert gpu.log == ["flush", "event", "replay" if replayed else "run", "event", "wait"]
+@pytest.mark.parametrize("launch", [0.001, 0.05, 0.6, 5.0])
+def test_on_a_gpu_the_time_to_launch_is_not_measured(gpu, launch):
+    def network():
+        for _ in range(3):
+            gpu.work("run", launch=launch, takes=0.005)
 
-
-@pytest.fixture
-def capture(gpu):
-    """What becomes of a graph: nothing, or an error that leaves its stream current (torch 2.11)."""
-    gpu.stream, gpu.fails = "ours", False
-
-    @contextmanager
-    def captured(graph):
-        gpu.stream = "the graph's"
-        yield
-        if gpu.fails:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        gpu.stream = "ours"
-
-    gpu.cuda.graph = captured
-    gpu.cuda.CUDAGraph = lambda: SimpleNamespace(replay=lambda: gpu.log.append("replay"))
-    gpu.cuda.current_stream = lambda: gpu.stream
-    gpu.cuda.set_stream = lambda stream: setattr(gpu, "stream", stream)
-    gpu.cuda.synchronize = lambda: gpu.log.append("wait")
-    return gpu
-
-
-def test_a_graph_is_replayed(capture):
-    replay = timing.graphed(lambda: capture.log.append("run"))
-    replay()
-    assert capture.log == ["run", "replay"] and capture.stream == "ours"
-
-
-def test_what_cannot_be_a_graph_is_run_as_it_is_on_the_stream_of_before(capture):
-    def run():
-        pass
-
-    capture.fails = True
-    assert timing.graphed(run) is run
-    assert capture.log == ["wait"] and capture.stream == "ours"
+    assert timing.CudaClock().sampler(network)() == pytest.approx(0.015)
 
 
 # --- is it honest? ------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from course_lib.pruning.masks import lowest_overall, nm_mask, zeros_asked
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-#: A product that takes more than this share of a GPU's memory is not timed: all formats are timed in
-#: turns, and what one of them leaves behind would decide whether the next one fits.
+#: A product that takes more than this share of a GPU's memory is not timed: formats take turns, and
+#: what one of them leaves behind would decide whether the next one fits.
 MEMORY = 0.25
 
 #: A product is first tried with one column, then with this many times as many, and so on.

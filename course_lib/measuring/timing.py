@@ -31,10 +31,6 @@ LEAST_ROUNDS = 6
 #: A sample on the CPU lasts at least this long, in milliseconds: a short call is repeated.
 SHORTEST_SAMPLE = 0.2
 
-#: Calls on a GPU shorter than this, in milliseconds, are timed as a CUDA graph where they can be:
-#: otherwise the time to launch them is measured.
-GRAPH_BELOW = 0.05
-
 #: A candidate is warmed up once its latest runs are faster by no more than this fraction.
 STABLE_WITHIN = 0.05
 
@@ -420,28 +416,35 @@ class DeviceClock(CpuClock):
 
 
 class CudaClock:
-    """CUDA events, on the GPU itself, with its second-level cache emptied before every run."""
+    """CUDA events, on the GPU itself, with its second-level cache emptied before every run.
+
+    While the host queues the launches of a run, the GPU is kept busy with emptying the cache again
+    and again. Otherwise it would wait for the launches, and a call that is quick on the GPU but
+    slow to launch, such as a small network, would get the time of its launches.
+    """
 
     name = "CUDA events, cache emptied"
 
     def __init__(self) -> None:
         size = torch.cuda.get_device_properties().L2_cache_size
         self._flush = torch.empty(4 * size, dtype=torch.int8, device="cuda")
+        self._flushing = min(self._time(self._flush.zero_, 1) for _ in range(5))
 
     def once(self, run: Callable[[], object]) -> float:
         """Milliseconds of the second call of ``run``; the first one may load what it needs."""
-        self._time(run)
-        return self._time(run)
+        self._time(run, 1)
+        return self._time(run, 1)
 
     def sampler(self, run: Callable[[], object]) -> Sample:
         """A function that runs ``run`` and returns the milliseconds that the GPU took."""
-        if self._time(run) < GRAPH_BELOW:
-            run = graphed(run)
-        return partial(self._time, run)
+        launching = max(_launching(run) for _ in range(3))
+        # twice as long as needed: these launches, too, take the host some time
+        return partial(self._time, run, 1 + math.ceil(2 * launching / self._flushing))
 
-    def _time(self, run: Callable[[], object]) -> float:
+    def _time(self, run: Callable[[], object], flushes: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._flush.zero_()  # the GPU is busy with this while the launches below are queued
+        for _ in range(flushes):
+            self._flush.zero_()
         start.record()
         run()
         end.record()
@@ -449,29 +452,14 @@ class CudaClock:
         return float(start.elapsed_time(end))
 
 
-def graphed(run: Callable[[], object]) -> Callable[[], object]:
-    """``run`` as a CUDA graph, launched at once; ``run`` itself if it cannot be captured."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    except RuntimeError:  # it waits for the GPU, or allocates in a way that a graph forbids
-        torch.cuda.set_stream(stream)  # torch 2.11 stays on the stream of the graph that failed
-        torch.cuda.synchronize()
-        _capture_nothing()
-        return run
-    return graph.replay
-
-
-def _capture_nothing() -> None:
-    """Capture a graph that does next to nothing.
-
-    After a capture that failed, torch 2.11 takes the random generator of the GPU to be captured
-    still, and refuses to draw from it; a capture that succeeds ends that.
-    """
-    number = torch.zeros(1, device="cuda")
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        number.add_(1)
+def _launching(run: Callable[[], object]) -> float:
+    """Milliseconds that the host needs to queue ``run`` on a GPU that has nothing else to do."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    taken = 1000 * (time.perf_counter() - start)
+    torch.cuda.synchronize()
+    return taken
 
 
 # --- is the timer itself honest? ----------------------------------------------------------------
