@@ -210,7 +210,7 @@ def test_the_card_shows_each_published_value_with_its_source_apart_from_the_own_
     shown = dict(recorded("C08").rows())
     assert not any("published" in line for line in shown["your machine"])
     first, *values = shown["published"]
-    assert first.endswith("4096 cubed in float16, on a GPU, target: at least 1.2 x:")
+    assert first.endswith("4096 columns in float16, on a GPU, target: at least 1.2 x:")
     assert values[0].startswith(
         "- 1.11 x (published without an interval), ✘ missed, published by cuSPARSELt issue #57 ("
     )

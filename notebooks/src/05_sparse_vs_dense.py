@@ -34,10 +34,11 @@ from matplotlib.ticker import LogLocator
 from course_lib.bars import bar
 from course_lib.deployment import sparse, triton_csr
 from course_lib.deployment import two_four as packing
-from course_lib.experiments import published, recordings
+from course_lib.experiments import counters, published, recordings
 from course_lib.experiments import sparse_vs_dense as sweep
 from course_lib.measuring import break_even, cost, timing, traffic
-from course_lib.measuring.estimates import exact, ratio, recorded_speedup
+from course_lib.measuring.estimates import exact, ratio
+from course_lib.measuring.timing import Speedup
 from course_lib.networks import data, models, training
 from course_lib.pruning import masks
 
@@ -687,6 +688,29 @@ print(f"so a tenth of the MACs needs {dense_row.per_row / csr_row.per_row:.1f} t
 # and columns are coalesced. What is left is the **gather** from the vector. In blocks, one index
 # serves 64 weights, and their inputs are neighbours.
 #
+# Is the model right? A GPU has counters. An H200 ran three products with a matrix of 4,096 rows, 90
+# % of it zero, while Nsight Compute counted (*recorded*): a CSR kernel with a warp per row, which
+# you will read below, the CSR product of NVIDIA's library cuSPARSE, and the dense product.
+
+# %%
+print("H200, sectors per row  model  asked for  from L2  from memory   time")
+for (dtype, kernel), seen in counters.sectors().items():
+    width = 4 if dtype == "float32" else 2
+    models = {
+        "Triton": traffic.csr_warp_per_row(left_90, width),
+        "dense": traffic.dense(64, 4096, width),
+    }
+    said = f"{models[kernel].per_row:6.0f}" if kernel in models else "     -"
+    counts = (f"{each / counters.ROWS:10.0f}" for each in seen[:3])
+    print(f"{dtype:8s} {kernel:12s}", said, *counts, f"{seen.nanoseconds / 1000:8.1f} us")
+
+# %% [markdown]
+# The model of CSR is right to two percent. The dense kernels ask for less than the model says: they
+# keep inputs in registers, or copy with other instructions, which this counter misses. The caches
+# do the rest: the vector has 16 kB and stays in the first one, so what CSR reads from *memory* are
+# its values and columns, once. That is a fifth of the dense bytes in 32 bits, and three tenths in
+# 16: a tenth of the weights, each with an index of four bytes.
+#
 # Which sectors light up? Press the buttons. A cell is a sector; it is dark where several
 # instructions load it again.
 
@@ -1060,8 +1084,54 @@ print(f"CSR on the recorded processor: even at {min(found):.0f} to {max(found):.
 print(f"never in {sum(percent == 100 for percent in found)} of {len(found)} shapes")
 
 # %% [markdown]
-# There is no single break-even on a CPU either. Does the recording hold on your machine? Measure
-# one of its points again:
+# There is no single break-even on a CPU either. And on the recorded GPU? Predict it from its own
+# ceilings, *measured*: what a copy and a dense product reached.
+
+# %%
+h200 = recorded["h200"]
+top = {each["dtype"]: each for each in h200["rooflines"]}
+rates = [top[dtype]["rate"] / break_even.DENSE_SHARE for dtype in ("float32", "float16")]
+card = break_even.Card("H200", *rates, None, top["float32"]["bandwidth"], None)
+
+
+# %%
+def even_on(found, matrix, columns, dtype, kind="CSR"):
+    """The recorded break-even sparsity in words; a line that ends early is not recorded."""
+    what = {"matrix": matrix, "batch": columns, "dtype": dtype, "format": kind}
+    line = recordings.points(found, **what)
+    if len(line) < len(sweep.SPARSITIES):
+        return "(part)"
+    at = sparse.break_even([p["target_sparsity"] for p in line], [p["speedup"] for p in line])
+    return "never" if at is None else f"{100 * at:.0f} %"
+
+
+# %%
+print("H200, CSR            predicted     1024    2048    4096    8192 (rows, columns)")
+for dtype, columns in (("float32", 1), ("float16", 1), ("float32", 4096), ("float16", 4096)):
+    ends = break_even.predicted(card, getattr(torch, dtype), "unstructured CSR, cuSPARSE", columns)
+    low, high = (100 * end for end in sorted(ends))
+    cells = [even_on(h200, f"square {n}", columns, dtype) for n in (1024, 2048, 4096, 8192)]
+    name = "one vector" if columns == 1 else f"{columns} columns"
+    print(f"{dtype} {name:12s} {low:3.0f} to {high:3.0f} %", *(f"{each:>7s}" for each in cells))
+
+# %% [markdown]
+# For one vector the size decides. cuSPARSE runs several kernels, which take some 16 us together
+# whatever is left of the matrix; the H200 reads a dense matrix of 2,048 x 2,048 in less. Only large
+# matrices gain. For thousands of columns in 16 bits it is as predicted: hardly ever. In 32 bits the
+# prediction is far too low. It assumes 27 % of the rate of the CUDA cores; this product reaches
+
+# %%
+what = {"matrix": "square 4096", "batch": 4096, "dtype": "float32", "format": "CSR"}
+[point] = recordings.points(h200, target_sparsity=0.9, **what)
+macs_per_second = (1 - 0.9) * 4096**3 / (point["median"] / 1000)
+print(f"{macs_per_second / top['float32']['rate']:.0%} of the rate of the dense product")
+
+# %% [markdown]
+# Blocks and 2:4 are missing from many of its lines. torch launches them from Python, which took 0.3
+# to 1 ms on the host; the product itself is quicker on such a GPU, so the recording refuses to give
+# it a time. If you use 2:4 from PyTorch, that launch is the first thing to measure.
+#
+# Does the recording of the CPU hold on your machine? Measure one of its points again:
 
 # %% tags=["nbval-ignore-output"]
 matrix = sweep.weight_of("square 1024", "float32", "cpu")
@@ -1070,14 +1140,12 @@ again = sparse.measure(
 )
 here = again["CSR"].speedup
 what = {"matrix": "square 1024", "dtype": "float32", "batch": 64, "format": "CSR"}
-for name, one_machine in recorded.items():
-    for point in recordings.points(one_machine, target_sparsity=0.9, **what):
-        print(f"{name}: recorded {point['speedup']:.2f}x, here {here}")
+[there] = recordings.points(processor, target_sparsity=0.9, **what)
+print(f"{recordings.COURSE}: recorded {there['speedup']:.2f}x, here {here}")
 
 # %% tags=["nbval-ignore-output"]
-there = recordings.points(processor, target_sparsity=0.9, **what)[0]["speedup"]
 read(
-    0.5 < again["CSR"].ratio / there < 2,
+    0.5 < again["CSR"].ratio / there["speedup"] < 2,
     "Your machine agrees with the recorded one within a factor of two.",
     "Your machine differs from the recorded one: for yours, trust your own measurements.",
 )
@@ -1098,13 +1166,15 @@ if torch.cuda.is_available():
 
 # %%
 def speedup_on_gpu(kind, sparsity, dtype, columns=4096):
-    """Speed-up on a GPU, 4096 x 4096: live, else recorded, else None."""
+    """Speed-up on a GPU, 4096 x 4096 or more: live, else recorded over sizes, else None."""
     if on_gpu:
         return on_gpu[getattr(torch, dtype), columns, sparsity][kind].speedup
-    what = {"matrix": "square 4096", "batch": columns, "dtype": dtype, "target_sparsity": sparsity}
+    what = {"batch": columns, "dtype": dtype, "target_sparsity": sparsity, "format": kind}
     for name in gpus:
-        for point in recordings.points(recorded[name], format=kind, **what):
-            return recorded_speedup(point)
+        found = [one for one in recordings.points(recorded[name], **what) if one["rows"] >= 4096]
+        if found:
+            ends = [end for one in found for end in one["interval"]]
+            return Speedup(np.median([one["speedup"] for one in found]), min(ends), max(ends))
     return None
 
 
@@ -1139,6 +1209,22 @@ check("05.8", csr_product)
 print(inspect.getsource(triton_csr).partition("    @triton.jit\n")[2].partition("    return")[0])
 
 # %% [markdown]
+# Is it any good? On the H200 (*recorded*, the same matrix; times faster than dense, 95 %):
+
+# %%
+for dtype in ("float32", "float16"):
+    print(f"{dtype}       " + "".join(f"{100 * each:>20.0f} %" for each in (0.5, 0.7, 0.9, 0.95)))
+    for kernel in ("cuSPARSE", "Triton"):
+        found = [t for t in counters.times() if (t.dtype, t.kernel) == (dtype, kernel)]
+        print(f"  {kernel:10s}", *(f"{each.speedup!s:>21s}" for each in found[:4]))
+    ours, dense = (counters.sectors()[dtype, kernel].nanoseconds for kernel in ("Triton", "dense"))
+    print(f"  Triton at 90 %, by the profiler, one run: {dense / ours:.2f}x")
+
+# %% [markdown]
+# These few lines beat the library here. That is no rule: in a random matrix all rows are about as
+# long, and cuSPARSE spends a third of its time on dividing rows of any length fairly. The profiler
+# empties the caches in another way and times kernels alone, and finds about the same gain.
+#
 # Triton has an interpreter that runs a kernel on the CPU, instruction by instruction. It comes with
 # torch for Linux; elsewhere the next cell says that it is missing. It has to be switched on before
 # Triton is imported, so the cell starts another Python.
@@ -1203,7 +1289,7 @@ context = f"{SIZE} x {SIZE} in float32, one column and {COLUMNS}"
 def also_on_gpu(card, values):
     """The card of a claim, with values of a GPU if there are any."""
     found = claims.known(values)
-    return claims.record(card.claim.id, found, "4096 x 4096", gpu_source) if found else card
+    return claims.record(card.claim.id, found, "4096 x 4096 or more", gpu_source) if found else card
 
 
 # %% tags=["nbval-ignore-output"]
