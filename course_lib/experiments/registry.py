@@ -58,7 +58,7 @@ EXPERIMENTS = {
         models=("resnet18",),
     ),
     "language_model": Experiment(
-        "a language model pruned and quantized (two hours; needs its package, see README.md)",
+        "a language model pruned and quantized (hours; needs its package, see README.md)",
     ),
 }
 
