@@ -734,17 +734,18 @@ def percent_right(row, task):
 
 control = points["dense", "", language_model.STEPS, "float32"]
 healed = [key[:2] for key in points if key[2] == language_model.STEPS]
+
+# %%
 print("                        perplexity  over dense    next word      capitals")
 for way, amount in healed:
     pair = [points[way, amount, steps, "float32"] for steps in (0, language_model.STEPS)]
     ratio = math.exp(sum(pair[1]["losses"]) / 16 - sum(control["losses"]) / 16)
-    words, facts = (
-        " -> ".join(f"{percent_right(row, task):.0f}" for row in pair)
-        for task in ("next_word", "capitals")
-    )
     before, after = (row["perplexity"][0] for row in pair)
-    print(f"{way:10s} {amount:5s} {before:6.1f} -> {after:5.1f}", end="")
-    print(f" {ratio:9.2f} {words:>14s} % {facts:>10s} %")
+    print(f"{way:10s} {amount:5s} {before:6.1f} -> {after:5.1f} {ratio:9.2f}    ", end="")
+    for task in ("next_word", "capitals"):
+        first, last = (percent_right(row, task) for row in pair)
+        print(f"{first:8.0f} -> {last:.0f} %", end="")
+    print()
 
 # %%
 changes = [
