@@ -834,7 +834,7 @@ for first, second in (("gradual", "one-shot"), ("iterative", "one-shot"), ("iter
 # %%
 apart = [each for each, lead in steps.items() if verdict(lead) != "not told apart"]
 print(f"told apart: {len(apart)} of {len(steps)}")
-hidden = {each for (_, rival, each), lead in steps.items() if rival == "one-shot" and lead.high > 2}
+hidden = [each for (_, rival, each), lead in steps.items() if rival == "one-shot" and lead.high > 2]
 print("a gain of two points over one-shot is possible at:", *(named(*each) for each in hidden))
 
 # %% [markdown]
