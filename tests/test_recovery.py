@@ -95,6 +95,17 @@ def test_a_half_done_recording_says_so(recording):
     assert "6 points" in said and "not complete" in said
     recording["machine"] = MACHINE | {"CUDA GPU": "H100"}
     assert "(H100, " in recovery.about(recording | {"name": "h100"})
+    recording["machines"] = [MACHINE, MACHINE | {"CUDA GPU": "H100"}]
+    assert "(abacus and H100, " in recovery.about(recording | {"name": "cpu-2core"})
+
+
+def test_the_plan_that_a_gpu_had_is_known_by_its_seeds(recording):
+    recording |= {"seeds": [0, 1, 2, 3, 4], "name": "h100"}
+    of_a_gpu = drop_recovery.plan("small_resnet", gpu=True)
+    planned = sum(len(drop_recovery.keys(run, "small_resnet")) for run in of_a_gpu)
+    assert f"of {planned} planned points" in recovery.about(recording)
+    recording |= {"seeds": [0, 1, 2], "machine": MACHINE | {"CUDA GPU": "H100"}}
+    assert f"of {planned} planned points" not in recovery.about(recording)
 
 
 def test_a_complete_recording_lacks_nothing(recording):
@@ -134,6 +145,27 @@ def test_a_gap_has_the_interval_of_pictures_and_of_seeds(recording):
     paired = recovery.gap_estimate(*where, method="scratch")
     assert paired.value == pytest.approx(32.0) and paired.high < single.high
     assert recovery.gap_estimate(*where, 1.0) is None
+
+
+def test_a_lead_is_paired_by_seed(recording):
+    recording["points"][3] |= {"accuracy": 89.8}  # both seeds are ahead by -0.2
+    ways = {"schedule": "rewound"}, {"schedule": "constant"}
+    lead = recovery.lead(recording, "weights", 0.9, *ways)
+    alone = estimates.unpaired(92.0, 91.0, recovery.TEST_PICTURES)
+    assert lead.value == pytest.approx(-0.2)
+    assert lead.high - lead.value == pytest.approx(math.sqrt(2) * (alone.high - 1), abs=0.02)
+    recording["points"][2] |= {"accuracy": 91.8}  # now by 0.8 and -0.2
+    wider = recovery.lead(recording, "weights", 0.9, *ways)
+    assert wider.value == pytest.approx(0.3) and wider.high - wider.value > 6
+
+
+def test_a_lead_needs_a_seed_in_common(recording):
+    ways = {"method": "scratch"}, {"schedule": "constant", "epoch_fraction": 0.05}
+    one = recovery.lead(recording, "weights", 0.9, *ways)
+    assert one.value == pytest.approx(-20) and one.high - one.value < 2  # the pictures only
+    recording["points"][-1]["seed"] = 7
+    assert recovery.lead(recording, "weights", 0.9, *ways) is None
+    assert recovery.lead(recording, "channels", 0.5, *ways) is None
 
 
 def quality_of(dense, accuracy):

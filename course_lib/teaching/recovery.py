@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import TypedDict
 
 from course_lib.experiments import recordings
-from course_lib.experiments.drop_recovery import keys, plan
+from course_lib.experiments.drop_recovery import Run, keys, plan
 from course_lib.experiments.recordings import RecordingError
 from course_lib.experiments.records import DropRecovery, RetrainedNetwork
 from course_lib.measuring.estimates import (
     Estimate,
+    difference,
     over_seeds,
     paired_counts,
     unpaired,
@@ -50,17 +52,31 @@ def load(model: str, root: Path = DATA) -> Chosen:
 
 def on_gpu(recording: DropRecovery) -> bool:
     """Whether the ``recording`` was made on a GPU."""
-    return recording["machine"].get("CUDA GPU", "none") != "none"
+    return _device(recording["machine"]) != recording["machine"]["processor"]
+
+
+def _device(machine: Mapping[str, str]) -> str:
+    """What trained the networks on a ``machine``: its GPU, or its processor if it has none."""
+    gpu = machine.get("CUDA GPU", "none")
+    return machine["processor"] if gpu == "none" else gpu
+
+
+def _plan(recording: DropRecovery) -> list[Run]:
+    """What was to be recorded: the plan for a GPU if the header has its seeds.
+
+    The plan for a processor can be recorded on a GPU, too.
+    """
+    longer = plan(recording["model"], gpu=True)
+    gpu = set(recording["seeds"]) == {run.seed for run in longer}
+    return longer if gpu else plan(recording["model"], gpu=False)
 
 
 def about(recording: Chosen) -> str:
     """Where a ``recording`` was made, how much of its plan is done, and with which seeds."""
     machine, points = recording["machine"], recording["points"]
     machines = recording.get("machines", [machine])
-    kind = "CUDA GPU" if on_gpu(recording) else "processor"
-    device = " and ".join(dict.fromkeys(each[kind] for each in machines))
-    runs = plan(recording["model"], on_gpu(recording))
-    planned = [key for run in runs for key in keys(run, recording["model"])]
+    device = " and ".join(dict.fromkeys(map(_device, machines)))
+    planned = [key for run in _plan(recording) for key in keys(run, recording["model"])]
     missing = [key for key in planned if not any(key.items() <= point.items() for point in points)]
     seeds = ", ".join(str(seed) for seed in sorted({point["seed"] for point in points}))
     lines = [
@@ -100,11 +116,11 @@ def _selected(
     recording: DropRecovery,
     granularity: str,
     amount: float,
-    epoch_fraction: float,
+    epoch_fraction: float = 0.2,
     method: str = "one-shot",
     schedule: str | None = None,
 ) -> list[RetrainedNetwork]:
-    """The points of :func:`gaps`."""
+    """The points of :func:`gaps`, in the order of their seeds."""
     what = {
         "granularity": granularity,
         "amount": amount,
@@ -115,7 +131,8 @@ def _selected(
     groups = _by_rates([point for point in found if schedule in (None, point["schedule"])])
     most = max(map(len, groups.values()), default=0)
     rivals = [points for points in groups.values() if len(points) == most]
-    return max(rivals, key=_mean_validation, default=[])
+    best: list[RetrainedNetwork] = max(rivals, key=_mean_validation, default=[])
+    return sorted(best, key=lambda point: point["seed"])
 
 
 def _mean_validation(points: list[RetrainedNetwork]) -> float:
@@ -159,12 +176,47 @@ def gap_estimate(
     if not found:
         return None
     dense = recording["dense"]["accuracy"]
-    pictures = _of_pictures(dense, next((one for one in found if "only_dense" in one), found[0]))
+    pictures = _of_pictures(dense, found)
     lost = [dense - point["accuracy"] for point in found]
     return widened(over_seeds(lost), pictures) if len(lost) > 1 else pictures
 
 
-def _of_pictures(dense: float, point: RetrainedNetwork) -> Estimate:
+class Way(TypedDict, total=False):
+    """How a network was pruned and retrained; see :func:`gaps`."""
+
+    epoch_fraction: float
+    method: str
+    schedule: str
+
+
+def lead(
+    recording: DropRecovery, granularity: str, amount: float, way: Way, rival: Way
+) -> Estimate | None:
+    """Accuracy of ``way`` minus that of its ``rival``, in points, paired by seed.
+
+    None if no seed is recorded for both. The interval covers the luck of the training, and that of
+    the test pictures. The latter is estimated from above: which pictures only one of the two gets
+    right is not recorded, so it is that of two independent gaps. With one seed in common it covers
+    the pictures only.
+    """
+    ours, theirs = (
+        {point["seed"]: point for point in _selected(recording, granularity, amount, **how)}
+        for how in (way, rival)
+    )
+    both = [seed for seed in ours if seed in theirs]
+    if not both:
+        return None
+    dense = recording["dense"]["accuracy"]
+    pictures = difference(*(_of_pictures(dense, [*each.values()]) for each in (theirs, ours)))
+    if len(both) == 1:
+        return pictures
+    ahead = [ours[seed]["accuracy"] - theirs[seed]["accuracy"] for seed in both]
+    return widened(over_seeds(ahead), pictures)
+
+
+def _of_pictures(dense: float, points: list[RetrainedNetwork]) -> Estimate:
+    """The gap of one of the ``points``, preferably with paired counts."""
+    point = next((one for one in points if "only_dense" in one), points[0])
     if "only_dense" in point:
         return paired_counts(point["only_dense"], point["only_pruned"], TEST_PICTURES)
     return unpaired(dense, point["accuracy"], TEST_PICTURES)
