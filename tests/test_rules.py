@@ -54,6 +54,18 @@ def test_where_the_recording_began_with_another_network_the_interval_is_that_of_
     assert high / low > small.high / small.low
 
 
+def test_several_seeds_are_one_row_with_their_mean(known):
+    recording, source = evidence.chosen("drop_recovery", "resnet18")
+    name = "without 50 % of the channels"
+    what = {"granularity": "channels", "amount": 0.5, "epoch_fraction": 0.2, "schedule": "rewound"}
+    seeds = [one["accuracy"] for one in recordings.points(recording, **what)]
+    assert len(seeds) > 1
+    drops = [one.accuracy_drop for one in known if one.name == name and source in one.source]
+    expected = recording["dense"]["accuracy"] - sum(seeds) / len(seeds)
+    assert sum(drop == pytest.approx(expected) for drop in drops) == 1
+    assert len(drops) < len(recordings.points(recording, granularity="channels", amount=0.5))
+
+
 def test_every_speedup_lies_in_its_interval(known):
     for one in known:
         low, high = one.speedup_interval

@@ -266,8 +266,9 @@ def _drop_recovery(root: Path) -> Iterator[Evidence]:
     found, source = chosen("drop_recovery", "resnet18", root)
     speeds: StructuredSpeedup
     speeds, timed = chosen("structured_speedup", "resnet18", root)
-    for point in found["points"]:
-        accuracy_drop = found["dense"]["accuracy"] - point["accuracy"]
+    for seeds in _by_training(found["points"]):
+        point = seeds[0]
+        accuracy_drop = found["dense"]["accuracy"] - fmean(one["accuracy"] for one in seeds)
         name = f"without {100 * point['amount']:.0f} % of the {point['granularity']}"
         if point["granularity"] == "channels":
             speedup = _speed_without(point["amount"], speeds)
@@ -278,6 +279,15 @@ def _drop_recovery(root: Path) -> Iterator[Evidence]:
             )
             if point["amount"] == 0.5:  # as many zeros as 2:4 has, which no CNN was recorded with
                 yield _in_place("cnn", name, "2:4", point["epoch_fraction"], accuracy_drop, source)
+
+
+def _by_training(points: Iterable[RetrainedNetwork]) -> Iterable[list[RetrainedNetwork]]:
+    """The points of each way to prune and retrain, one for each seed: none is advised for luck."""
+    found: dict[tuple, list[RetrainedNetwork]] = {}
+    for point in points:
+        way = (point["granularity"], point["amount"], point["method"], point["schedule"])
+        found.setdefault((*way, point["epoch_fraction"], point["lr"]), []).append(point)
+    return found.values()
 
 
 def _narrowed(
