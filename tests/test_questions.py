@@ -72,7 +72,7 @@ def test_an_estimate_has_a_finite_answer_that_is_right_and_is_told(question, fin
 
 def test_most_estimates_are_answered_from_recordings():
     typed = [question for question in ESTIMATES if "number" in question.estimate.value]
-    assert len(ESTIMATES) >= 30 and len(typed) < len(ESTIMATES) / 4
+    assert len(ESTIMATES) >= 30 and len(typed) < len(ESTIMATES) / 2
 
 
 def test_answers_can_be_said_in_a_minute():
