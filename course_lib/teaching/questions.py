@@ -405,7 +405,8 @@ class NumberFinder:
 
     def _origin(self, look_up: LookUp, own: bool) -> str:
         if "number" in look_up:
-            return "by arithmetic"
+            other = look_up.get("over") or look_up.get("minus")
+            return self._origin(other, own) if other else "by arithmetic"
         if "published" in look_up:
             names = dict.fromkeys(str(row.source) for row in self._rows(look_up))
             return f"published by {' and '.join(names)}"
