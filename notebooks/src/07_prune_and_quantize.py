@@ -929,10 +929,10 @@ print("combining makes the file smaller:", measurements["combined_smaller"] > 1.
 #
 # <details><summary>Answer</summary>
 #
-# Prune, fine-tune, then quantize and calibrate. Scores then see exact weights, the codes serve
-# weights that stay, and fine-tuning would move weights off their codes anyway. With int8 the order
-# hardly changes the accuracy; with few bits it does, and then quantization-aware training comes
-# last.
+# Prune, fine-tune, calibrate, quantize: the ranges are measured on the network that will be
+# quantized. Scores then see exact weights, the codes serve weights that stay, and fine-tuning would
+# move weights off their codes anyway. In ResNet-18 with int8 the order hardly changed the accuracy;
+# with few bits it did, and then quantization-aware training comes last.
 #
 # </details>
 #

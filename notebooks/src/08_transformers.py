@@ -881,10 +881,12 @@ claims.record("C15", {"minilm_int8_lost": lost(points["few values", "int8"])}, c
 #
 # <details><summary>Answer</summary>
 #
-# A few activations are outliers, far larger than the rest: a range fixed on calibration data either
-# clips them or is too coarse for all others. A range computed from each input fits, at the cost of
-# computing it. Softmax, LayerNorm, GELU, the additions and, here, the products of two activations
-# inside attention stay in float32.
+# The ranges of activations differ much from one sentence to the next. A range that is computed from
+# each input needs no calibration data and always fits, at the cost of computing it. It does not
+# help where a few *channels* are far larger than all others, as in large language models: one range
+# for all of them is too coarse for the rest (SmoothQuant, Xiao et al., 2023, moves the difference
+# into the weights). Softmax, LayerNorm, GELU, the additions and, in this export, the products of
+# two activations inside attention stay in float32.
 #
 # </details>
 #
