@@ -724,10 +724,10 @@ for part, dtype in product(("resnet18", "small_resnet"), ("float16", "float32"))
 
 # %% [markdown]
 # Half of the channels gain a tenth at most, at any batch here, and without a tenth it is *slower*.
-# The last column says why: 64 pictures take no longer than one. These are times of plain (eager) PyTorch,
-# whose Python cannot launch the layers as fast as an H200 computes them: the launch floor, and far
-# higher than the one computed above. On such a card use a CUDA graph, a compiler, larger batches or
-# fewer layers before you count channels.
+# The last column says why: 64 pictures take no longer than one. These are times of plain (eager)
+# PyTorch, whose Python cannot launch the layers as fast as an H200 computes them: the launch floor,
+# and far higher than the one computed above. On such a card use a CUDA graph, a compiler, larger
+# batches or fewer layers before you count channels.
 #
 # ## Recorded machines
 #
