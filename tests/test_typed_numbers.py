@@ -100,6 +100,7 @@ def test_the_unit_that_was_asked_for_may_follow(unit):
         ("2k tokens", "tokens", 2000),
         ("2.5gb", "GB", 2.5),
         ("50 %", "of the bytes", 0.5),
+        ("50% of the bytes", "of the bytes", 0.5),
     ],
 )
 def test_units_have_other_names(typed, unit, meant):

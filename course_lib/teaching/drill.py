@@ -5,7 +5,7 @@ its grades (Ye, Su and Cao, 2022). The schedule is stored in the learner's progr
 ``python -m course_lib.teaching.drill`` asks in the terminal; ``drill_widgets`` asks in lesson 13.
 """
 
-from course_lib import interrupts
+from course_lib.teaching import interrupts
 
 STOPPED = "Stopped. What you answered is kept; the same command continues."
 
@@ -494,9 +494,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lesson", action="append", default=[], help="such as 05; repeatable")
     parser.add_argument("--topic", action="append", default=[], choices=TOPICS)
     parser.add_argument(
-        "--count", type=_at_least_one, default=10, help="new ones, or all of --mock"
+        "--count", type=_at_least_one, default=10, help="new questions, or those of --mock (10)"
     )
-    parser.add_argument("--seed", type=_whole, default=date.today().toordinal(), help="(today)")
+    parser.add_argument(
+        "--seed", type=_whole, default=date.today().toordinal(), help="default: today"
+    )
     return parser.parse_args(arguments)
 
 

@@ -11,6 +11,8 @@ import re
 #: What may follow a number and multiplies it.
 MULTIPLES = {"k": 1e3, "K": 1e3, "thousand": 1e3, "M": 1e6, "million": 1e6, "billion": 1e9}
 
+PERCENT = {"%": 0.01, "percent": 0.01}
+
 #: Other words for some units.
 SYNONYMS = {
     "%": ("percent", "points"),
@@ -40,17 +42,16 @@ def read(text: str, unit: str = "") -> float:
     Raises:
         NumberError: it is no number, has another unit, or means two things.
     """
-    text = (
-        GAPS.sub(" ", text.strip().lstrip("~\u2248 ")).replace("\u2212", "-").replace("\u00d7", "x")
-    )
-    found = NUMBER.match(text)
+    plain = text.strip().lstrip("~\u2248 ").replace("\u2212", "-").replace("\u00d7", "x")
+    plain = GAPS.sub(" ", plain)
+    found = NUMBER.match(plain)
     if not found:
         raise NumberError("Type a number such as 2.5.")
     sign, digits, power = found.groups()
-    times = _multiple(text[found.end() :].strip(), unit)
+    times = _multiple(plain[found.end() :].strip(), unit)
     value = float(f"{_plain(sign, digits)}e{power or 0}") * times
     if not math.isfinite(value):
-        raise NumberError(f"{text} is too large. Type a number such as 2.5.")
+        raise NumberError(f"{text!r} is too large. Type a number such as 2.5.")
     return value
 
 
@@ -58,10 +59,9 @@ def _multiple(rest: str, unit: str) -> float:
     """What the words after a number multiply it by; the unit itself leaves it as it is."""
     if _is_unit(rest, unit):
         return 1.0
-    if unit.startswith("of the ") and _is_unit(rest, "%"):
-        return 0.01
+    share = PERCENT if unit.startswith("of the ") else {}
     first, _, others = rest.partition(" ")
-    multiple = MULTIPLES.get(first)
+    multiple = (MULTIPLES | share).get(first)
     if multiple and _is_unit(others.strip(), unit):
         return multiple
     wanted = f"in this unit: {unit}" if unit else "without a unit"
