@@ -2,12 +2,18 @@
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 import warnings
 from datetime import UTC, datetime, timedelta
 
 import ipywidgets
 import pytest
+from interruptions import interrupt
 
+from course_lib import PROJECT
 from course_lib.teaching import drill, drill_widgets, progress, questions
 from course_lib.teaching.drill import Answer, DrillError, Terminal
 from course_lib.teaching.drill_widgets import Cards, Interview
@@ -149,16 +155,59 @@ def test_questions_are_chosen_by_lesson_topic_and_difficulty():
         for question in chosen.values()
     )
     assert drill.choose(BANK) == BANK
-    with pytest.raises(DrillError, match=r"lessons \['99'\].*Lessons: 01, 02"):
-        drill.choose(BANK, lessons=["99"])
+    with pytest.raises(DrillError, match=r"01.*and difficulties .5. together"):
+        drill.choose(BANK, lessons=["01"], topics=["language models"], difficulties=[5])
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
-    [("2.5", 2.5), ("2,5", 2.5), (" 80 % ", 80), ("3x", 3), ("-1", -1), ("", None), ("two", None)],
+    ("selection", "said"),
+    [
+        ({"lessons": ["05", "99"]}, r"lesson '99'\. Choose from 01, 02"),
+        ({"topics": ["speed", "cooking"]}, r"topic 'cooking'\. Choose from scoring"),
+        ({"difficulties": [1, 6]}, r"difficulty 6\. Choose from 1, 2, 3, 4, 5"),
+    ],
 )
-def test_numbers_as_people_type_them(typed, meant):
-    assert drill.number(typed) == meant
+def test_a_selection_that_does_not_exist_is_refused_beside_one_that_does(selection, said):
+    with pytest.raises(DrillError, match=said):
+        drill.choose(BANK, **selection)
+
+
+def test_fewer_than_no_questions_cannot_be_drawn():
+    with pytest.raises(DrillError, match="-3 questions"):
+        drill.draw(BANK, -3, seed=1)
+    with pytest.raises(DrillError, match="-3 questions"):
+        drill.deck(BANK, NOW, seed=1, new=-3)
+    assert drill.deck(BANK, NOW, seed=1, new=0) == []
+
+
+# --- failed questions ---------------------------------------------------------------------------
+
+
+def asked_in_turn(deck, failed):
+    """The ids in the order of asking, if the questions in ``failed`` are failed every time."""
+    pile, order = drill.Pile(deck), []
+    while pile.current:
+        order.append(pile.current.id)
+        pile.answer("again" if pile.current.id in failed else "good")
+    assert pile.answered == pile.count == len(order)
+    return order
+
+
+def test_a_failed_question_comes_back_after_three_others_and_twice_at_most():
+    deck = [*BANK.values()][:8]
+    first, *others = [question.id for question in deck]
+    assert asked_in_turn(deck, [first]) == [
+        *(first, *others[:3], first, *others[3:6], first, others[6])
+    ]
+    assert asked_in_turn(deck, []) == [first, *others]
+
+
+def test_a_question_that_fails_near_the_end_comes_back_after_those_that_are_left():
+    deck = [*BANK.values()][:3]
+    names = [question.id for question in deck]
+    assert asked_in_turn(deck, names[1:2]) == [names[0], names[1], names[2], names[1], names[1]]
+    assert asked_in_turn(deck[:1], names) == names[:1] * 3
+    assert len(asked_in_turn(deck, names)) == 9
 
 
 def test_an_estimate_is_judged_by_its_tolerance(finder):
@@ -203,11 +252,12 @@ def terminal(finder, *lines, seconds=20.0):
 
 
 def test_cards_in_the_terminal(finder):
-    there, written = terminal(finder, "", "five", "3", "many", "89")
+    there, written = terminal(finder, "", "five", "3", "many", "89,500", "89")
     assert drill.practise([EXPLAIN, ESTIMATE], there, lambda: NOW) == 2
     text = "\n".join(written)
     assert "1 of 2: explain in sixty seconds, scoring, difficulty 3 of 5" in text
     assert "Type 1, 2, 3 or 4." in text and "Type a number such as 2.5." in text
+    assert "89,500 could be 89500 or 89.5." in text
     assert "Right." in text and "Comes back in 10 minutes." in text and "claim C01" in text
     assert [entry["grade"] for entry in progress.read()["interview"].values()] == ["good"] * 2
 
@@ -220,38 +270,168 @@ def test_stopping_at_any_prompt_keeps_what_was_graded(finder, stop):
     assert drill.interview([OTHER], terminal(finder, stop)[0], lambda: NOW) == []
 
 
-def test_a_wrong_number_is_asked_again_soon(finder):
-    there, written = terminal(finder, "200")
-    drill.practise([ESTIMATE], there, lambda: NOW)
-    assert "Not close enough." in written
+def test_a_wrong_number_is_asked_again_in_the_same_drill(finder):
+    there, written = terminal(finder, "200", "", "good", "90")
+    assert drill.practise([ESTIMATE, EXPLAIN], there, lambda: NOW) == 3
+    assert "Not close enough." in written and "Comes back in this drill." in written
+    assert any(line.startswith("\n3 of 3: estimate") for line in written)
+    assert progress.read()["interview"][ESTIMATE.id]["grade"] == "good"
+
+
+def test_a_failed_question_is_stored_as_failed_until_it_comes_back(finder):
+    drill.practise([ESTIMATE, EXPLAIN], terminal(finder, "200")[0], lambda: NOW)
     assert progress.read()["interview"][ESTIMATE.id]["grade"] == "again"
 
 
 def test_a_mock_interview_in_the_terminal(finder):
-    there, written = terminal(finder, "", "y", "maybe", "n", "yes", "", "n", seconds=70.0)
+    there, written = terminal(finder, "", "y", "maybe", "n", "yes", "", seconds=70.0)
     [made] = drill.interview([EXPLAIN, OTHER], there, lambda: NOW)
     assert made == Answer(EXPLAIN, (True, False, True), 70.0) and made.grade == "hard"
     assert "70 seconds, too long." in written and "Type y or n." in written
     assert [*progress.read()["interview"]] == [EXPLAIN.id]
 
 
-def test_the_command_asks_prints_the_topics_and_refuses_nonsense(monkeypatch, capsys):
-    typed = iter(["", "4"])
+@pytest.mark.parametrize("stop", ["q", EOFError, KeyboardInterrupt])
+def test_points_ticked_before_stopping_are_kept_and_the_others_count_as_missed(finder, stop):
+    there, _ = terminal(finder, "", "y", "y", stop)
+    assert drill.interview([EXPLAIN, OTHER], there, lambda: NOW) == [
+        Answer(EXPLAIN, (True, True, False), 20.0)
+    ]
+    assert progress.read()["interview"][EXPLAIN.id]["grade"] == "hard"
 
-    def read(prompt):
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
 
-    monkeypatch.setattr("builtins.input", read)
+@pytest.mark.parametrize("columns", [-1, 0, 1, 2, 5, 20, 500])
+def test_text_is_wrapped_in_a_window_of_any_width(finder, monkeypatch, columns):
+    monkeypatch.setattr(drill.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 1)))
+    there, written = terminal(finder, "", "3")
+    assert drill.practise([EXPLAIN], there, lambda: NOW) == 1
+    there.say("a word " * 40, indent="  ")
+    assert max(map(len, written[-1].splitlines())) <= max(20, min(88, columns - 1))
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Sets the lines that the learner types; after them comes ``end``."""
+
+    def types(*lines, end=EOFError):
+        waiting = iter(lines)
+
+        def read(prompt):
+            try:
+                return next(waiting)
+            except StopIteration:
+                raise end from None
+
+        monkeypatch.setattr("builtins.input", read)
+
+    return types
+
+
+def test_the_command_asks_prints_the_topics_and_refuses_nonsense(typed, capsys):
+    typed("", "4")
     assert drill.main(["--lesson", "3", "--seed", "5", "--count", "2"]) == 0
     out = capsys.readouterr().out
     assert "1 of 2:" in out and "topic" in out
-    assert drill.main(["--lesson", "77"]) == 1
-    assert "No question fits" in capsys.readouterr().err
+    assert drill.main(["--lesson", "03", "--lesson", "77"]) == 1
+    assert "no questions of lesson '77'" in capsys.readouterr().err
     assert drill.main(["--mock"]) == 0
     assert "Nothing answered." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--count", "-3"], "--count: -3 questions cannot be asked; type 1 or more"),
+        (["--count", "0"], "--count: 0 questions"),
+        (["--mock", "--count=-1"], "--count: -1 questions"),
+        (["--count", "2.5"], "--count: '2.5' is not a whole number"),
+        (["--count", "ten"], "--count: 'ten' is not a whole number"),
+        (["--seed", "today"], "--seed: 'today' is not a whole number"),
+        (["--topic", "cooking"], "--topic: invalid choice: 'cooking'"),
+    ],
+)
+def test_impossible_options_are_refused_with_their_value(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        drill.main(arguments)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_at_a_prompt_ends_with_the_results_and_its_own_status(typed, capsys):
+    typed("", "4", end=KeyboardInterrupt)
+    assert drill.main(["--lesson", "3", "--seed", "5"]) == 130
+    said = capsys.readouterr()
+    assert "1 answered." in said.out and said.err == f"\n{drill.STOPPED}\n"
+    assert len(progress.read()["interview"]) == 1
+
+
+@pytest.mark.parametrize("moment", ["load", "filled"])
+def test_ctrl_c_while_the_drill_works_ends_it_quietly(monkeypatch, typed, capsys, moment):
+    typed()
+    interrupt(monkeypatch, questions, moment, after=0)
+    assert drill.main([]) == 130
+    assert capsys.readouterr().err == f"\n{drill.STOPPED}\n"
+
+
+@pytest.mark.parametrize("moment", ["remember", "comes_back"])
+def test_ctrl_c_after_an_answer_waits_until_it_is_stored(monkeypatch, typed, capsys, moment):
+    typed("", "4")
+    real = getattr(drill, moment)
+
+    def pressed(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(drill, moment, pressed)
+    before = signal.getsignal(signal.SIGINT)
+    assert drill.main(["--lesson", "3", "--seed", "5"]) == 130
+    assert signal.getsignal(signal.SIGINT) == before
+    assert "1 answered." in capsys.readouterr().out
+    assert len(progress.read()["interview"]) == 1
+
+
+@pytest.mark.parametrize("late", ["fsrs", "torch", "yaml"])
+def test_ctrl_c_while_the_drill_is_still_importing_ends_it_quietly(tmp_path, late):
+    (tmp_path / f"{late}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    folders = os.pathsep.join([str(tmp_path), str(PROJECT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "course_lib.teaching.drill"],
+        env={**os.environ, "PYTHONPATH": folders},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr == f"\n{drill.STOPPED}\n"
+
+
+#: What takes long to import, and what only the widgets need.
+NOT_NEEDED = {"jsonschema", "transformers", "torchvision", "onnxruntime", "matplotlib"}
+NOT_NEEDED |= {"IPython", "ipywidgets", "scipy", "nbformat", "torch.export"}
+
+
+@pytest.mark.slow
+def test_the_drill_starts_without_what_it_does_not_need():
+    script = """
+import sys, torch
+before = {*sys.modules}
+from course_lib.teaching import drill
+drill.main(["--count", "1"])
+print("IMPORTED", *{*sys.modules} - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "1 of 1:" in done.stdout
+    assert not NOT_NEEDED & {*done.stdout.split("IMPORTED")[1].split()}
 
 
 @pytest.mark.parametrize(
@@ -302,12 +482,30 @@ def test_an_estimate_is_entered_and_grades_itself(finder, focused):
     cards.guess.value = "lots"
     assert "Type a number" in cards.said.value and visible(cards.guess)
     assert progress.read()["interview"] == {}
-    cards.guess.value = "90"
+    cards.guess.value = "90,125 %"
+    assert "90125 or 90.1250" in cards.said.value and progress.read()["interview"] == {}
+    cards.guess.value = "90 %"
     assert cards.said.value.startswith("Right.") and "89.3" in cards.answer.value
     assert progress.read()["interview"][ESTIMATE.id]["grade"] == "good"
     cards.next.click()
     assert cards.current is None and "Cards done: 1" in cards.question.value
     assert not visible(cards.next)
+
+
+def test_a_failed_card_comes_back_after_the_others(finder, focused):
+    cards = Cards([EXPLAIN, ESTIMATE], finder, lambda: NOW)
+    cards.show.click()
+    cards.grades[0].click()
+    assert cards.said.value == "Comes back in this drill."
+    cards.next.click()
+    cards.guess.value = "89"
+    cards.next.click()
+    assert "3 of 3" in cards.question.value and EXPLAIN.question in cards.question.value
+    assert visible(cards.show) and not visible(cards.answer)
+    cards.show.click()
+    cards.grades[2].click()
+    cards.next.click()
+    assert cards.current is None and "Cards done: 3" in cards.question.value
 
 
 def test_an_empty_deck_says_so(finder):
@@ -347,6 +545,22 @@ def test_a_mock_interview_counts_down_and_sums_up(finder, focused):
     assert "3 of 6 points" in mock.question.value and "lesson 03" in mock.question.value
     grades = {name: entry["grade"] for name, entry in progress.read()["interview"].items()}
     assert grades == {EXPLAIN.id: "good", OTHER.id: "again"}
+    for coroutine in waiting:
+        coroutine.close()
+
+
+def test_what_is_ticked_is_stored_before_the_next_question(finder, focused):
+    mock, waiting = interviewed(finder, [0.0])
+    mock.start.click()
+    mock.stop.click()
+    assert progress.read()["interview"] == {}
+    for box, grade in zip(mock.boxes.children, ("again", "hard", "good"), strict=True):
+        box.value = True
+        assert progress.read()["interview"][EXPLAIN.id]["grade"] == grade
+    mock.next.click()
+    stored = progress.read()["interview"][EXPLAIN.id]
+    drill.remember("ticked at once", "good", NOW)
+    assert stored == progress.read()["interview"]["ticked at once"], "it counts as one answer"
     for coroutine in waiting:
         coroutine.close()
 

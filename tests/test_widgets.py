@@ -136,6 +136,19 @@ def test_an_answer_is_judged_and_kept(shown, last):
     assert [box.value for box in boxes.children] == [False, True], "an earlier answer comes back"
 
 
+def test_what_is_ticked_without_the_button_is_kept_while_another_question_is_shown(shown, last):
+    answers = {}
+    widgets.ask({"first": "?", "second": "?"}, ["a", "b"], lambda name, ticked: "", answers)
+    which, _, boxes, button, _ = last(ipywidgets.VBox).children
+    boxes.children[1].value = True
+    which.value = "second"
+    assert [box.value for box in boxes.children] == [False, False]
+    which.value = "first"
+    assert [box.value for box in boxes.children] == [False, True] and answers == {}
+    button.click()
+    assert answers == {"first": ("b",)}
+
+
 def test_without_the_widget_the_words_are_the_same_in_every_run(shown):
     widgets.predict("01.cliff", "Where?", low=50, high=100, unit="%")
     widgets.predict("01.gap", "How much?", low=0, high=9, unit="points")

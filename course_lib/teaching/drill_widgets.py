@@ -16,9 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from course_lib.teaching import drill, questions, widgets
+from course_lib.teaching import drill, questions, typed_numbers, widgets
 from course_lib.teaching.drill import GRADES, SECONDS, Answer, Bank, TopicRow
 from course_lib.teaching.questions import KINDS, NumberFinder, Question
+from course_lib.teaching.typed_numbers import NumberError
 
 # Settings, not Layout objects: each widget gets its own, so that each can be hidden alone.
 WIDTH, WIDE = {"width": "44em"}, {"width": "100%"}
@@ -65,6 +66,8 @@ def _visible(shown: bool, *parts: ipywidgets.DOMWidget) -> None:
 class Cards:
     """Flash cards: think, show the answer, grade yourself; an estimate is graded by its number.
 
+    A failed card comes back, see :class:`course_lib.teaching.drill.Pile`.
+
     Args:
         deck: the questions, in their order.
         now: the clock, in UTC.
@@ -73,7 +76,8 @@ class Cards:
     def __init__(
         self, deck: Sequence[Question], finder: NumberFinder, now: Callable[[], datetime] = utc
     ):
-        self._deck, self._finder, self._now, self._place = deck, finder, now, 0
+        self._pile, self._finder, self._now = drill.Pile(deck), finder, now
+        self._grade = ""  # of the current question, once it is answered
         self.question, self.answer, self.said = (ipywidgets.HTML(layout=WIDTH) for _ in range(3))
         self.guess = ipywidgets.Text(continuous_update=False, placeholder="a number, then Enter")
         self.guess.observe(lambda change: self._guessed(change["new"]), "value")
@@ -88,16 +92,15 @@ class Cards:
     @property
     def current(self) -> Question | None:
         """The question that is shown; None at the end."""
-        return self._deck[self._place] if self._place < len(self._deck) else None
+        return self._pile.current
 
     def _ask(self) -> None:
         _visible(False, self.guess, self.show, self.answer, self.choice, self.said, self.next)
         if self.current is None:
-            self.question.value = f"<p>Cards done: {self._place}. Come back tomorrow.</p>"
+            self.question.value = f"<p>Cards done: {self._pile.answered}. Come back tomorrow.</p>"
             return
-        self.question.value = question_html(
-            self.current, self._place + 1, len(self._deck), self._finder
-        )
+        place, count = self._pile.answered + 1, self._pile.count
+        self.question.value = question_html(self.current, place, count, self._finder)
         self.guess.value = ""
         if self.current.estimate:
             self.guess.description = self.current.estimate.unit[:12]
@@ -106,26 +109,32 @@ class Cards:
     def _guessed(self, text: str) -> None:
         if not text or self.current is None or self.current.estimate is None:
             return  # the field was cleared for the next question
-        value = drill.number(text)
-        if value is None:
-            self._say("Type a number such as 2.5.")
+        try:
+            value = typed_numbers.read(text, self.current.estimate.unit)
+        except NumberError as error:
+            self._say(str(error))
             return
         grade = drill.judged(self.current.estimate, value, self._finder)
         self._show()
         self._graded(grade, "Right. " if grade == "good" else "Not close enough. ")
 
     def _show(self) -> None:
-        question = self._deck[self._place]
-        self.answer.value = answer_html(question, self._finder)
+        if self.current is None:
+            return
+        self.answer.value = answer_html(self.current, self._finder)
         _visible(False, self.show, self.guess)
         _visible(True, self.answer)
-        if question.estimate is None:
+        if self.current.estimate is None:
             _visible(True, self.choice)
             self.grades[GRADES.index("good")].focus()
 
     def _graded(self, grade: str, before: str = "") -> None:
-        due = drill.remember(self._deck[self._place].id, grade, self._now())
-        self._say(before + drill.comes_back(due, self._now()))
+        if self.current is None:
+            return
+        self._grade = grade
+        due = drill.remember(self.current.id, grade, self._now())
+        back = self._pile.returns(grade)
+        self._say(before + (drill.BACK if back else drill.comes_back(due, self._now())))
         _visible(False, self.choice)
         _visible(True, self.next)
         self.next.focus()
@@ -135,7 +144,7 @@ class Cards:
         _visible(True, self.said)
 
     def _next(self) -> None:
-        self._place += 1
+        self._pile.answer(self._grade)
         self._ask()
         if self.current:
             (self.guess if self.current.estimate else self.show).focus()
@@ -151,6 +160,8 @@ def cards(deck: Sequence[Question], finder: NumberFinder) -> None:
 
 class Interview:
     """A mock interview: a minute for each question, then the rubric as boxes to tick.
+
+    Every tick is stored at once, so that it is kept if the learner stops before the next question.
 
     Args:
         drawn: the questions, in their order.
@@ -216,15 +227,22 @@ class Interview:
         self.boxes.children = [
             ipywidgets.Checkbox(description=point, indent=False, layout=WIDE) for point in points
         ]
+        self._before = drill.stored_card(self.current.id, self._now())
+        for box in self.boxes.children:
+            box.observe(lambda _: self._store(), "value")
         _visible(False, self.stop)
         _visible(True, self.answer, self.boxes, self.next)
         self.boxes.children[0].focus()
 
-    def _ticked(self) -> None:
+    def _store(self) -> Answer:
+        """Store the grade of what is ticked now; return the answer."""
         ticked = tuple(box.value for box in self.boxes.children)
         answer = Answer(self.current, ticked, self.seconds)
-        drill.remember(self.current.id, answer.grade, self._now())
-        self.answers.append(answer)
+        drill.remember(self.current.id, answer.grade, self._now(), self._before)
+        return answer
+
+    def _ticked(self) -> None:
+        self.answers.append(self._store())
         if len(self.answers) < len(self._drawn):
             self._ask()
             return

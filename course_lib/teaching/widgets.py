@@ -111,7 +111,8 @@ def ask(
     Args:
         questions: the texts, by name.
         judged: the verdict on the name of a question and the options that were ticked.
-        answers: gets what was ticked, by name, whenever the learner presses the button.
+        answers: gets what was ticked, by name, whenever the learner presses the button. What is
+            ticked without it is kept until the learner returns to that question.
     """
     which = ipywidgets.Dropdown(options=[*questions], layout=ipywidgets.Layout(width="60%"))
     asked, said = ipywidgets.HTML(questions[which.value]), ipywidgets.HTML()
@@ -119,13 +120,19 @@ def ask(
     boxes = [ipywidgets.Checkbox(description=one, indent=False, layout=layout) for one in options]
     button = ipywidgets.Button(description="This is my answer", button_style="primary")
 
-    def change(_) -> None:
+    drafts = dict(answers)
+
+    def ticked() -> tuple[str, ...]:
+        return tuple(box.description for box in boxes if box.value)
+
+    def change(to) -> None:
+        drafts[to["old"]] = ticked()
         asked.value, said.value = questions[which.value], ""
         for box in boxes:
-            box.value = box.description in answers.get(which.value, ())
+            box.value = box.description in drafts.get(which.value, ())
 
     def commit(_) -> None:
-        answers[which.value] = tuple(box.description for box in boxes if box.value)
+        answers[which.value] = ticked()
         said.value = html.escape(judged(which.value, answers[which.value]))
 
     which.observe(change, "value")
