@@ -295,7 +295,6 @@ PLANS = {
     "resnet18": [
         Sweep("one-shot", "rewound", (0.20, 0.10), (0,)),
         Sweep("one-shot", "rewound", (0.20,), (1, 2)),
-        Sweep("one-shot", "one-cycle", (0.20,), (0,), amounts=SOME),
     ],
 }
 
